@@ -1,0 +1,237 @@
+"""From a config to a cycle that can run: prompts, demonstrations, rankers, generator, trainer, run directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclealign.config import Config
+from cyclealign.config_loading import check_resume_changes, dump_config, load_config
+from cyclealign.cycle import Cycle, Parts
+from cyclealign.data import load_prompts, run_prompts
+from cyclealign.demonstrations import DemonstrationPool, load_static
+from cyclealign.evaluating import Evaluator
+from cyclealign.hosts import check_host, remember_host
+from cyclealign.rank_template import RankTemplate, find_template, load_template
+from cyclealign.run_dir import RunDir, prompt_record, write_atomic, write_json, write_jsonl
+from cyclealign.team import Team, launch_team
+from cyclealign.types import (
+    CanarySample,
+    CandidateSet,
+    Generator,
+    Message,
+    PolicyVersion,
+    Prompt,
+    RankContext,
+    Ranker,
+    Ranking,
+    RunStopped,
+    Unranked,
+    UserError,
+)
+
+if TYPE_CHECKING:
+    from cyclealign.scorers import Scorer
+
+
+def new_cycle(config: Config) -> Cycle:
+    """A new run: everything that the user may have got wrong is read before anything heavy is imported or paid for.
+
+    Raises:
+        UserError: naming the key, file or line.
+    """
+    run = RunDir(config.run_dir)
+    if _is_main():
+        train, held_out = run_prompts(config.data)
+        template = find_template(config.black_box.template)
+        load_template(str(template))
+        static = load_static(config.demonstrations.static)
+        run.create(dump_config(config))
+        write_jsonl(run.prompts / "train.jsonl", map(prompt_record, train))
+        write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
+        shutil.copyfile(template, run.prompts / "template.yaml")
+        DemonstrationPool.start(config.demonstrations, static=static).save(run.prompts / "demonstrations.jsonl")
+        if config.black_box.backend == "openai":
+            remember_host(config.black_box.base_url, config.black_box.api_key_env)
+    return _unlocked_on_failure(config, run)
+
+
+def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
+    """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
+
+    Raises:
+        UserError: no run there, a change that is not allowed, or a host that this user has not used before.
+    """
+    run = RunDir(path)
+    if not run.config.exists():
+        raise UserError(f"{path} is not a run directory: it has no config.yaml")
+    old = load_config(run.config)
+    # The directory may have been moved since: it is where it is.
+    config = load_config(run.config, overrides)
+    check_resume_changes(old, config)
+    box = config.black_box
+    if box.backend == "openai":
+        if trust_host:
+            remember_host(box.base_url, box.api_key_env)
+        check_host(box.base_url, box.api_key_env)
+    if _is_main():
+        run.lock()
+        write_atomic(run.config, dump_config(config))
+    return _unlocked_on_failure(config, run)
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _unlocked_on_failure(config: Config, run: RunDir) -> Cycle:
+    try:
+        return _assemble(config, run)
+    except BaseException:
+        run.unlock()
+        raise
+
+
+def _assemble(config: Config, run: RunDir) -> Cycle:
+    """The parts, from what the run directory holds; heavy imports from here on."""
+    from cyclealign.generation import build_generator
+    from cyclealign.trainable import TrainablePolicy
+
+    team = launch_team(run.state_file)
+    team.share("building", lambda: _record_environment(run))
+    template = load_template(str(run.prompts / "template.yaml"))
+    scorer = _checked_parts(config)
+    black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
+    base = _start_model(config, run, team)
+    policy = config.policy.model_copy(update={"model": base})
+    started = config.model_copy(update={"policy": policy})
+    generator: Generator = build_generator(started, workdir=run.path) if team.is_main else Idle()
+    trainer = TrainablePolicy(started, base=base, total_steps=_total_steps(config, run, team), seed=config.seed)
+    parts = Parts(
+        generator=generator,
+        black_box=black_box,
+        white_box=trainer,
+        pool=_pool(config, run, template),
+        evaluator=Evaluator(tuple(run.eval_prompts()), scorer, config.generator.chunk),
+        start_model=base,
+    )
+    return Cycle(config, run, parts, team)
+
+
+def _checked_parts(config: Config) -> Scorer | None:
+    """Everything that can be found wrong without weights and without a call; returns the scorer.
+
+    The black box is asked only after it: even its one probe is paid for.
+    """
+    from cyclealign.generation import pick_backend
+    from cyclealign.generation.serving import check_servable
+    from cyclealign.policy import check_policy
+    from cyclealign.scorers import scorer_by_name
+    from cyclealign.training_setup import training_arguments
+
+    if pick_backend(config) != "transformers":
+        check_servable(config)
+    check_policy(config.policy)
+    training_arguments(config, output_dir=config.run_dir, seed=0, max_steps=1)
+    if config.cycle.warm_start is not None:
+        _warm_start_examples(config, config.cycle.warm_start.sft)
+    try:
+        return scorer_by_name(config.cycle.scorer) if config.cycle.scorer else None
+    except ValueError as error:
+        raise UserError(f"cycle.scorer: {error}") from error
+
+
+def _warm_start_examples(config: Config, sft: str) -> list[tuple[tuple[Message, ...], str]]:
+    prompts = load_prompts(sft, format=config.data.format, split=config.data.split)
+    examples = [(p.messages, p.chosen) for p in prompts if p.chosen]
+    if not examples:
+        raise UserError(f"cycle.warm_start.sft: {sft} holds no chosen replies")
+    return examples
+
+
+def _record_environment(run: RunDir) -> None:
+    from cyclealign.environment import environment
+
+    write_json(run.environment, environment())
+
+
+def _pool(config: Config, run: RunDir, template: RankTemplate) -> DemonstrationPool:
+    static = load_static(str(run.prompts / "demonstrations.jsonl"))
+    return DemonstrationPool.start(config.demonstrations, static=static, template=template)
+
+
+def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
+    """The ranker of ``black_box.backend``; a server is asked once whether it answers, before anything heavy."""
+    box = config.black_box
+    if box.backend == "openai":
+        from cyclealign.ledger import Ledger
+        from cyclealign.rankers.black_box import BlackBoxRanker
+
+        ledger = Ledger(run.ledger)
+        try:
+            ranker = BlackBoxRanker(box, template, ledger)
+            ranker.preflight(config.generator.candidates)
+        except BaseException:
+            ledger.close()
+            raise
+        return ranker
+    if box.backend == "replay":
+        from cyclealign.rankers.replay import ReplayRanker
+
+        assert box.path is not None
+        replay = ReplayRanker(box.path)
+        if config.loss.needs == "magnitude" and replay.gives == "order":
+            raise UserError(
+                f"loss.name: {config.loss.name} needs magnitudes, but black_box.path={box.path} records orders alone;"
+                " use loss.gap_temperature=false (pro), or rrhf, listmle, simpo, dpo"
+            )
+        return replay
+    from cyclealign.rankers.local import LocalRanker
+    from cyclealign.rankers.reward_model import RewardModelRanker
+
+    return LocalRanker() if box.backend == "local" else RewardModelRanker(str(box.path))
+
+
+def _start_model(config: Config, run: RunDir, team: Team) -> str:
+    """The model that the cycle starts from: ``policy.model``, or its copy after the SFT warm start."""
+    from cyclealign.policy import resolve_model
+
+    if config.cycle.warm_start is None:
+        return resolve_model(config.policy.model)
+    from cyclealign.warm_start import warm_start
+
+    if not team.share("warm_start", run.start.exists):
+        warm_start(config, _warm_start_examples(config, config.cycle.warm_start.sft), run.start)
+    return str(run.start)
+
+
+def _total_steps(config: Config, run: RunDir, team: Team) -> int:
+    """Most optimiser steps of the run: what the learning-rate schedule is laid out for."""
+    from cyclealign.training_setup import optimizer_steps
+
+    prompts, size = len(run.train_prompts()), config.cycle.batch_size
+    batches = [min(size, prompts - first) for first in range(0, prompts, size)]
+    return config.cycle.max_interactions * sum(optimizer_steps(config, n, team.size) for n in batches)
+
+
+class Idle:
+    """Generator and black box of the processes that neither generate nor rank by API."""
+
+    gives: Literal["order", "magnitude"] = "order"
+
+    def generate(
+        self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int
+    ) -> Iterator[CandidateSet]:
+        raise RunStopped("only the main process generates")
+
+    def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample:
+        raise RunStopped("only the main process generates")
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        raise RunStopped("only the main process asks the black box")
+
+    def close(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,50 @@
+"""Weights on disk: an adapter or a whole model, written aside and renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from cyclealign.types import UserError
+
+
+def save_policy(model: Any, directory: Path, tokenizer: Any | None = None) -> None:
+    """Save an adapter (PEFT model) or the full checkpoint in safetensors: written aside, then renamed."""
+    aside = directory.with_name(f".{directory.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(aside)
+    put_in_place(aside, directory)
+
+
+def load_weights(model: Any, directory: Path) -> None:
+    """Load what ``save_policy`` saved into a model of the same kind.
+
+    Raises:
+        UserError: the directory holds no such weights.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"no weights (*.safetensors) in {directory}; was the run directory moved or cleaned?")
+    state = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    if (directory / "adapter_config.json").is_file():
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, state)
+        return
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    missing = [n for n in model.load_state_dict(state, strict=False).missing_keys if n not in tied]
+    if missing:
+        raise UserError(f"the weights in {directory} lack {missing[0]} and {len(missing) - 1} more; wrong model?")
+
+
+def put_in_place(aside: Path, directory: Path) -> None:
+    """Rename a finished directory to its name, replacing what a killed attempt left there."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    aside.rename(directory)

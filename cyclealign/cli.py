@@ -1,0 +1,224 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that ``--help`` is instant.
+
+Exit codes: 0 done; 1 the run stopped by one of its own rules (budget, drift limits, too many unranked) and can be
+resumed; 2 a mistake of the user's, in one readable line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cyclealign.types import BudgetExhausted, RunStopped, UserError
+
+if TYPE_CHECKING:
+    from cyclealign.cycle import Cycle
+
+app = typer.Typer(
+    name="cyclealign",
+    help="Align a language model that you own with the judgement of one that you can only call.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config: quickstart, …")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: loss.name=pro training.learning_rate=1e-5"),
+]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory", show_default=False)]
+
+
+@app.command()
+def run(
+    config: ConfigName,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show the resolved config and the most it can cost; call and write nothing"),
+    ] = False,
+) -> None:
+    """Align a model: generate, rank twice, agree, train, repeat."""
+    from cyclealign.config_loading import dump_config, load_config
+
+    loaded = load_config(config, overrides or [])
+    if dry_run:
+        from cyclealign.dry_run import describe_worst_case
+
+        _say(dump_config(loaded))
+        _say("\n".join(describe_worst_case(loaded)))
+        return
+    from cyclealign.cycle import Cycle
+
+    _execute(lambda: Cycle.from_config(loaded), loaded.run_dir)
+
+
+@app.command()
+def resume(
+    run: RunPath,
+    overrides: Overrides = None,
+    trust_host: Annotated[
+        bool,
+        typer.Option("--trust-host", help="Send the key to this run's API host, though you have not used it before"),
+    ] = False,
+) -> None:
+    """Go on with a run. Budget, rates, concurrency, price and reporting may change."""
+    from cyclealign.cycle import Cycle
+
+    _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host), run)
+
+
+@app.command()
+def quickstart(overrides: Overrides = None) -> None:
+    """Run the whole loop with the embedded models: no key, no hub, no GPU."""
+    from cyclealign.config_loading import load_config
+    from cyclealign.cycle import Cycle
+
+    first = load_config("quickstart", overrides or [])
+    names = [first.name, *(f"{first.name}-{n}" for n in range(2, 1000))]
+    name = next(n for n in names if not (first.output_dir / n).exists())
+    config = first.model_copy(update={"name": name})
+    _execute(lambda: Cycle.from_config(config), config.run_dir)
+
+
+@app.command()
+def status(run: RunPath) -> None:
+    """Where a run stands, live or not."""
+    from cyclealign.status import open_run, read_status, status_lines
+
+    _say("\n".join(status_lines(read_status(open_run(run)))))
+
+
+@app.command()
+def rank(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: prompt or messages, and candidates")],
+    ranker: Annotated[
+        str, typer.Option(help="local, reward_model:PATH, replay:PATH, policy:PATH or openai:MODEL", show_default=False)
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here, not to stdout", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Of the presentation orders")] = 42,
+) -> None:
+    """Rank any JSONL of candidate sets."""
+    from cyclealign.rank_file import RankJob, rank_file
+
+    job = RankJob(file=file, ranker=ranker, options=tuple(options or ()), out=out, seed=seed)
+    print(rank_file(job), file=sys.stderr)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    pairs: Annotated[
+        Literal["best_worst", "adjacent", "all"] | None,
+        typer.Option(help="TRL preference pairs of all rankings", show_default=False),
+    ] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="The kept adapter, with a model card")] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="A copy of the model with the adapter merged")] = False,
+    out: Annotated[Path | None, typer.Option(help="Directory (default RUN/export)", show_default=False)] = None,
+) -> None:
+    """Write preference pairs and the kept model; without a choice, best-worst pairs and the adapter."""
+    from cyclealign.export import Exports, export_run
+
+    wanted = Exports(pairs=pairs, adapter=adapter, merged=merged)
+    if not (pairs or adapter or merged):
+        wanted = Exports(pairs="best_worst", adapter=True)
+    for path in export_run(run, wanted, out or run / "export"):
+        _say(str(path))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Write the run's page (report.html) and print its figures; at any moment of a run."""
+    from cyclealign.status import open_run
+    from cyclealign.summary import show_summary
+
+    show_summary(open_run(run))
+
+
+@app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="A config to examine too")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check versions, GPU, vLLM, key, chat template and the judge's prompt. Calls and writes nothing."""
+    from cyclealign.config_loading import load_config
+    from cyclealign.doctor import examine
+
+    broken = []
+    for finding in examine(load_config(config, overrides or []) if config else None):
+        detail = finding.detail.replace("\n", "\n    ")
+        _say(f"{finding.state:>6}  {finding.about}: {detail}")
+        if finding.state == "broken":
+            broken.append(finding)
+    if broken:
+        raise UserError("; ".join(f"{f.about}: {f.detail}" for f in broken))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; mistakes of the user's become one line on stderr."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("cyclealign").setLevel(logging.INFO if _is_main() else logging.ERROR)
+    if not sys.stderr.isatty():
+        # Progress bars are for people who watch; in a file they bury the one line that matters.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        code = app(args=arguments, prog_name="cyclealign", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except typer.TyperException as error:
+        return _fail(error.format_message(), 2)
+    except (RunStopped, BudgetExhausted) as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    return int(code or 0)
+
+
+def _execute(make: Callable[[], Cycle], path: Path) -> None:
+    """Make and run a cycle, showing its progress; then what came of it."""
+    from cyclealign.progress import shown
+    from cyclealign.run_dir import RunDir
+    from cyclealign.summary import show_summary
+
+    run = RunDir(path)
+    if not _is_main():
+        make().run()
+        return
+    try:
+        with shown(run):
+            make().run()
+    except (BudgetExhausted, RunStopped) as error:
+        more = " black_box.budget_usd=MORE" if isinstance(error, BudgetExhausted) else ""
+        raise type(error)(f"{error}; continue with: cyclealign resume {path}{more}") from error
+    except KeyboardInterrupt:
+        print(f"continue with: cyclealign resume {path}", file=sys.stderr)
+        raise
+    show_summary(run)
+
+
+def _is_main() -> bool:
+    """Under accelerate and torchrun, one process of all speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _say(text: str) -> None:
+    if _is_main():
+        print(text)
+
+
+def _fail(message: str, code: int) -> int:
+    if _is_main():
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

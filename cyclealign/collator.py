@@ -1,0 +1,143 @@
+"""Training lists as token ids, and batches of them as tensors. A prompt's candidates are never split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cyclealign.logprobs import ListBatch
+from cyclealign.policy import render_prompt, response_ids
+from cyclealign.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedList:
+    """A prompt's token ids, and those of each of its responses."""
+
+    prompt: list[int]
+    responses: tuple[list[int], ...]
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens of the rows that this list becomes in the padded layout."""
+        return len(self.responses) * (len(self.prompt) + max(map(len, self.responses)))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingList:
+    """An encoded list with the teacher's utilities and, where the loss or the anchor asks for them, the start
+    model's log-probs of each response's tokens."""
+
+    encoded: EncodedList
+    teacher: tuple[float, ...]
+    reference: tuple[Tensor, ...] | None = None
+
+
+class TrainingBatch(TypedDict):
+    """``lists`` holds R rows; row r is entry [lists.owner[r], slot[r]] of the [B, K] tensors."""
+
+    lists: ListBatch
+    slot: Int[Tensor, " R"]
+    teacher: Float[Tensor, "B K"]
+    valid: Bool[Tensor, "B K"]
+    reference: Float[Tensor, "R T"]
+
+
+def encode(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    responses: Sequence[str],
+    ended: Sequence[bool],
+    max_prompt_tokens: int,
+) -> EncodedList:
+    """Token ids of a prompt and its responses, each tokenised by its owner in ``policy.py``."""
+    rows = tuple(response_ids(tokenizer, text, ended=end) for text, end in zip(responses, ended, strict=True))
+    return EncodedList(render_prompt(tokenizer, messages, max_prompt_tokens), rows)
+
+
+def collate(lists: Sequence[EncodedList], pad: int) -> ListBatch:
+    """One batch of lists; padding ids are never seen, only masked."""
+    prompts = [item.prompt for item in lists]
+    rows = [row for item in lists for row in item.responses]
+    owner = [index for index, item in enumerate(lists) for _ in item.responses]
+    prompt_ids, prompt_mask = _padded(prompts, pad, left=True)
+    response_ids_, response_mask = _padded(rows, pad, left=False)
+    return ListBatch(
+        prompt_ids=prompt_ids,
+        prompt_mask=prompt_mask,
+        response_ids=response_ids_,
+        response_mask=response_mask,
+        owner=torch.tensor(owner),
+    )
+
+
+def on_device(batch: ListBatch, device: torch.device) -> ListBatch:
+    """The batch with its tensors on a device."""
+    return ListBatch(
+        prompt_ids=batch["prompt_ids"].to(device),
+        prompt_mask=batch["prompt_mask"].to(device),
+        response_ids=batch["response_ids"].to(device),
+        response_mask=batch["response_mask"].to(device),
+        owner=batch["owner"].to(device),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RankingCollator:
+    """Training lists (None is a filler that makes batches equal over processes) to one batch."""
+
+    pad: int
+
+    def __call__(self, items: Sequence[TrainingList | None]) -> TrainingBatch:
+        # A filler runs one token through the model, so that every process has a backward pass, and counts
+        # nowhere.
+        filler = EncodedList([self.pad], ([self.pad],))
+        encoded = [filler if item is None else item.encoded for item in items]
+        lists = collate(encoded, self.pad)
+        width = max(len(e.responses) for e in encoded)
+        teacher = torch.zeros(len(items), width, dtype=torch.float64)
+        valid = torch.zeros(len(items), width, dtype=torch.bool)
+        reference = torch.zeros(lists["response_ids"].shape)
+        row = 0
+        for index, item in enumerate(items):
+            if item is not None:
+                valid[index, : len(item.teacher)] = True
+                teacher[index, : len(item.teacher)] = torch.tensor(item.teacher, dtype=torch.float64)
+                for offset, values in enumerate(item.reference or ()):
+                    reference[row + offset, : len(values)] = values
+            row += len(encoded[index].responses)
+        slot = torch.tensor([k for e in encoded for k in range(len(e.responses))])
+        return TrainingBatch(lists=lists, slot=slot, teacher=teacher, valid=valid, reference=reference)
+
+
+def token_batches(lists: Sequence[EncodedList], tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of at most ``tokens`` padded tokens (or one list), similar lengths together."""
+    batch: list[int] = []
+    longest = rows = 0
+    for index in sorted(range(len(lists)), key=lambda i: -lists[i].padded_tokens):
+        item = lists[index]
+        longest = max(longest, len(item.prompt) + max(map(len, item.responses)))
+        rows += len(item.responses)
+        if batch and rows * longest > tokens:
+            yield batch
+            batch, rows = [], len(item.responses)
+            longest = len(item.prompt) + max(map(len, item.responses))
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place] = torch.tensor(row, dtype=torch.long)
+        mask[index, place] = True
+    return ids, mask

@@ -1,0 +1,250 @@
+"""The configuration schema: every key of a run's YAML file, with its default.
+
+Reading files, overrides and readable errors are ``config_loading``. These names are the public interface of the
+package. Relative paths are relative to the current directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cyclealign.losses import DPO, PLD, PRO, RRHF, ListMLE, SimPO
+
+Loss = Annotated[RRHF | PRO | ListMLE | PLD | SimPO | DPO, Field(discriminator="name")]
+BUILTIN_POLICY = "builtin:tiny-chat"
+# Set by the run itself: from output_dir, seed and the cycle's own schedule.
+OWNED_TRAINING_KEYS = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "max_steps",
+    "remove_unused_columns",
+    "resume_from_checkpoint",
+    "ignore_data_skip",
+    "train_sampling_strategy",
+    "dataloader_drop_last",
+    "auto_find_batch_size",
+    "save_strategy",
+    "save_steps",
+    "save_only_model",
+    "load_best_model_at_end",
+    "eval_strategy",
+    "push_to_hub",
+)
+# Set by the black-box ranker for each call.
+OWNED_REQUEST_KEYS = ("model", "messages", "response_format", "stream", "n")
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values are frozen and finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """``prompts`` and ``eval_prompts``: path, glob, hub id or ``builtin:openers-train`` / ``builtin:openers-eval``."""
+
+    prompts: str = Field(min_length=1)
+    format: Literal["auto", "hh_rlhf", "trl", "jsonl", "parquet"] = "auto"
+    split: str = "train"
+    limit: int | None = Field(default=1000, ge=1)
+    eval_prompts: str | None = None
+
+
+class LoraConfig(Section):
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class PolicyConfig(Section):
+    model: str = BUILTIN_POLICY
+    max_prompt_tokens: int = Field(default=512, ge=8)
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    lora: LoraConfig | None = LoraConfig()
+    quantization: Literal["4bit"] | None = None
+    chat_template: str | None = None
+
+    @model_validator(mode="after")
+    def _quantised_weights_need_an_adapter(self) -> PolicyConfig:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization: 4bit weights cannot be trained themselves; set policy.lora (e.g. r: 16)")
+        return self
+
+
+class GeneratorConfig(Section):
+    backend: Literal["vllm", "server", "transformers", "auto"] = "auto"
+    candidates: int = Field(default=3, ge=2, le=16)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_new_tokens: int = Field(default=128, ge=1)
+    chunk: int = Field(default=64, ge=1)
+    endpoints: tuple[str, ...] = ()
+    adapter_root: Path | None = None
+
+    @model_validator(mode="after")
+    def _server_has_endpoints(self) -> GeneratorConfig:
+        if self.backend == "server" and not self.endpoints:
+            raise ValueError("endpoints: needed for backend server, e.g. [http://127.0.0.1:8000/v1]")
+        for url in self.endpoints:
+            check_url("endpoints", url)
+        return self
+
+
+class Price(Section):
+    """USD per million tokens."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+
+
+class BlackBoxConfig(Section):
+    """``path``: for backends replay and reward_model. ``request``: provider options, sent verbatim."""
+
+    backend: Literal["openai", "local", "reward_model", "replay"] = "openai"
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    template: str = "rank"
+    passes: int = Field(default=1, ge=1)
+    max_concurrency: int = Field(default=64, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    price: Price | None = None
+    budget_usd: float | None = Field(default=None, ge=0)
+    max_unranked: float = Field(default=0.2, ge=0, le=1)
+    path: Path | None = None
+    request: dict[str, Any] = {}
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _named_like_a_key(cls, value: str) -> str:
+        # Any other variable could be a secret of something else that a foreign config sends to its own host.
+        if not value.endswith("_API_KEY"):
+            raise ValueError(f"must name an environment variable that ends in _API_KEY, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> BlackBoxConfig:
+        if self.backend == "openai" and not self.model:
+            raise ValueError("model: needed for backend openai (the name that the API knows)")
+        if self.backend in ("replay", "reward_model") and self.path is None:
+            raise ValueError(f"path: needed for backend {self.backend}")
+        if self.budget_usd is not None and self.price is None:
+            raise ValueError("price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens)")
+        if self.base_url is not None:
+            check_url("base_url", self.base_url)
+        for key in self.request:
+            _check_request_key(key)
+        return self
+
+
+class DemonstrationsConfig(Section):
+    """``static``: a packaged file (``builtin:rank``) or a path. ``gate``: least chance-corrected agreement."""
+
+    static: str = "builtin:rank"
+    capacity: int = Field(default=8, ge=0)
+    token_budget: int = Field(default=2048, ge=0)
+    scope: Literal["shared", "prompt"] = "shared"
+    select: Literal["recent", "agreement", "nearest"] = "recent"
+    evict: Literal["oldest", "agreement"] = "oldest"
+    gate: float = Field(default=0.3, ge=-1, le=1)
+    tie_break: Literal["black_box"] = "black_box"
+
+
+class AnchorConfig(Section):
+    """``weight`` times a distance from the start model, in nats per token (``trainer.anchor_terms``).
+
+    kl: the k3 estimate of KL(policy, start model) on the candidates. nll: by how much the teacher-best candidate
+    has become less likely than under the start model, where it has.
+    """
+
+    weight: float = Field(default=0.0, ge=0)
+    kind: Literal["kl", "nll"] = "kl"
+
+
+class WarmStart(Section):
+    sft: str
+
+
+class CycleConfig(Section):
+    batch_size: int = Field(default=256, ge=1)
+    max_interactions: int = Field(default=5, ge=1)
+    target: Literal["black_box", "agreement"] = "black_box"
+    warm_start: WarmStart | None = None
+    eval_every: int = Field(default=1, ge=0)
+    scorer: str | None = None
+
+
+class DriftConfig(Section):
+    """Limits against the start model; crossing one ends the run. ``keep``: which interaction is the product."""
+
+    max_nll_rise: float | None = Field(default=None, gt=0)
+    max_length_ratio: float | None = Field(default=None, gt=1)
+    min_distinct2: float | None = Field(default=None, gt=0, le=1)
+    keep: Literal["best", "last"] = "best"
+
+
+class Config(Section):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    output_dir: Path = Path("runs")
+    data: DataConfig
+    policy: PolicyConfig = PolicyConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    black_box: BlackBoxConfig
+    demonstrations: DemonstrationsConfig = DemonstrationsConfig()
+    loss: Loss = RRHF()
+    anchor: AnchorConfig = AnchorConfig()
+    training: dict[str, Any] = {}
+    layout: Literal["auto", "cached_prefix", "padded"] = "auto"
+    cycle: CycleConfig = CycleConfig()
+    drift: DriftConfig = DriftConfig()
+
+    @property
+    def run_dir(self) -> Path:
+        return self.output_dir / self.name
+
+    @model_validator(mode="after")
+    def _teacher_can_serve_the_loss(self) -> Config:
+        check_teacher(self)
+        return self
+
+
+def check_teacher(config: Config) -> None:
+    """Refuse a loss that needs more than the black box can give, naming the losses that would work."""
+    gives_magnitude = config.black_box.backend in ("local", "reward_model") or config.black_box.passes >= 2
+    if config.black_box.backend == "replay":  # known only from the file; the ranker refuses at load
+        return
+    if config.loss.needs == "magnitude" and not gives_magnitude:
+        raise ValueError(
+            f"loss.name: {config.loss.name} needs magnitudes, but one pass of backend {config.black_box.backend}"
+            " gives an order alone; use black_box.passes >= 2, loss.gap_temperature=false (pro), or rrhf, listmle,"
+            " simpo, dpo"
+        )
+
+
+def check_url(key: str, url: str) -> None:
+    """ValueError unless ``url`` is http(s) with a host and without a password (it is written to the run directory)."""
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        port_is_fine = False
+    if not port_is_fine or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{key}: expected a URL like http://127.0.0.1:8000/v1, got {url!r}")
+    if parts.username or parts.password:
+        raise ValueError(f"{key}: a user name or password in it would be written to the run directory; use api_key_env")
+
+
+def _check_request_key(key: str) -> None:
+    if key in OWNED_REQUEST_KEYS:
+        raise ValueError(f"request.{key}: set by the ranker for each call; remove it")
+    if any(word in key.lower() for word in ("api_key", "authorization", "headers", "secret")):
+        raise ValueError(f"request.{key}: a secret in it would be written to the run directory; use api_key_env")

@@ -1,0 +1,199 @@
+"""Configs from files and overrides, and back: every failure is one readable line that names the key or line."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from cyclealign.config import Config, Section
+from cyclealign.config_errors import check_keys, is_free, readable, show
+from cyclealign.resources import resource_dir
+from cyclealign.strict_yaml import read_yaml, write_yaml
+from cyclealign.training_keys import check_training
+from cyclealign.types import UserError
+
+S = TypeVar("S", bound=Section)
+# Deeper is a mistake: an alias that holds itself has no end at all.
+MAX_DEPTH = 32
+# What a resumed run may change: nothing that a candidate, a verdict or a weight depends on.
+RESUMABLE = (
+    "black_box.budget_usd",
+    "black_box.price",
+    "black_box.requests_per_minute",
+    "black_box.tokens_per_minute",
+    "black_box.max_concurrency",
+    "training.report_to",
+    "training.run_name",
+    "training.project",
+    "training.disable_tqdm",
+    "training.log_level",
+    "training.logging_strategy",
+    "training.logging_steps",
+    "training.logging_first_step",
+)
+
+
+def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A config from a YAML file, or a packaged one by name (``quickstart``, ``configs/quickstart.yaml``).
+
+    Args:
+        overrides: ``key.below=value`` with YAML values; a new ``loss.name`` replaces the whole section, a key
+            below a null section makes the section.
+
+    Raises:
+        UserError: one line that names the file and line, or the key, what was expected and what was found.
+    """
+    path = find_config(path_or_name)
+    raw = _read(path)
+    check_keys(raw, where=f"{path}: ")
+    # The loss's name goes first: its fields may stand before it on the command line.
+    for override in sorted(overrides, key=lambda o: not o.startswith("loss.name=")):
+        raw = with_override(raw, override)
+    check_keys(raw)
+    config = validated(raw)
+    check_training(config.training)
+    return config
+
+
+def find_config(path_or_name: str | Path) -> Path:
+    """The file itself where it exists, else the packaged config of that name."""
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    folder = resource_dir("configs")
+    name = path.with_suffix(".yaml") if path.suffix in ("", ".yaml") else path
+    packaged = folder / (name.relative_to("configs") if name.parts[:1] == ("configs",) else name)
+    if not name.is_absolute() and ".." not in name.parts and packaged.is_file():
+        return packaged
+    if path.is_dir():
+        raise UserError(f"config {path}: is a directory, expected a YAML file")
+    names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    raise UserError(f"config {path}: no such file, and no packaged config of that name (there are {names})")
+
+
+def validated(raw: Mapping[str, Any]) -> Config:
+    """The config of a raw mapping; strict: text is not taken for a number, nor a number for text."""
+    try:
+        return Config.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise UserError(readable(error, raw)) from error
+
+
+def parsed_section(kind: type[S], name: str, values: Mapping[str, Any], options: Sequence[str]) -> S:
+    """One section alone, from values and ``key=value`` options below it (for commands that need no whole run).
+
+    Raises:
+        UserError: naming the key, as ``load_config`` does.
+    """
+    raw: Mapping[str, Any] = {name: dict(values)}
+    for option in options:
+        raw = with_override(raw, f"{name}.{option}")
+    check_keys(raw)
+    try:
+        return kind.model_validate_json(json.dumps(raw[name]), strict=True)
+    except ValidationError as error:
+        raise UserError(readable(error, raw[name], name)) from error
+
+
+def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
+    """A copy of ``raw`` with one ``key.below=value`` applied."""
+    key, equals, text = override.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise UserError(f"override {override!r}: expected key=value, e.g. training.learning_rate=1e-5")
+    value = read_yaml(text, f"override {key}")
+    _check_plain(value, tuple(path))
+    if path == ["loss", "name"] and _loss_name(raw) != value:
+        return {**raw, "loss": {"name": value}}
+    changed = copy.deepcopy(dict(raw))
+    section = changed
+    for depth, part in enumerate(path[:-1], start=1):
+        below = section.get(part)
+        if below is None:
+            below = section[part] = {}
+        if not isinstance(below, dict):
+            raise UserError(f"override {key}: {'.'.join(path[:depth])} is not a section, it is {show(below)}")
+        section = below
+    section[path[-1]] = value
+    return _with_loss_name(changed)
+
+
+def dump_config(config: Config) -> str:
+    """YAML of the resolved config, every default written out; ``load_config`` reads it back to an equal one."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def check_resume_changes(old: Config, new: Config) -> None:
+    """Refuse a change that is not one of budget, rates, concurrency, price or reporting.
+
+    Raises:
+        UserError: naming the refused key.
+    """
+    before, after = (dict(_leaves(c.model_dump(mode="json"))) for c in (old, new))
+    for key in sorted(before.keys() | after.keys()):
+        allowed = any(key == r or key.startswith(f"{r}.") for r in RESUMABLE)
+        if not allowed and before.get(key) != after.get(key):
+            raise UserError(
+                f"resume cannot change {key} (from {show(before.get(key))} to {show(after.get(key))}): only budget,"
+                " rates, concurrency, price and reporting may change; start a new run for anything else"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    raw = read_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected sections (key: value) at the top level, got {show(raw)}")
+    _check_plain(raw, ())
+    return _with_loss_name(raw)
+
+
+def _loss_name(raw: Mapping[str, Any]) -> Any:
+    loss = raw.get("loss")
+    return loss.get("name") if isinstance(loss, dict) else "rrhf" if loss is None else loss
+
+
+def _with_loss_name(raw: dict[str, Any]) -> dict[str, Any]:
+    """A loss section without a name is the default loss's."""
+    if isinstance(raw.get("loss"), dict):
+        raw["loss"] = {"name": "rrhf", **raw["loss"]}
+    return raw
+
+
+def _check_plain(value: Any, path: tuple[str, ...]) -> None:
+    """Only what JSON has, with text keys and finite numbers: the config is written and hashed as such."""
+    key = ".".join(path) or "config"
+    if len(path) > MAX_DEPTH:
+        raise UserError(f"{'.'.join(path[:3])}: sections are nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for name, below in value.items():
+            if not isinstance(name, str):
+                raise UserError(f"{key}: expected text as a key, got {show(name)}")
+            _check_plain(below, (*path, name))
+    elif isinstance(value, list):
+        for number, below in enumerate(value):
+            _check_plain(below, (*path, str(number)))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}: expected a finite number, got {value}")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise UserError(f"{key}: expected text, a number, true, false, null, a list or a section, got {value!r}")
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values; the free sections below ``black_box.request`` count as one value each key."""
+    if isinstance(value, dict) and value and not (is_free(path) and len(path) > 2):
+        for key, below in value.items():
+            yield from _leaves(below, (*path, key))
+    elif not (isinstance(value, dict) and not value):
+        yield ".".join(path), value

@@ -1,0 +1,283 @@
+"""The loop: generate, rank twice, agree, update the demonstrations, train; repeat on what is not settled.
+
+Knows protocols only (``types.py``), so it runs in tests with no torch model. Every stage reads what is already on
+disk and does the rest: resuming a run is running it again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclealign.config import Config
+from cyclealign.demonstrations import DemonstrationPool, accept
+from cyclealign.evaluating import Evaluator, drift_broken, kept_interaction
+from cyclealign.interaction import (
+    Interaction,
+    agreement_record,
+    agreements,
+    counts_as_failed,
+    summary,
+    training_examples,
+    trusted,
+    unranked_sets,
+)
+from cyclealign.learning_state import LearningState
+from cyclealign.run_dir import (
+    Appender,
+    RunDir,
+    Verdict,
+    read_sets,
+    read_verdicts,
+    verdict_record,
+    write_json,
+    write_jsonl,
+)
+from cyclealign.team import Team
+from cyclealign.types import (
+    BudgetExhausted,
+    CanarySample,
+    Generator,
+    PolicyTrainer,
+    RankContext,
+    Ranker,
+    RunStopped,
+    Unranked,
+    derive_seed,
+)
+
+# Mean |generator - trainer| log-probability gap of the canary, in nats per token, above which the generator is
+# taken to serve other weights than the trainer holds. Half-precision kernels differ by a few hundredths.
+CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop is made of; ``pool`` is the pool before the first interaction."""
+
+    generator: Generator
+    black_box: Ranker
+    white_box: PolicyTrainer
+    pool: DemonstrationPool
+    evaluator: Evaluator
+    start_model: str
+
+
+class Cycle:
+    """One run. ``run`` does what is missing and returns the directory."""
+
+    def __init__(self, config: Config, run: RunDir, parts: Parts, team: Team) -> None:
+        self.config = config
+        self.run_dir = run
+        self.parts = parts
+        self.team = team
+        self.pool = parts.pool
+        self.policy = LearningState(run, config.name, parts.white_box, parts.start_model)
+
+    @staticmethod
+    def from_config(config: Config) -> Cycle:
+        """A new run in ``config.run_dir``. UserError when the directory holds work, or a part cannot be built."""
+        from cyclealign.building import new_cycle
+
+        return new_cycle(config)
+
+    @staticmethod
+    def resume(run: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
+        """The run of a directory, to be continued; see ``cyclealign resume``."""
+        from cyclealign.building import resumed_cycle
+
+        return resumed_cycle(run, overrides, trust_host=trust_host)
+
+    def run(self) -> Path:
+        """Run to the end, or to one of the run's own stops (RunStopped, BudgetExhausted)."""
+        try:
+            self._evaluate(trained=0)
+            stopped = self._all_batches()
+            self._keep_best(stopped)
+        except BaseException as error:
+            # Also outside what the main process does alone: the others must not poll for a turn that never comes.
+            self.team.publish(ended=type(error).__name__, why=str(error))
+            raise
+        finally:
+            self.parts.generator.close()
+            self.run_dir.unlock()
+        return self.run_dir.path
+
+    def _all_batches(self) -> str | None:
+        """All interactions of all batches; returns why it ended early, or None."""
+        prompts = self.run_dir.train_prompts()
+        size = self.config.cycle.batch_size
+        index = 0
+        for batch, first in enumerate(range(0, len(prompts), size)):
+            active = tuple(prompts[first : first + size])
+            for round_ in range(self.config.cycle.max_interactions):
+                it = Interaction(index, batch, round_, active, self.run_dir.interaction(index))
+                settled = set(self._interact(it))
+                index += 1
+                broken = self._evaluate(trained=index)
+                if broken:
+                    return broken
+                active = tuple(p for p in active if p.id not in settled)
+                if not active:
+                    break
+        return None
+
+    # One interaction
+
+    def _interact(self, it: Interaction) -> list[str]:
+        """One pass; returns the ids of the prompts that are settled."""
+        self._check_canary(it)
+        self.team.share("generate_and_rank", lambda: self._generate_and_rank(it), **it.about)
+        self._white_box(it)
+        settled = self.team.share("agree", lambda: self._agree(it), **it.about)
+        self.pool = self.pool.loaded(it.files.demonstrations)
+        self._train(it)
+        return settled
+
+    def _check_canary(self, it: Interaction) -> None:
+        """Compare the generator's log-probs with the trainer's before anything is paid for."""
+
+        def sample() -> dict[str, Any] | None:
+            if len(read_verdicts(it.files.black_box)) == len(it.active):
+                return None
+            taken = self.parts.generator.canary(it.active[0], self.policy.version)
+            return {"token_ids": taken.token_ids, "logprobs": taken.logprobs}
+
+        record = self.team.share("canary", sample, **it.about)
+        if record is None:
+            return
+        canary = CanarySample(it.active[0], tuple(record["token_ids"]), tuple(record["logprobs"]))
+        gap = self.policy.load().canary_gap(canary)
+        limit = CANARY_TOLERANCE[self.config.policy.dtype]
+        if self.team.is_main:
+            write_json(it.files.canary, {"gap": gap, "limit": limit, "version": self.policy.version.name})
+        if not gap <= limit:
+            raise RunStopped(
+                f"interaction {it.index}: the generator's log-probabilities differ from the trainer's by {gap:.3f}"
+                f" nats a token (limit {limit}): it does not serve {self.policy.version.name}; nothing was paid for"
+            )
+
+    def _generate_and_rank(self, it: Interaction) -> None:
+        """Candidates stream into the black box; both are on disk before anything depends on them."""
+        ranked = read_verdicts(it.files.black_box)
+        if len(ranked) == len(it.active):
+            return
+        failed = sum(counts_as_failed(v) for v in ranked.values())
+        chunk, seed = self.config.generator.chunk, self.config.seed
+        sets = unranked_sets(it, self.parts.generator, self.policy.version, chunk=chunk, seed=seed)
+        with self._timed("generate_and_rank", it.index), Appender(it.files.black_box) as file:
+            try:
+                for verdict in self.parts.black_box.rank(sets, self._context(it.index)):
+                    if isinstance(verdict, Unranked) and verdict.reason == "budget":
+                        continue  # not a verdict: a larger budget ranks it after all
+                    file.add(verdict_record(verdict))
+                    failed += counts_as_failed(verdict)
+                    self._stop_if_too_many_failed(failed, verdict, it)
+            finally:
+                self.parts.generator.close()
+        missing = len(it.active) - len(read_verdicts(it.files.black_box))
+        if missing:
+            raise BudgetExhausted(f"{missing} of {len(it.active)} prompts of interaction {it.index} are not ranked yet")
+
+    def _stop_if_too_many_failed(self, failed: int, last: Verdict, it: Interaction) -> None:
+        limit = self.config.black_box.max_unranked
+        if failed > limit * len(it.active):
+            detail = f"{last.reason}: {last.detail}" if isinstance(last, Unranked) else ""
+            raise RunStopped(
+                f"interaction {it.index}: {failed} of {len(it.active)} prompts could not be ranked, more than"
+                f" black_box.max_unranked={limit} allows (last: {detail})"
+            )
+
+    def _white_box(self, it: Interaction) -> None:
+        """The white box ranks the same sets by its own likelihood; every process takes part."""
+        if self.team.share("white_box", it.files.white_box.exists, **it.about):
+            return
+        white_box = self.policy.load()
+        sets = read_sets(it.files.candidates)
+        with self._timed("white_box", it.index):
+            ordered = (sets[p.id] for p in it.active if sets[p.id].candidates)
+            found = list(white_box.rank(ordered, self._context(it.index)))
+        if self.team.is_main:
+            write_jsonl(it.files.white_box, [verdict_record(v) for v in found])
+
+    def _agree(self, it: Interaction) -> list[str]:
+        """Agreements and the next pool, in prompt order; the summary, written last, marks them done."""
+        agreed = agreements(it)
+        if not it.files.summary.exists():
+            sets = read_sets(it.files.candidates)
+            accepted = accept(
+                [sets[a.prompt_id] for a in agreed],
+                trusted(it, agreed),
+                gate=self.config.demonstrations.gate,
+                interaction=it.index,
+                seed=derive_seed(self.config.seed, "accept", it.index),
+            )
+            pool = self.pool.updated(accepted)
+            pool_record = {"accepted": len(accepted), "pool": len(pool.dynamic), "pool_version": pool.version}
+            write_jsonl(it.files.agreement, [agreement_record(a) for a in agreed])
+            pool.save(it.files.demonstrations)
+            write_json(it.files.summary, summary(it, agreed) | pool_record)
+        return [a.prompt_id for a in agreed if a.settled]
+
+    def _train(self, it: Interaction) -> None:
+        """A ranking-loss pass over this interaction's lists; the train log, written last, marks it done."""
+        if self.team.share("train", lambda: it.files.trained, **it.about):
+            self.policy.trained = it.index
+            return
+        examples = training_examples(it, self.config.cycle.target)
+        with self._timed("train", it.index):
+            report = self.policy.fit(it.index, it.files, examples)
+        if self.team.is_main:
+            write_jsonl(it.files.train_log, report.logs)
+            self.policy.drop_old_optimiser()
+
+    def _context(self, index: int) -> RankContext:
+        seed = derive_seed(self.config.seed, "rank", index)
+        return RankContext(run=self.config.name, interaction=index, seed=seed, demonstrations=self.pool)
+
+    # Evaluation and the end
+
+    def _evaluate(self, *, trained: int) -> str | None:
+        """Measure the current policy on the held-out prompts; returns the drift limit that it crossed, or None."""
+        every = self.config.cycle.eval_every
+        if not self.parts.evaluator.prompts or every == 0 or trained % every:
+            return None
+        folder = self.run_dir.evaluation(trained)
+        if not self.team.share("evaluate", (folder / "metrics.json").exists, interaction=trained):
+            self.policy.load()
+            context, version = self._context(trained), self.policy.version
+            with self._timed("evaluate", trained):
+                self.parts.evaluator.evaluate(folder, self.parts, self.team, version, context, seed=self.config.seed)
+        return self.team.share("drift", lambda: drift_broken(self.config.drift, self.run_dir.evaluations(), trained))
+
+    def _keep_best(self, stopped: str | None) -> None:
+        """``best/``: the weights of the interaction that the stated rule keeps, and why."""
+
+        def work() -> None:
+            trained = self.policy.trained + 1
+            kept, why = kept_interaction(self.config.drift, self.run_dir.evaluations(), trained)
+            shutil.rmtree(self.run_dir.best, ignore_errors=True)
+            self.run_dir.best.mkdir()
+            if kept > 0:
+                weights = self.run_dir.interaction(kept - 1).weights
+                shutil.copytree(weights, self.run_dir.best / weights.name)
+            record = {"trained": kept, "of": trained, "why": why, "stopped": stopped}
+            write_json(self.run_dir.best / "kept.json", record | {"start_model": self.parts.start_model})
+
+        self.team.share("keep_best", work)
+        self.team.publish(stage="finished", stopped=stopped)
+
+    @contextmanager
+    def _timed(self, stage: str, index: int) -> Iterator[None]:
+        """Seconds per stage; a stage that a kill cut short leaves no row, its resumption does."""
+        began = time.monotonic()
+        yield
+        if self.team.is_main:
+            row = {"stage": stage, "interaction": index, "seconds": time.monotonic() - began}
+            with Appender(self.run_dir.timings) as file:
+                file.add(row)

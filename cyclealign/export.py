@@ -1,0 +1,125 @@
+"""What leaves a run: preference pairs for TRL, the kept adapter or a merged copy, and a model card."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclealign.config import Config
+from cyclealign.config_loading import load_config
+from cyclealign.model_card import model_card
+from cyclealign.run_dir import RunDir, read_json, read_rankings, read_sets, write_atomic
+from cyclealign.status import open_run
+from cyclealign.types import CandidateSet, Ranking, UserError
+
+log = logging.getLogger(__name__)
+Pairs = Literal["best_worst", "adjacent", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exports:
+    """What to write. The model card is written with any of the models."""
+
+    pairs: Pairs | None = None
+    adapter: bool = False
+    merged: bool = False
+
+
+def export_run(path: Path, wanted: Exports, out: Path) -> list[Path]:
+    """Write ``preferences.jsonl``, ``adapter/`` (``model/`` after full fine-tuning), ``merged/`` and their
+    ``README.md`` into ``out``; returns what was written.
+
+    Raises:
+        UserError: no such run, or it holds nothing of the kind yet.
+    """
+    run = open_run(path)
+    config = load_config(run.config)
+    written = []
+    if wanted.pairs is not None:
+        written.append(_write_pairs(run, wanted.pairs, out / "preferences.jsonl"))
+    if wanted.adapter:
+        kept = _kept_weights(run)
+        written.append(_copied(kept, out / kept.name))
+        write_atomic(out / kept.name / "README.md", model_card(config, run, adapter=kept.name == "adapter"))
+    if wanted.merged:
+        written.append(_merged(config, run, out / "merged"))
+        write_atomic(out / "merged" / "README.md", model_card(config, run, adapter=False))
+    return written
+
+
+def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Iterator[dict[str, Any]]:
+    """TRL's conversational preference rows {prompt, chosen, rejected} of one ranking.
+
+    ``best_worst``: one row; ``adjacent``: every response of a tier over every one of the next; ``all``: over every
+    one of all lower tiers. Tied responses make no pair.
+    """
+    tiers = ranking.tiers
+    if pairs == "best_worst":
+        found = [(tiers[0][0], tiers[-1][-1])] if len(tiers) > 1 else []
+    else:
+        steps = itertools.pairwise(tiers) if pairs == "adjacent" else itertools.combinations(tiers, 2)
+        found = [pair for better, worse in steps for pair in itertools.product(better, worse)]
+    for better, worse in found:
+        yield {
+            "prompt": [dict(m) for m in item.prompt.messages],
+            "chosen": [{"role": "assistant", "content": item.text(better)}],
+            "rejected": [{"role": "assistant", "content": item.text(worse)}],
+        }
+
+
+def _write_pairs(run: RunDir, pairs: Pairs, out: Path) -> Path:
+    rows: list[str] = []
+    for interaction in run.interactions():
+        sets, rankings = read_sets(interaction.candidates), read_rankings(interaction.black_box)
+        for prompt_id, ranking in rankings.items():
+            rows += (json.dumps(r, ensure_ascii=False) for r in preference_rows(sets[prompt_id], ranking, pairs))
+    if not rows:
+        raise UserError(f"{run.path}: holds no ranking with a preference yet")
+    write_atomic(out, "".join(f"{row}\n" for row in rows))
+    log.info("%s: %d pairs", out, len(rows))
+    return out
+
+
+def _kept_weights(run: RunDir) -> Path:
+    """The adapter or model that the run kept. UserError where it kept none."""
+    if not (run.best / "kept.json").exists():
+        raise UserError(f"{run.path}: the run has not finished; continue it with `cyclealign resume {run.path}`")
+    for kind in ("adapter", "model"):
+        if (run.best / kind).is_dir():
+            return run.best / kind
+    why = read_json(run.best / "kept.json").get("why", "")
+    raise UserError(f"{run.path}: the run kept the start model ({why}), so there are no new weights")
+
+
+def _copied(source: Path, target: Path) -> Path:
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {target}: cannot be written: {error}") from error
+    return target
+
+
+def _merged(config: Config, run: RunDir, target: Path) -> Path:
+    """The adapter merged into a copy of its base: in float32, then in the policy's dtype, once (repeated merging in
+    half precision drifts). After full fine-tuning, a copy of the model."""
+    kept = _kept_weights(run)
+    if kept.name == "model":
+        return _copied(kept, target)
+    import torch
+
+    from cyclealign.saved_models import load_for_use
+
+    base = str(run.start) if run.start.is_dir() else config.policy.model
+    model, tokenizer = load_for_use(
+        str(kept), dtype=torch.float32, base=base, chat_template=config.policy.chat_template
+    )
+    merged = model.merge_and_unload().to(getattr(torch, config.policy.dtype))
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target

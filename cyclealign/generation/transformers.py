@@ -1,0 +1,139 @@
+"""Generation with plain transformers: always there, no extra to install."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclealign.config import Config
+from cyclealign.generation.decoding import ATTEMPTS, greedy, prefer_folded_attention, sample
+from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, collect, is_final, stop_token_ids, to_draw
+from cyclealign.policy import load_model, load_tokenizer, render_prompt
+from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
+
+MOST_ROWS = 256
+# Keys and values of one batch may take this much. A constant, not a share of what is free: the batch's shape is
+# part of what a seed reproduces.
+CACHE_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
+
+
+class TransformersGenerator:
+    """Samples in padded batches on the first GPU, else on the CPU. Holds a model from first use to ``close``."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer = load_tokenizer(config.policy)
+        self._model: Any = None
+        self._base = ""
+        self._version = ""
+        self._merged = False
+        self._stops: tuple[int, ...] = ()
+
+    def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]:
+        """See ``types.Generator``; batches hold prompts of like length, longest first."""
+        self._load(version)
+        k = self._config.generator.candidates
+        ids = [self._ids(p) for p in prompts]
+        drawn: list[list[Any]] = [[] for _ in prompts]
+        open_ = sorted(range(len(prompts)), key=lambda i: (-len(ids[i]), i))
+        for turn in range(ROUNDS):
+            again = []
+            for batch in self._batches(open_, ids):
+                random = torch.stack([self._random(prompts[i], seed, turn) for i in batch])
+                for place, samples in self._sample([ids[i] for i in batch], random):
+                    index = batch[place]
+                    drawn[index] += [to_draw(self._tokenizer, s, self._stops) for s in samples]
+                    item = collect(prompts[index], drawn[index], k)
+                    if is_final(item, k):
+                        yield item
+                    else:
+                        again.append(index)
+            open_ = sorted(again, key=lambda i: (-len(ids[i]), i))
+
+    def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample:
+        """A greedy continuation with this generator's own log-probabilities."""
+        self._load(version)
+        pad = self._tokenizer.pad_token_id
+        tokens, logprobs = greedy(self._model, self._ids(prompt), limit=CANARY_TOKENS, stops=self._stops, pad=pad)
+        return CanarySample(prompt, tuple(tokens), tuple(logprobs))
+
+    def close(self) -> None:
+        """Give the memory back; the next call loads again."""
+        self._model, self._base, self._version, self._merged = None, "", "", False
+        gc.collect()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return render_prompt(self._tokenizer, prompt.messages, self._config.policy.max_prompt_tokens)
+
+    def _random(self, prompt: Prompt, seed: int, turn: int) -> Tensor:
+        """Random numbers [K, N, T] of one prompt and round, from its own seed."""
+        source = torch.Generator().manual_seed(derive_seed(seed, prompt.id, turn))
+        settings = self._config.generator
+        return torch.rand(settings.candidates, settings.max_new_tokens, ATTEMPTS, generator=source)
+
+    def _sample(self, ids: list[list[int]], random: Tensor) -> Iterator[tuple[int, list[list[int]]]]:
+        settings = self._config.generator
+        return sample(
+            self._model,
+            ids,
+            random,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            stops=self._stops,
+            pad=self._tokenizer.pad_token_id,
+        )
+
+    def _batches(self, indices: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Consecutive prompts as many as the cache's bytes allow; the first is the longest."""
+        settings = self._config.generator
+        done = 0
+        while done < len(indices):
+            length = len(ids[indices[done]]) + settings.max_new_tokens
+            rows = min(MOST_ROWS, CACHE_BYTES[self._device] // (cache_bytes_per_token(self._model) * length))
+            size = max(1, rows // settings.candidates)
+            yield list(indices[done : done + size])
+            done += size
+
+    def _load(self, version: PolicyVersion) -> None:
+        if self._model is not None and self._version == version.name:
+            return
+        if self._model is None or self._base != version.base or self._merged:
+            self.close()
+            policy = self._config.policy.model_copy(update={"model": version.base})
+            self._model = load_model(policy, trainable=False, device=self._device)
+            prefer_folded_attention(self._model)
+            self._stops = stop_token_ids(self._tokenizer, version.base)
+            self._base = version.base
+        self._model = with_adapter(self._model, version)
+        if version.adapter is not None and self._device == "cpu":
+            # An adapter's thin matrices cost a small model a fifth of its speed. These weights are in float32, were
+            # read for this version alone and are never unmerged, so that nothing drifts.
+            self._model, self._merged = self._model.merge_and_unload(), True
+        self._version = version.name
+
+
+def with_adapter(model: Any, version: PolicyVersion) -> Any:
+    """The same base weights under another version's adapter, or none; the base itself stays as it is."""
+    from peft import PeftModel
+
+    base = model.unload() if isinstance(model, PeftModel) else model
+    if version.adapter is None:
+        return base
+    if not (version.adapter / "adapter_config.json").is_file():
+        raise UserError(f"adapter of {version.name}: no adapter_config.json in {version.adapter}")
+    return PeftModel.from_pretrained(base, version.adapter).eval()
+
+
+def cache_bytes_per_token(model: Any) -> int:
+    """Bytes of keys and values that one token of one row takes in all layers."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)

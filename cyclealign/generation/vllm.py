@@ -1,0 +1,151 @@
+"""Generation with vLLM in a child process, which gives the GPU's memory back by ending."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cyclealign.config import Config
+from cyclealign.generation.sampling import collect
+from cyclealign.generation.serving import check_adapter, engine_rank
+from cyclealign.generation.vllm_worker import Job, Setup
+from cyclealign.policy import load_tokenizer, render_prompt
+from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError
+
+# Variables of accelerate and torchrun: with them vLLM would join the trainer's process group, or wait for it.
+LAUNCHER_NAMES = frozenset(
+    {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    | {f"{group}_{what}" for group in ("GROUP", "ROLE") for what in ("RANK", "WORLD_SIZE", "NAME")}
+)
+LAUNCHER_PREFIXES = ("TORCHELASTIC_", "TORCH_NCCL_", "ACCELERATE_", "FSDP_", "DEEPSPEED_", "PMI_", "OMPI_", "CCL_")
+# Set by the launchers for their own count of processes a machine; the engine is one process more.
+LAUNCHER_THREADS = frozenset(("OMP_NUM_THREADS", "KMP_AFFINITY", "KMP_BLOCKTIME"))
+SECONDS_TO_END = 15
+
+
+def child_environment(parent: dict[str, str]) -> dict[str, str]:
+    """The child's environment: the parent's without its launcher's variables, with what vLLM needs."""
+    dropped = LAUNCHER_NAMES | (LAUNCHER_THREADS if "RANK" in parent else frozenset())
+    kept = {n: v for n, v in parent.items() if n not in dropped and not n.startswith(LAUNCHER_PREFIXES)}
+    package_home = str(Path(__file__).resolve().parents[2])
+    path = [package_home, *filter(None, [kept.get("PYTHONPATH")])]
+    defaults = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    # On a CPU that others use too, threads that spin while they wait for each other bring everything to a halt.
+    defaults |= {"OMP_WAIT_POLICY": "PASSIVE"}
+    # The engine in the child's own process: its schedule then does not hang on timing.
+    return defaults | kept | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONPATH": os.pathsep.join(path)}
+
+
+class VllmGenerator:
+    """See ``types.Generator``. The child lives from first use to ``close``; its log is ``workdir/vllm.log``."""
+
+    def __init__(self, config: Config, *, workdir: Path) -> None:
+        self._config = config
+        self._log = workdir / "vllm.log"
+        self._tokenizer = load_tokenizer(config.policy)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._base = ""
+        self._jobs = 0
+        self._adapters: dict[str, int] = {}
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child while there is one."""
+        return None if self._child is None else self._child.pid
+
+    def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]:
+        for index, draws in self._run(prompts, version, seed):
+            yield collect(prompts[index], draws, self._config.generator.candidates)
+
+    def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample:
+        """A greedy continuation with vLLM's own raw log-probabilities."""
+        [(_, (tokens, logprobs))] = self._run([prompt], version, None)
+        return CanarySample(prompt, tuple(tokens), tuple(logprobs))
+
+    def close(self) -> None:
+        """End the child (and with it its hold on the GPU); the next call starts another."""
+        child, pipe = self._child, self._pipe
+        self._child, self._pipe, self._base = None, None, ""
+        self._adapters.clear()
+        if pipe is not None:
+            pipe.close()
+        if child is not None:
+            child.terminate()
+            try:
+                child.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def _run(self, prompts: Sequence[Prompt], version: PolicyVersion, seed: int | None) -> Iterator[tuple[int, Any]]:
+        adapter = check_adapter(version)
+        self._start(version.base)
+        limit = self._config.policy.max_prompt_tokens
+        ids = tuple(tuple(render_prompt(self._tokenizer, p.messages, limit)) for p in prompts)
+        named = None
+        if adapter is not None:
+            # vLLM keys adapters by number and prefix caches by name: a version gets one of each, never reused.
+            named = version.name, self._adapters.setdefault(version.name, len(self._adapters) + 1), adapter
+        self._jobs += 1
+        number = self._jobs
+        self._send(Job(number, tuple(prompts), ids, named, seed))
+        while True:
+            match self._receive():
+                case ("result", job, index, value) if job == number:
+                    yield index, value
+                case ("done", job) if job == number:
+                    return
+                # Anything else is left over from a job that its caller gave up.
+
+    def _start(self, base: str) -> None:
+        if self._child is not None and self._base == base:
+            return
+        self.close()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._pipe, theirs = Pipe()
+        command = [sys.executable, "-m", "cyclealign.generation.vllm_worker", str(theirs.fileno())]
+        with self._log.open("ab") as log, theirs:
+            self._child = subprocess.Popen(
+                command,
+                env=child_environment(dict(os.environ)),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._base = base
+        lora = self._config.policy.lora
+        try:
+            self._send(Setup(self._config, base, 0 if lora is None else engine_rank(lora.r)))
+            self._receive()
+        except RunStopped as error:
+            raise UserError(f"generator.backend: {error}") from error
+
+    def _send(self, message: Any) -> None:
+        assert self._pipe is not None
+        try:
+            self._pipe.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            self._fail("the engine's process ended")
+
+    def _receive(self) -> Any:
+        assert self._pipe is not None
+        try:
+            message = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._fail("the engine's process ended")
+        if message[0] == "failed":
+            self._fail(message[1])
+        return message
+
+    def _fail(self, why: str) -> NoReturn:
+        self.close()
+        line = " ".join(why.split())[:400]
+        raise RunStopped(f"vLLM failed: {line}; its log is {self._log}")

@@ -1,0 +1,231 @@
+"""The child process that holds a vLLM engine: ``python -m cyclealign.generation.vllm_worker FD``.
+
+It reads jobs from the inherited connection and writes results as they are completed, until the connection closes or
+its parent is gone. Jobs run one at a time; with the engine in this process and the prefix cache empty at a job's
+start, a job's schedule (and so, on a CPU, every bit of its results) is a function of the job alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, Draw, collect, stop_token_ids, to_draw
+from cyclealign.types import Prompt, derive_seed
+
+if TYPE_CHECKING:
+    from cyclealign.config import Config
+
+MOST_ROWS = 256  # sequences that decode together
+STEP_TOKENS = 16384  # prompt tokens that one engine step may read
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How the engine is started: ``model`` is a directory or hub id, ``rank`` the LoRA rank (0: none)."""
+
+    config: Config
+    model: str
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One chunk of prompts (token ids), under an adapter (its name, number and directory) or none.
+
+    ``seed`` None asks for the canary: greedy, with log-probabilities, of the first prompt.
+    """
+
+    number: int
+    prompts: tuple[Prompt, ...]
+    ids: tuple[tuple[int, ...], ...]
+    adapter: tuple[str, int, Path] | None
+    seed: int | None
+
+
+@dataclass(slots=True)
+class _Sampling:
+    """A prompt on its way to K distinct candidates."""
+
+    index: int
+    draws: list[Draw]
+    turn: int = 0
+
+
+class Worker:
+    """The engine, and how a job runs on it."""
+
+    def __init__(self, setup: Setup) -> None:
+        from cyclealign.policy import load_tokenizer, resolve_model
+
+        policy, settings = setup.config.policy, setup.config.generator
+        self._settings = settings
+        self._tokenizer = load_tokenizer(policy)
+        self._stops = stop_token_ids(self._tokenizer, setup.model)
+        self._step_tokens = max(STEP_TOKENS, settings.candidates * policy.max_prompt_tokens)
+        self._engine = _engine(setup, self._step_tokens + MOST_ROWS, tokenizer=resolve_model(policy.model))
+
+    def run(self, job: Job) -> Iterator[tuple[int, Any]]:
+        """(index, draws) of each prompt as it is completed; for a canary (0, (token ids, log-probs))."""
+        self._engine.reset_prefix_cache()
+        if job.seed is None:
+            yield 0, self._canary(job)
+            return
+        waiting = deque(_Sampling(i, []) for i in range(len(job.prompts)))
+        running: dict[str, _Sampling] = {}
+        while waiting or running:
+            self._admit(job, waiting, running)
+            for output in self._engine.step():
+                if not output.finished:
+                    continue
+                item = running.pop(output.request_id)
+                samples = sorted(output.outputs, key=lambda s: s.index)
+                item.draws += [to_draw(self._tokenizer, s.token_ids, self._stops) for s in samples]
+                item.turn += 1
+                full = len(collect(job.prompts[item.index], item.draws, self._k).candidates) == self._k
+                if full or item.turn == ROUNDS:
+                    yield item.index, item.draws
+                else:
+                    waiting.append(item)
+
+    @property
+    def _k(self) -> int:
+        return self._settings.candidates
+
+    def _admit(self, job: Job, waiting: deque[_Sampling], running: dict[str, _Sampling]) -> None:
+        """Start what the next step can read whole: the CPU build cannot split a prompt that samples by seed."""
+        room = self._step_tokens
+        while waiting and (len(running) + 1) * self._k <= MOST_ROWS:
+            item = waiting[0]
+            room -= self._k * len(job.ids[item.index])
+            if room < 0:
+                return
+            waiting.popleft()
+            name = f"{job.number}-{item.index}-{item.turn}"
+            running[name] = item
+            seed = derive_seed(job.seed or 0, job.prompts[item.index].id, item.turn)
+            self._add(name, job, item.index, self._sampling_params(seed))
+
+    def _sampling_params(self, seed: int) -> Any:
+        from vllm import SamplingParams
+
+        settings = self._settings
+        return SamplingParams(
+            n=settings.candidates,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_new_tokens,
+            seed=seed >> 8,  # each sample adds its index; the sum has to stay a signed 64-bit number
+            **self._common(),
+        )
+
+    def _common(self) -> dict[str, Any]:
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.FINAL_ONLY
+        return {"stop_token_ids": list(self._stops), "detokenize": False, "output_kind": kind}
+
+    def _canary(self, job: Job) -> tuple[list[int], list[float]]:
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=CANARY_TOKENS, logprobs=0, **self._common())
+        self._add(f"{job.number}-canary", job, 0, params)
+        while True:
+            for output in self._engine.step():
+                if output.finished:
+                    sample = output.outputs[0]
+                    found = zip(sample.token_ids, sample.logprobs, strict=True)
+                    return list(sample.token_ids), [float(row[token].logprob) for token, row in found]
+
+    def _add(self, name: str, job: Job, index: int, params: Any) -> None:
+        from vllm.lora.request import LoRARequest
+
+        lora = None
+        if job.adapter is not None:
+            adapter, number, path = job.adapter
+            lora = LoRARequest(adapter, number, str(path))
+        prompt = {"type": "token", "prompt_token_ids": list(job.ids[index])}
+        self._engine.add_request(name, prompt, params, lora_request=lora)
+
+
+def _engine(setup: Setup, step_tokens: int, *, tokenizer: str) -> Any:
+    import torch
+    from vllm import LLM
+
+    from cyclealign.policy import compute_dtype
+
+    policy, settings = setup.config.policy, setup.config.generator
+    cuda = torch.cuda.is_available()
+    options: dict[str, Any] = {}
+    if setup.rank:
+        options |= {"enable_lora": True, "max_lora_rank": setup.rank, "max_loras": 1}
+    if policy.quantization == "4bit":
+        options["quantization"] = "bitsandbytes"
+    if cuda:
+        # The trainer's own weights lie on this GPU too; vLLM refuses to start when it counts on more than is free.
+        free, total = torch.cuda.mem_get_info()
+        options["gpu_memory_utilization"] = round(0.9 * free / total, 3)
+    else:
+        options["enforce_eager"] = True  # compiling takes longer than a small model's whole chunk
+    engine = LLM(
+        setup.model,
+        tokenizer=tokenizer,
+        dtype=str(compute_dtype(policy, "cuda" if cuda else "cpu")).removeprefix("torch."),
+        max_model_len=policy.max_prompt_tokens + settings.max_new_tokens,
+        max_num_seqs=MOST_ROWS,
+        max_num_batched_tokens=step_tokens,
+        enable_prefix_caching=True,
+        logprobs_mode="raw_logprobs",
+        **options,
+    )
+    return engine.llm_engine
+
+
+def serve(connection: Connection) -> None:
+    """Start the engine that the first message asks for, then run jobs until the connection ends.
+
+    Writes ("ready",), then ("result", number, index, value) and at last ("done", number) for each job; or ("failed",
+    text), and ends.
+    """
+    try:
+        worker = Worker(connection.recv())
+        connection.send(("ready",))
+        while True:
+            job: Job = connection.recv()
+            for index, value in worker.run(job):
+                connection.send(("result", job.number, index, value))
+            connection.send(("done", job.number))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent closed its end: that is how the engine is told to stop
+    except Exception as error:
+        connection.send(("failed", f"{type(error).__name__}: {error}"))
+        raise
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: Sequence[str]) -> None:
+    # A killed parent must not leave an engine behind that holds the GPU.
+    _end_with_parent()
+    serve(Connection(int(arguments[0])))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Which hosts this user has sent which key to: a run directory from elsewhere must not choose a new one."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cyclealign.run_dir import read_json, write_json
+from cyclealign.types import UserError
+
+DEFAULT_HOST = "api.openai.com"
+
+
+def host_of(base_url: str | None) -> str:
+    """Host name of an API base URL; the SDK's default where none is given."""
+    return (urlsplit(base_url).hostname or base_url) if base_url else DEFAULT_HOST
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "cyclealign" / "hosts.json"
+
+
+def _known() -> dict[str, list[str]]:
+    return dict(read_json(_file())) if _file().exists() else {}
+
+
+def remember_host(base_url: str | None, key_env: str) -> None:
+    """The user started a run, or resumed one with --trust-host: this key may go to this host from now on."""
+    host = host_of(base_url)
+    known = _known()
+    if is_loopback(host) or key_env in known.get(host, []):
+        return
+    write_json(_file(), known | {host: sorted([*known.get(host, []), key_env])})
+
+
+def check_host(base_url: str | None, key_env: str) -> None:
+    """UserError unless the host is this machine, or this user has used it with this key before."""
+    host = host_of(base_url)
+    if not is_loopback(host) and key_env not in _known().get(host, []):
+        raise UserError(
+            f"this run would send ${key_env} to {host}, where you have not sent it before;"
+            " if you trust that host, resume with --trust-host"
+        )

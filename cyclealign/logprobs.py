@@ -1,0 +1,145 @@
+"""Log-probabilities of responses: the ONE owner of shift, mask and length.
+
+Ranking, evaluation and the loss all call ``token_logprobs``. The head runs on response positions only, a chunk at a
+time (``lm_head.py``): a [rows, T, V] tensor never exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any, Literal, TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from cyclealign.lm_head import head_logprobs
+from cyclealign.prefix_cache import BranchCache, PromptCache, keep_cache_when_checkpointing
+
+
+class ListBatch(TypedDict):
+    """B prompts [B, P], padded on the left; all their responses as R rows [R, T], padded on the right.
+
+    ``owner`` [R] is each row's prompt. Lists may have different numbers of responses.
+    """
+
+    prompt_ids: Int[Tensor, "B P"]
+    prompt_mask: Bool[Tensor, "B P"]
+    response_ids: Int[Tensor, "R T"]
+    response_mask: Bool[Tensor, "R T"]
+    owner: Int[Tensor, " R"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the log-probs are computed; every plan gives the same numbers.
+
+    layout: ``padded`` runs [R, P+T] rows; ``cached_prefix`` runs each prompt once and the responses on its
+    cache.
+    fused: the head runs in chunks; False for architectures that do more than a head after the last layer.
+    """
+
+    layout: Literal["padded", "cached_prefix"] = "padded"
+    fused: bool = True
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The causal language model inside PEFT and parallel wrappers."""
+    inner: Any = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def attach(model: nn.Module) -> None:
+    """Let ``model(lists=..., plan=...)`` return log-probs; other calls are as before.
+
+    It is the model's own forward, so that DDP, FSDP, DeepSpeed and autocast wrappers see the pass they hook.
+    """
+    causal = causal_lm(model)
+    if not isinstance(vars(causal).get("forward"), MethodType) or causal.forward.__func__ is not _forward:
+        causal.forward = MethodType(_forward, causal)
+        keep_cache_when_checkpointing(causal)
+
+
+def token_logprobs(model: nn.Module, lists: ListBatch, plan: Plan) -> Float[Tensor, "R T"]:
+    """log p(token | prompt, tokens before it) in nats for every response token, 0 where there is none.
+
+    Float32 or wider. ``model``: prepared by ``attach``, wrapped or not.
+    """
+    logprobs: Tensor = model(lists=lists, plan=plan)
+    return logprobs
+
+
+def sequence_scores(
+    logprobs: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]
+) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
+    """Sum (nats per response) and mean (nats per token) over the response tokens of each row."""
+    total = torch.where(mask, logprobs, 0.0).sum(dim=1)
+    return total, total / mask.sum(dim=1).clamp(min=1)
+
+
+def _forward(self: Any, *args: Any, lists: ListBatch | None = None, plan: Plan | None = None, **kwargs: Any) -> Any:
+    if lists is None:
+        return type(self).forward(self, *args, **kwargs)
+    plan = plan or Plan()
+    states = (_cached_states if plan.layout == "cached_prefix" else _padded_states)(_runner(self, plan), lists)
+    mask = lists["response_mask"]
+    project = self.get_output_embeddings() if plan.fused else nn.Identity()
+    found = head_logprobs(project, states, lists["response_ids"][mask], self.config.get_text_config().vocab_size)
+    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
+
+
+def _runner(causal: Any, plan: Plan) -> Callable[..., Tensor]:
+    """input ids and cache -> last hidden states [rows, length, D] (fused), or logits [rows, length, V]."""
+
+    def run(**inputs: Any) -> Tensor:
+        if not plan.fused:
+            logits: Tensor = type(causal).forward(causal, use_cache=False, **inputs).logits
+            return logits
+        # Asked for by name, not called as causal.model: base models name their inner part differently.
+        hidden: Tensor = getattr(causal, causal.base_model_prefix)(use_cache=False, **inputs)[0]
+        return hidden
+
+    return run
+
+
+def _padded_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor, "N D"]:
+    """States that predict each response token, from rows [prompt, response, padding]."""
+    owner, mask = lists["owner"], lists["response_mask"]
+    ids = torch.cat([lists["prompt_ids"][owner], lists["response_ids"]], dim=1)
+    present = torch.cat([lists["prompt_mask"][owner], mask], dim=1)
+    lengths = lists["prompt_mask"].sum(dim=1)[owner]
+    # Left padding is rolled to the right end: then no model needs positions, and no row begins masked.
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    roll = (columns + (lists["prompt_ids"].shape[1] - lengths)[:, None]) % ids.shape[1]
+    width = int((lengths + mask.sum(dim=1)).max())
+    ids, present = ids.gather(1, roll)[:, :width], present.gather(1, roll)[:, :width]
+    states = run(input_ids=ids, attention_mask=present.long())
+    rows, tokens = mask.nonzero(as_tuple=True)
+    return states[rows, lengths[rows] + tokens - 1]
+
+
+def _cached_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor, "N D"]:
+    """The same states: prompts once, responses as an ordinary batch on the prompts' cache."""
+    owner, prompt_mask, mask = lists["owner"], lists["prompt_mask"], lists["response_mask"]
+    cache = PromptCache()
+    positions = (prompt_mask.cumsum(dim=1) - 1).clamp(min=0)
+    prompt = run(
+        input_ids=lists["prompt_ids"],
+        attention_mask=prompt_mask.long(),
+        position_ids=positions,
+        past_key_values=cache,
+    )
+    states = prompt[:, -1][owner][:, None]
+    if mask.shape[1] > 1:
+        length = prompt_mask.shape[1]
+        after = torch.arange(mask.shape[1] - 1, device=mask.device) + prompt_mask.sum(dim=1)[owner][:, None]
+        branches = run(
+            input_ids=lists["response_ids"][:, :-1],
+            attention_mask=torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1).long(),
+            position_ids=after,
+            past_key_values=BranchCache(cache, owner, length),
+        )
+        states = torch.cat([states, branches], dim=1)
+    return states[:, : mask.shape[1]][mask]

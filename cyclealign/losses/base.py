@@ -1,0 +1,154 @@
+"""The contract of every ranking loss: scores in, scalar out; one bundle, one output, one reduction."""
+
+# No `from __future__ import annotations` here: jaxtyping checks the fields of a dataclass only where their
+# annotations are objects, not strings.
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Real
+from torch import Tensor
+
+Needs = Literal["order", "magnitude", "levels"]
+StudentScore = Literal["mean_log_likelihood", "log_ratio"]
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedScores:
+    """B lists of up to K candidates; columns come in any order, ``valid`` says which entries exist.
+
+    student: any score, higher is better (mean log-likelihood in nats per token, log-ratio, similarity).
+    teacher: utilities, higher is better, equal means tied; finite where valid. Masked entries of both may
+        hold anything, NaN included.
+    best_nll: NLL of the teacher-best candidate, one a list: nats per token, or per response where the loss
+        says ``sft_reduction == "sum"``.
+    levels: 0 is best. positive: column of the known-best candidate, one a list; -1 where none is known.
+
+    Raises ValueError where the shapes do not belong together.
+    """
+
+    student: Float[Tensor, "B K"]
+    teacher: Real[Tensor, "B K"]
+    valid: Bool[Tensor, "B K"]
+    best_nll: Float[Tensor, " B"] | None = None
+    levels: Int[Tensor, "B K"] | None = None
+    positive: Int[Tensor, " B"] | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.student.shape)
+        if len(shape) != 2:
+            raise ValueError(f"student: expected shape [lists, candidates], got {list(shape)}")
+        if self.valid.dtype != torch.bool:
+            raise ValueError(f"valid: expected a bool tensor, got {self.valid.dtype}")
+        for name, expected in (("teacher", shape), ("valid", shape), ("levels", shape)):
+            _expect_shape(name, getattr(self, name), expected)
+        for name in ("best_nll", "positive"):
+            _expect_shape(name, getattr(self, name), shape[:1])
+
+    @property
+    def counted(self) -> Bool[Tensor, " B"]:
+        """Lists with at least two valid entries: the only ones that enter the reduction."""
+        return self.valid.sum(dim=1) >= 2
+
+
+def _expect_shape(name: str, tensor: Tensor | None, expected: tuple[int, ...]) -> None:
+    if tensor is not None and tuple(tensor.shape) != expected:
+        got = list(tensor.shape)
+        raise ValueError(f"{name}: expected shape {list(expected)} to go with student, got {got}")
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """``loss``: scalar to minimise. ``per_list``: the published form for each list [B], 0 where not counted,
+    without the SFT term. ``metrics``: detached scalars for the log, reduced as the loss is."""
+
+    loss: Float[Tensor, ""]
+    per_list: Float[Tensor, " B"]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingLoss(ABC):
+    """Base of the losses: subclasses give ``list_losses``; the reduction and the SFT term live here once.
+
+    Fields of a subclass are its config section; ``name`` is the section's discriminator.
+    """
+
+    name: str
+    student_score: ClassVar[StudentScore] = "mean_log_likelihood"
+
+    @property
+    def needs(self) -> Needs:
+        """What the teacher must offer."""
+        return "order"
+
+    @property
+    def sft(self) -> float:
+        """Weight of the NLL of the teacher-best candidate; 0: ``best_nll`` is not wanted."""
+        return 0.0
+
+    @property
+    def sft_reduction(self) -> Reduction:
+        """How ``best_nll`` is to be taken over the tokens of the response."""
+        return "mean"
+
+    def sft_weights(self, scores: RankedScores) -> Float[Tensor, " B"]:
+        """Weight of the SFT term for each list."""
+        return scores.student.new_full(scores.student.shape[:1], self.sft)
+
+    @abstractmethod
+    def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
+        """Published form per list; finite for every list, gradients zero for masked entries."""
+
+    def __call__(self, scores: RankedScores, *, lists: Tensor | float | int | None = None) -> LossOutput:
+        """Reduce over lists.
+
+        Args:
+            scores: the bundle; float16 and bfloat16 are computed in float32, the output has that width.
+            lists: what to divide by, where it is not the number of counted lists of this bundle: the number
+                over all processes and accumulation steps of one optimiser step (or a fraction of it, where
+                the caller's own averaging divides again). 0 gives a loss of 0, not NaN.
+        """
+        scores = widened(scores)
+        counted = scores.counted
+        per_list = torch.where(counted, self.list_losses(scores), 0.0)
+        denominator = counted.sum() if lists is None else torch.as_tensor(lists, device=per_list.device)
+        denominator = torch.where(denominator > 0, denominator, 1).to(per_list.dtype)
+        loss = per_list.sum() / denominator
+        metrics = {"rank_loss": loss.detach()}
+        if scores.best_nll is not None and self.sft > 0:
+            nll = torch.where(counted, scores.best_nll, 0.0)
+            metrics["best_nll"] = nll.detach().sum() / denominator
+            loss = loss + (self.sft_weights(scores) * nll).sum() / denominator
+        return LossOutput(loss=loss, per_list=per_list, metrics=metrics)
+
+
+def widened(scores: RankedScores) -> RankedScores:
+    """float32 or wider, with harmless numbers in the masked places (so that NaN cannot leak a gradient).
+
+    The teacher keeps its own width: rounding it to the student's could tie what it orders.
+    """
+    wide = torch.promote_types(scores.student.dtype, torch.float32)
+    teacher = scores.teacher.detach()
+    teacher = teacher.to(torch.promote_types(teacher.dtype, torch.float32))
+    return replace(
+        scores,
+        student=torch.where(scores.valid, scores.student.to(wide), 0.0),
+        teacher=torch.where(scores.valid, teacher, 0.0),
+        best_nll=None if scores.best_nll is None else scores.best_nll.to(wide),
+    )
+
+
+def require_positive(name: str, value: float) -> None:
+    """ValueError unless a field is a finite number above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value}")
+
+
+def require_non_negative(name: str, value: float) -> None:
+    """ValueError unless a field is a finite number, zero or more."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value}")

@@ -1,0 +1,37 @@
+"""ListMLE: likelihood of the teacher's order under Plackett-Luce."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cyclealign.losses.base import RankedScores, RankingLoss, require_non_negative
+from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListMLE(RankingLoss):
+    """Negative log-likelihood of the teacher's order under the Plackett-Luce model of the student's scores.
+
+    L = sum_k [ logsumexp_{i >= k} s_i - s_k ], candidates best first (Xia et al. 2008, "Listwise approach to
+    learning to rank"); the same as PRO without temperatures. Ties: see ``best_first``.
+    """
+
+    name: Literal["listmle"] = "listmle"
+    sft_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_non_negative("sft_weight", self.sft_weight)
+
+    @property
+    def sft(self) -> float:
+        return self.sft_weight
+
+    def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
+        order = best_first(scores)
+        student = scores.student.gather(1, order)
+        return suffix_softmax(student, scores.valid.gather(1, order), torch.ones_like(student))

@@ -1,0 +1,49 @@
+"""Pairs of one list: the shape of mathematics under RRHF, SimPO and DPO."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cyclealign.losses.base import RankedScores
+
+Pairs = Literal["best_worst", "adjacent", "all"]
+
+
+def require_pairs(value: str) -> None:
+    """ValueError unless ``value`` is one of ``Pairs``."""
+    if value not in get_args(Pairs):
+        raise ValueError(f"pairs: expected one of {', '.join(get_args(Pairs))}, got {value!r}")
+
+
+def chosen_pairs(scores: RankedScores, pairs: Pairs) -> Bool[Tensor, "B K K"]:
+    """Entry [b, i, j]: the pair (i better than j) is chosen. Tied pairs never are.
+
+    all: every strictly ordered pair. adjacent: no valid utility lies between the two. best_worst: the best
+    against the worst. Where tied candidates share a place, each of them stands in it, so that the choice does
+    not depend on the order of the columns.
+    """
+    teacher, valid = scores.teacher, scores.valid
+    better = (teacher[:, :, None] > teacher[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+    if pairs == "all":
+        return better
+    if pairs == "adjacent":
+        steps = better.to(torch.float32)
+        return better & ~(steps @ steps > 0)
+    best = ~better.any(dim=1)
+    worst = ~better.any(dim=2)
+    return better & best[:, :, None] & worst[:, None, :]
+
+
+def student_margins(scores: RankedScores) -> Float[Tensor, "B K K"]:
+    """Entry [b, i, j]: s_i - s_j."""
+    return scores.student[:, :, None] - scores.student[:, None, :]
+
+
+def mean_over_pairs(values: Float[Tensor, "B K K"], chosen: Bool[Tensor, "B K K"]) -> Float[Tensor, " B"]:
+    """Mean of the chosen pairs' values; 0 for a list without any."""
+    total = torch.where(chosen, values, 0.0).sum(dim=(1, 2))
+    return total / chosen.sum(dim=(1, 2)).clamp(min=1)

@@ -1,0 +1,37 @@
+"""SimPO: simple preference optimisation with a reference-free reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from cyclealign.losses.base import RankedScores, RankingLoss, require_non_negative, require_positive
+from cyclealign.losses.pairs import Pairs, chosen_pairs, mean_over_pairs, require_pairs, student_margins
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimPO(RankingLoss):
+    """Logistic loss with a target margin on length-normalised log-likelihoods.
+
+    l = -log sigmoid(beta (p_w - p_l) - gamma), gamma = ``gamma_ratio`` * beta, p in nats per token (Meng et
+    al. 2024, arXiv 2405.14734; its code's advice: beta 2 to 10, ratio 0 to 1, start at 0.5). Mean over the
+    chosen pairs.
+    """
+
+    name: Literal["simpo"] = "simpo"
+    beta: float = 2.0
+    gamma_ratio: float = 0.5
+    pairs: Pairs = "best_worst"
+
+    def __post_init__(self) -> None:
+        require_positive("beta", self.beta)
+        require_non_negative("gamma_ratio", self.gamma_ratio)
+        require_pairs(self.pairs)
+
+    def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
+        losses = -logsigmoid(self.beta * (student_margins(scores) - self.gamma_ratio))
+        return mean_over_pairs(losses, chosen_pairs(scores, self.pairs))

@@ -1,0 +1,107 @@
+"""The model card of a run's product: what it is, what it was trained on and how, what came of it, samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cyclealign.config import BUILTIN_POLICY, Config
+from cyclealign.run_dir import RunDir, read_json, read_sets
+from cyclealign.strict_yaml import write_yaml
+from cyclealign.types import CandidateSet
+
+SAMPLES = 3
+# Key of an evaluation's metrics, what people call it, and how it is written.
+RESULTS = (
+    ("reward", "Reward ({scorer})", "{:.4f}"),
+    ("nll_start", "NLL under the start model (nats per token)", "{:.3f}"),
+    ("distinct2", "Distinct-2", "{:.3f}"),
+    ("mean_words", "Mean length (words)", "{:.1f}"),
+)
+
+
+def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
+    """Markdown with the hub's YAML header. ``adapter``: a PEFT adapter, not a whole model."""
+    kept = read_json(run.best / "kept.json")
+    judge = config.black_box.model or config.black_box.path or config.black_box.backend
+    loss = config.model_dump(mode="json")["loss"]
+    fields = ", ".join(f"{k} {v}" for k, v in loss.items() if k != "name")
+    return "\n".join(
+        [
+            "---",
+            write_yaml(_metadata(config, adapter)).rstrip(),
+            "---",
+            "",
+            f"# {config.name}",
+            "",
+            f"`{base_name(config)}` aligned with the judgement of `{judge}` by cyclealign.",
+            "",
+            f"- Prompts: `{config.data.prompts}` ({len(run.train_prompts())})",
+            f"- Candidates per prompt: {config.generator.candidates} (temperature {config.generator.temperature},"
+            f" top-p {config.generator.top_p}, at most {config.generator.max_new_tokens} new tokens)",
+            f"- Ranked by: `{config.black_box.backend}` `{judge}`, {config.black_box.passes} pass(es)",
+            f"- Loss: {loss['name']} ({fields}); anchor {config.anchor.kind} with weight {config.anchor.weight}",
+            f"- Weights: {_weights(config)}",
+            f"- Kept: after {kept['trained']} interactions, {kept['why']}",
+            "",
+            *_results(run, kept["trained"]),
+            *_samples(run, kept["trained"]),
+        ]
+    )
+
+
+def base_name(config: Config) -> str:
+    """The start model as others know it: a local path gives its last part only."""
+    return Path(config.policy.model).name if Path(config.policy.model).is_dir() else config.policy.model
+
+
+def _metadata(config: Config, adapter: bool) -> dict[str, Any]:
+    on_hub = config.policy.model != BUILTIN_POLICY and not Path(config.policy.model).is_dir()
+    return {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["cyclealign", "alignment", config.loss.name],
+        **({"base_model": config.policy.model} if on_hub else {}),
+    }
+
+
+def _weights(config: Config) -> str:
+    lora = config.policy.lora
+    return "full fine-tuning" if lora is None else f"LoRA, rank {lora.r}, alpha {lora.alpha}"
+
+
+def _results(run: RunDir, trained: int) -> list[str]:
+    """Start model against the kept one, on held-out prompts; nothing where the run measured nothing."""
+    evaluations = run.evaluations()
+    if 0 not in evaluations or trained not in evaluations:
+        return []
+    start, kept = evaluations[0], evaluations[trained]
+    rows = [
+        f"| {title.format_map(kept)} | {form.format(start[key])} | {form.format(kept[key])} |"
+        for key, title, form in RESULTS
+        if start.get(key) is not None and kept.get(key) is not None
+    ]
+    return ["## Results", "", "| on held-out prompts | start | this |", "|---|---|---|", *rows, ""]
+
+
+def _samples(run: RunDir, trained: int) -> list[str]:
+    before = read_sets(run.evaluation(0) / "candidates.jsonl")
+    after = read_sets(run.evaluation(trained) / "candidates.jsonl")
+    shared = [i for i in after if i in before and after[i].candidates and before[i].candidates][:SAMPLES]
+    if not shared:
+        return []
+    lines = ["## Samples", "", "The first candidates of the first held-out prompts, as sampled.", ""]
+    for prompt_id in shared:
+        lines += _sample(before[prompt_id], after[prompt_id])
+    return lines
+
+
+def _sample(before: CandidateSet, after: CandidateSet) -> list[str]:
+    prompt = after.prompt.messages[-1]["content"]
+    texts = (("Prompt", prompt), ("Before", before.candidates[0].text), ("After", after.candidates[0].text))
+    return [line for title, text in texts for line in (f"**{title}**", "", *_indented(text), "")]
+
+
+def _indented(text: str) -> list[str]:
+    """A code block by indentation: no text can end it, as a fence of backticks could be ended."""
+    return [f"    {line}" for line in text.strip().splitlines()] or ["    (empty)"]

@@ -1,0 +1,14 @@
+"""The processes of this launch, as accelerate sees them."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+
+
+def process_state() -> PartialState:
+    """Rank, world size, device and barrier of this process; joins the process group at the first call.
+
+    Without ``cpu=True`` accelerate takes several CPU processes for one each, and every later caller inherits that.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())

@@ -1,0 +1,132 @@
+"""``cyclealign rank``: any ranker on any JSONL of candidate sets."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from cyclealign.config import BlackBoxConfig, DemonstrationsConfig, PolicyConfig
+from cyclealign.config_loading import parsed_section
+from cyclealign.data import load_candidate_sets
+from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.ledger import Ledger
+from cyclealign.prompting import load_template
+from cyclealign.run_dir import verdict_record
+from cyclealign.types import CandidateSet, RankContext, Ranker, Unranked, UserError
+
+KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, openai:MODEL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankJob:
+    """What the command line asks for. ``options``: ``key=value`` of the black_box section."""
+
+    file: Path
+    ranker: str
+    options: tuple[str, ...] = ()
+    out: Path | None = None
+    seed: int = 42
+
+
+def rank_file(job: RankJob) -> str:
+    """Rank every set and write one verdict a line, as they come; returns a line that sums up.
+
+    Paid calls go to a ledger beside the output file, so that a second start repeats none.
+
+    Raises:
+        UserError: unknown ranker, a file that cannot be used, a server that does not answer.
+    """
+    sets = load_candidate_sets(job.file)
+    unranked = 0
+    with ExitStack() as stack:
+        ranker, template = _ranker(job, sets, stack)
+        pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(template))
+        context = RankContext(run="rank", interaction=0, seed=job.seed, demonstrations=pool)
+        file = stack.enter_context(_opened(job.out))
+        for verdict in ranker.rank(iter(sets), context):
+            unranked += isinstance(verdict, Unranked)
+            file.write(json.dumps(verdict_record(verdict), ensure_ascii=False) + "\n")
+            file.flush()
+    return f"{len(sets) - unranked} sets ranked, {unranked} not"
+
+
+def _ranker(job: RankJob, sets: list[CandidateSet], stack: ExitStack) -> tuple[Ranker, str]:
+    kind, _, rest = job.ranker.partition(":")
+    if kind in ("reward_model", "replay", "policy", "openai") and not rest:
+        raise UserError(f"--ranker {kind}: expected {kind}:{'MODEL' if kind == 'openai' else 'PATH'}")
+    if kind == "policy":
+        return _policy_ranker(rest, sets), "rank"
+    if kind not in ("local", "reward_model", "replay", "openai"):
+        raise UserError(f"--ranker: expected one of {KINDS}; got {job.ranker!r}")
+    place = {"model": rest} if kind == "openai" else {"path": rest} if rest else {}
+    box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, job.options)
+    return _black_box(box, job, stack), box.template
+
+
+def _black_box(box: BlackBoxConfig, job: RankJob, stack: ExitStack) -> Ranker:
+    if box.backend == "openai":
+        from cyclealign.rankers.black_box import BlackBoxRanker
+
+        beside = job.out or job.file
+        ledger = stack.enter_context(Ledger(beside.with_name(f"{beside.name}.ledger.sqlite")))
+        return BlackBoxRanker(box, load_template(box.template), ledger)
+    if box.backend == "replay":
+        from cyclealign.rankers.replay import ReplayRanker
+
+        return ReplayRanker(_existing(box.path))
+    from cyclealign.rankers.local import LocalRanker
+    from cyclealign.rankers.reward_model import RewardModelRanker
+
+    return LocalRanker() if box.backend == "local" else RewardModelRanker(str(box.path))
+
+
+def _existing(path: Path | None) -> Path:
+    if path is None or not path.exists():
+        raise UserError(f"no file {path}")
+    return path
+
+
+def _policy_ranker(path: str, sets: list[CandidateSet]) -> Ranker:
+    """Any causal language model as a ranker: mean log-likelihood per token of the response."""
+    import torch
+
+    from cyclealign.collator import encode
+    from cyclealign.layouts import choose_plan
+    from cyclealign.logprobs import attach
+    from cyclealign.policy import compute_dtype
+    from cyclealign.rankers.white_box import WhiteBoxRanker
+    from cyclealign.saved_models import load_for_use
+    from cyclealign.scoring import TokenScorer
+
+    policy = PolicyConfig()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(policy, device)
+    model, tokenizer = load_for_use(path, dtype=dtype)
+    model.to(device)
+    attach(model)
+    prompt_tokens = model.config.max_position_embeddings // 2
+    sample = [
+        encode(tokenizer, s.prompt.messages, [c.text for c in s.candidates], [True] * len(s.candidates), prompt_tokens)
+        for s in sets[:2]
+    ]
+    plan = choose_plan(model, sample, "padded", pad=tokenizer.pad_token_id, dtype=dtype)
+    scorer = TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype)
+    return WhiteBoxRanker(scorer, tokenizer, prompt_tokens)
+
+
+@contextmanager
+def _opened(out: Path | None) -> Iterator[IO[Any]]:
+    if out is None:
+        yield sys.stdout
+        return
+    try:
+        file = out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+    with file:
+        yield file

@@ -1,0 +1,166 @@
+"""Ranking templates: YAML in, a checked and frozen ``RankTemplate`` out.
+
+Everything that can be wrong with a template is found at load, before anything is paid for: unknown, missing
+or repeated keys, unknown or missing placeholders, data that stands outside a fence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from cyclealign.resources import resource, resource_dir
+from cyclealign.types import UserError
+
+# Field -> (placeholders that it must have, placeholders that it may have).
+PLACEHOLDERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "name": (frozenset(), frozenset()),
+    "system": (frozenset(), frozenset()),
+    "instruction": (frozenset({"answer"}), frozenset()),
+    "turn": (frozenset({"role", "text"}), frozenset()),
+    "candidate": (frozenset({"number", "text"}), frozenset()),
+    "demonstration": (frozenset({"conversation", "candidates"}), frozenset({"k"})),
+    "item": (frozenset({"conversation", "candidates"}), frozenset({"k", "answer"})),
+    "answer_structured": (frozenset({"example"}), frozenset()),
+    "answer_text": (frozenset({"example"}), frozenset()),
+}
+FENCED = ("turn", "candidate")  # the fields that bring in text which others wrote
+
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
+_TAG = re.compile(r"</?([A-Za-z][\w-]*)")
+_FENCE = re.compile(r"<([A-Za-z][\w-]*)(?:\s[^<>]*)?>\s*\{text\}\s*</\1>")
+
+
+@dataclass(frozen=True)
+class RankTemplate:
+    """The words around the data of a ranking call.
+
+    system: the system message, without placeholders; empty: no system message, and the instruction opens the
+    first user turn instead. instruction: what to do; ``{answer}`` becomes ``answer_structured`` or
+    ``answer_text``, in which ``{example}`` is an answer in the exact form that the parser reads.
+    demonstration, item: a user turn, with ``{conversation}`` (the turns, each in ``turn``) and
+    ``{candidates}`` (each in ``candidate``). ``{{word}}`` gives a literal ``{word}``.
+    """
+
+    name: str
+    system: str
+    instruction: str
+    turn: str
+    candidate: str
+    demonstration: str
+    item: str
+    answer_structured: str
+    answer_text: str
+
+    @cached_property
+    def tags(self) -> tuple[str, ...]:
+        """Names of all tags that the template uses: the fence markers that data must not be able to write."""
+        texts = (getattr(self, field.name) for field in fields(self))
+        return tuple(sorted({tag.lower() for text in texts for tag in _TAG.findall(text)}))
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Substitute placeholders in one pass: what a value brings in is never scanned again.
+
+    Raises KeyError for a placeholder without a value (load checks make that a fault of the program).
+    """
+    return _PLACEHOLDER.sub(lambda m: f"{{{m[1]}}}" if m[1] else values[m[2]], text)
+
+
+def load_template(name_or_path: str) -> RankTemplate:
+    """A packaged template by name (``rank``, ``rank_terse``), else a YAML file by path.
+
+    Raises UserError naming the file, and the key and line where there is one.
+    """
+    path = find_template(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"template {path}: cannot be read as UTF-8 text: {error}") from error
+    values, lines = _parse(path, text)
+    for key, value in values.items():
+        _check_field(f"template {path}:{lines[key]}: {key}", key, value)
+    return RankTemplate(**values)
+
+
+def find_template(name_or_path: str) -> Path:
+    """The file of a template, packaged or the user's own. UserError where no packaged one has the name."""
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        return Path(name_or_path).expanduser()
+    path = resource("prompts", f"{name_or_path}.yaml")
+    if not path.is_file():
+        known = sorted(p.stem for p in resource_dir("prompts").glob("*.yaml"))
+        raise UserError(
+            f"template {name_or_path!r}: no packaged template has this name{_nearest(name_or_path, known)};"
+            f" packaged: {', '.join(known)}; or give the path of a .yaml file"
+        )
+    return path
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _parse(path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
+    """Values and line numbers by key. Nodes are read, not values, because only nodes know their lines."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        problem = getattr(error, "problem", None) or "unreadable characters"
+        raise UserError(f"template {where}: not valid YAML: {problem}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"template {path}: expected a mapping with the keys {', '.join(PLACEHOLDERS)}")
+    values: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in root.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        where = f"template {path}:{line}: {key}"
+        if key not in PLACEHOLDERS:
+            raise UserError(
+                f"{where}: unknown key{_nearest(key, PLACEHOLDERS)}; known: {', '.join(PLACEHOLDERS)}"
+            )
+        if key in values:
+            raise UserError(f"{where}: the key is there twice (first on line {lines[key]})")
+        if not isinstance(value_node, yaml.ScalarNode) or value_node.tag != "tag:yaml.org,2002:str":
+            raise UserError(f"{where}: expected text; put the value in quotes or in a block after `{key}: |`")
+        # Block scalars end in a line feed that nobody means.
+        values[key], lines[key] = value_node.value.strip("\n"), line
+    missing = [key for key in PLACEHOLDERS if key not in values]
+    if missing:
+        raise UserError(f"template {path}: missing key {missing[0]}; needed: {', '.join(PLACEHOLDERS)}")
+    return values, lines
+
+
+def _check_field(where: str, key: str, value: str) -> None:
+    required, optional = PLACEHOLDERS[key]
+    allowed = sorted(required | optional)
+    if not value.strip() and key != "system":
+        raise UserError(
+            f"{where}: is empty; expected text" + (f" with {_listed(allowed)}" if allowed else "")
+        )
+    found = {m[2] for m in _PLACEHOLDER.finditer(value) if m[2]}
+    for name in sorted(found - required - optional):
+        raise UserError(
+            f"{where}: unknown placeholder {{{name}}}{_nearest(name, allowed)}; allowed here:"
+            f" {_listed(allowed)}; write {{{{{name}}}}} for these characters themselves"
+        )
+    for name in sorted(required - found):
+        raise UserError(f"{where}: missing placeholder {{{name}}}; needed here: {_listed(sorted(required))}")
+    if key in FENCED and not len(_FENCE.findall(value)) == value.count("{text}") == 1:
+        raise UserError(
+            f"{where}: {{text}} must stand once, between a tag and its closing tag, such as"
+            f" <{key}>{{text}}</{key}>, so that the text cannot be taken for an instruction or an answer"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names) or "none"

@@ -1,0 +1,202 @@
+"""The black box: a model behind an OpenAI-compatible API ranks candidates in context of demonstrations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cyclealign.agreement import aggregate
+from cyclealign.config import BlackBoxConfig
+from cyclealign.ledger import Call, Ledger, Purpose
+from cyclealign.prompting import (
+    RankTemplate,
+    ReplyUnusable,
+    is_refusal,
+    parse_reply,
+    presentations,
+    render,
+    repair_messages,
+    response_format,
+    unshuffle,
+)
+from cyclealign.rankers.capability import Capability
+from cyclealign.rankers.chat import CallFailed, ChatReply
+from cyclealign.rankers.costs import request_options
+from cyclealign.rankers.limits import BudgetSpent, RetryPolicy
+from cyclealign.rankers.paid_calls import PaidCalls
+from cyclealign.rankers.streaming import Work, stream
+from cyclealign.types import (
+    BudgetExhausted,
+    CandidateSet,
+    Demonstration,
+    Message,
+    RankContext,
+    Ranking,
+    Unranked,
+    UnrankedReason,
+    derive_seed,
+)
+
+# Which of an item's failed passes is reported: what a larger budget or a working server would mend comes first.
+PRECEDENCE: tuple[UnrankedReason, ...] = ("budget", "error", "refusal", "unusable")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A set, with what was chosen for it in the thread of the source."""
+
+    set: CandidateSet
+    demonstrations: tuple[Demonstration, ...]
+    context: RankContext
+
+
+class _NoVerdict(Exception):
+    def __init__(self, reason: UnrankedReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason: UnrankedReason = reason
+        self.detail = detail
+
+
+class BlackBoxRanker:
+    """Ranks by paid calls, ``passes`` presentation orders an item, each its own call; implements ``types.Ranker``.
+
+    An item is ranked when all of its passes are (a consensus of fewer would weigh its presentation orders unevenly),
+    else it is Unranked: ``unusable`` or ``refusal`` after one repair call, ``error`` after all attempts or where
+    the server refuses this one request, ``budget``, ``too_few`` without a call. Presentation orders are a function of
+    the context and the prompt alone, so that a resumed run finds its calls on the ledger.
+    """
+
+    def __init__(
+        self,
+        config: BlackBoxConfig,
+        template: RankTemplate,
+        ledger: Ledger,
+        *,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        """UserError where the key is missing, or the request cannot be held to a budget."""
+        self.gives: Literal["order", "magnitude"] = "magnitude" if config.passes >= 2 else "order"
+        self._config = config
+        self._template = template
+        self._ledger = ledger
+        self._retry = retry or RetryPolicy()
+        self._calls = PaidCalls(config, ledger, self._retry)
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """Rankings in order of completion, while ``sets`` is still being produced in a thread of its own.
+
+        Raises:
+            UserError: no call can succeed (host, key, model, a request field); nothing after it is paid.
+            BudgetExhausted: at the end, after all that was ranked; sets that were not taken yet have no record.
+        """
+        # Twice the calls in flight: enough that a call that ends finds the next item waiting.
+        yield from stream(self._items(sets, context), self._open, window=2 * self._config.max_concurrency)
+        if self._calls.exhausted:
+            raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover the next call")
+
+    def preflight(self, k: int) -> None:
+        """Find out whether the endpoint answers at all, and in which form: one tiny call, none if it is on the ledger.
+
+        Raises UserError as ``rank`` would, and BudgetExhausted where not even this call fits.
+        """
+
+        # A person waits for the answer: a server that is no API shows it in a few attempts.
+        calls = PaidCalls(self._config, self._ledger, replace(self._retry, attempts=min(3, self._retry.attempts)))
+
+        async def probe() -> None:
+            async with calls.open():
+                await Capability(self._config, self._template, self._ledger, calls).structured(k)
+
+        try:
+            asyncio.run(probe())
+        except BudgetSpent as error:
+            raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover one call") from error
+
+    def _items(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[_Item]:
+        for item in sets:
+            few = len(item.candidates) < 2
+            yield _Item(item, () if few else tuple(context.demonstrations.select(item.prompt)), context)
+            if self._calls.exhausted:  # making more candidates would be in vain
+                return
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Work[_Item, Ranking | Unranked]]:
+        async with self._calls.open():
+            self._capability = Capability(self._config, self._template, self._ledger, self._calls)
+            yield self._rank_item
+
+    async def _rank_item(self, item: _Item) -> Ranking | Unranked:
+        prompt_id, ids = item.set.prompt.id, item.set.ids
+        if len(ids) < 2:
+            return Unranked(prompt_id, "too_few", f"{len(ids)} distinct candidates")
+        try:
+            structured = await self._capability.structured(len(ids))
+        except BudgetSpent:
+            return Unranked(prompt_id, "budget")
+        seed = derive_seed(item.context.seed, item.context.run, item.context.interaction, prompt_id)
+        orders = presentations(len(ids), self._config.passes, seed=seed)
+        # All passes are finished even if one fails early: which calls are on the ledger must not depend on timing.
+        passes = await asyncio.gather(*(self._pass(item, n, order, structured) for n, order in enumerate(orders)))
+        failed = [p for p in passes if isinstance(p, Unranked)]
+        if failed:
+            return min(failed, key=lambda unranked: PRECEDENCE.index(unranked.reason))
+        return aggregate(prompt_id, [[ids[index] for index in p] for p in passes if not isinstance(p, Unranked)])
+
+    async def _pass(
+        self, item: _Item, number: int, order: Sequence[int], structured: bool
+    ) -> tuple[int, ...] | Unranked:
+        """Candidate indices best first, as one presentation order gave them."""
+        messages = render(self._template, item.demonstrations, item.set, order, structured=structured)
+        try:
+            slots = await self._slots(item, number, messages, structured)
+        except _NoVerdict as none:
+            return Unranked(item.set.prompt.id, none.reason, none.detail)
+        except CallFailed as error:
+            reason: UnrankedReason = "refusal" if error.failure.code == "content_filter" else "error"
+            return Unranked(item.set.prompt.id, reason, str(error))
+        except BudgetSpent:
+            return Unranked(item.set.prompt.id, "budget")
+        return unshuffle(slots, order)
+
+    async def _slots(self, item: _Item, number: int, messages: list[Message], structured: bool) -> tuple[int, ...]:
+        """Slots best first; with one repair call when the reply cannot be used."""
+        k = len(item.set.candidates)
+        reply = await self._calls.reply(self._call(item, number, messages, structured, "rank"))
+        try:
+            return _read(reply, k, structured)
+        except ReplyUnusable as problem:
+            messages = repair_messages(messages, reply.text, problem.reason)
+        reply = await self._calls.reply(self._call(item, number, messages, structured, "repair"))
+        try:
+            return _read(reply, k, structured)
+        except ReplyUnusable as problem:
+            raise _NoVerdict("refusal" if is_refusal(reply.text) else "unusable", problem.reason) from problem
+
+    def _call(self, item: _Item, number: int, messages: Sequence[Message], structured: bool, purpose: Purpose) -> Call:
+        k = len(item.set.candidates)
+        return Call(
+            endpoint=self._calls.endpoint,
+            model=self._calls.model,
+            messages=messages,
+            schema=response_format(k) if structured else None,
+            options=request_options(self._config, k),
+            purpose=purpose,
+            prompt_id=item.set.prompt.id,
+            interaction=item.context.interaction,
+            pass_number=number,
+        )
+
+
+def _read(reply: ChatReply, k: int, structured: bool) -> tuple[int, ...]:
+    """Slots best first. Raises ReplyUnusable, or _NoVerdict for a refusal by the API's own fields."""
+    if reply.refused:
+        raise _NoVerdict("refusal", "the model or a content filter refused")
+    try:
+        return parse_reply(reply.text, k, structured=structured)
+    except ReplyUnusable as problem:
+        if reply.cut_off:
+            raise ReplyUnusable(f"it was cut off, and {problem.reason}") from problem
+        raise

@@ -1,0 +1,216 @@
+"""What holds calls back: rates per minute, adaptive concurrency, a hard budget, and the waits between attempts.
+
+The arithmetic is in plain objects with the clock passed in; ``Gate`` makes coroutines wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC
+
+Clock = Callable[[], float]
+MINUTE = 60.0
+
+
+class BudgetSpent(Exception):
+    """The next call does not fit in the budget, and no call in flight can give anything back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How often and how patiently one request is tried. Times in seconds.
+
+    attempts: all of them, the first included. deadline: of one attempt. longest_pause: a server that asks for more
+    (a daily quota) is not waited for.
+    """
+
+    attempts: int = 8
+    first_wait: float = 0.5
+    longest_wait: float = 30.0
+    longest_pause: float = 600.0
+    deadline: float = 120.0
+
+    def wait(self, failures: int, draw: float) -> float:
+        """Seconds before the attempt after ``failures`` failures: full jitter, ``draw`` uniform in [0, 1)."""
+        return float(min(self.longest_wait, self.first_wait * 2.0 ** min(failures - 1, 60)) * draw)
+
+
+def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> float | None:
+    """Seconds that a response asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as an HTTP date.
+
+    None where it does not ask, or not in a form that can be read. ``now``: seconds since the epoch.
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+    try:
+        date = email.utils.parsedate_to_datetime(headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    # A date without a zone is in GMT (RFC 9110, 5.6.7).
+    then = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    return max(0.0, then - (time.time() if now is None else now))
+
+
+class TokenBucket:
+    """A rate per minute: in any 60 seconds at most ``per_minute`` units start.
+
+    Holds one second's worth (at least one unit) and fills at 60/61 of the rate, so that a full bucket and a minute's
+    filling together are the limit. A draw larger than the bucket starts when it is full and is paid off afterwards:
+    it alone can exceed the limit, by what the bucket does not hold.
+    """
+
+    def __init__(self, per_minute: float, clock: Clock = time.monotonic) -> None:
+        self._rate = per_minute / (MINUTE + 1)
+        self._capacity = max(1.0, self._rate)
+        self._level = self._capacity
+        self._clock = clock
+        self._at = clock()
+
+    def take(self, units: float) -> float:
+        """Take ``units``; returns the seconds to wait before using them. The level may go below zero: a queue."""
+        now = self._clock()
+        self._level = min(self._capacity, self._level + (now - self._at) * self._rate)
+        self._at = now
+        self._level -= units
+        missing = min(units, self._capacity) - (self._level + units)
+        return max(0.0, missing / self._rate)
+
+    def give_back(self, units: float) -> None:
+        """Correct an estimate by what was not used (negative: by what was used beyond it)."""
+        self._level += units
+
+
+class Adaptive:
+    """How many calls may be in flight: halved by an overload, one more after as many successes as it allows.
+
+    Calls that were sent before the last cut do not cut again: one burst of refusals is one overload.
+    """
+
+    def __init__(self, most: int, clock: Clock = time.monotonic) -> None:
+        self.limit = most
+        self._most = most
+        self._clock = clock
+        self._cut_at = -math.inf
+        self._successes = 0
+
+    def succeeded(self) -> None:
+        self._successes += 1
+        if self._successes >= self.limit:
+            self.limit = min(self._most, self.limit + 1)
+            self._successes = 0
+
+    def overloaded(self, sent_at: float) -> None:
+        """A call sent at ``sent_at`` was refused for its rate, or timed out."""
+        if sent_at < self._cut_at:
+            return
+        self.limit = max(1, self.limit // 2)
+        self._successes = 0
+        self._cut_at = self._clock()
+
+
+class Budget:
+    """Money: spent, reserved for calls in flight, and the limit that their sum never exceeds. USD."""
+
+    def __init__(self, limit: float | None, spent: float) -> None:
+        self.limit = limit
+        self.spent = spent
+        self.reserved = 0.0
+
+    def fits(self, amount: float) -> bool:
+        return self.limit is None or self.spent + self.reserved + amount <= self.limit
+
+    def reserve(self, amount: float) -> None:
+        self.reserved += amount
+
+    def settle(self, reserved: float, spent: float) -> None:
+        """A call that held ``reserved`` has ended, and cost ``spent``."""
+        self.reserved -= reserved
+        self.spent += spent
+
+
+@dataclass(slots=True)
+class Held:
+    """A reservation; ``spent`` is what it turned out to cost, and stays 0 for a call that was never billed."""
+
+    usd: float
+    spent: float = 0.0
+
+
+class Gate:
+    """Lets calls through one by one, within concurrency, budget and rates. Belongs to one event loop."""
+
+    def __init__(
+        self, adaptive: Adaptive, budget: Budget, requests: TokenBucket | None, tokens: TokenBucket | None
+    ) -> None:
+        self.adaptive = adaptive
+        self.budget = budget
+        self.exhausted = False
+        self._requests = requests
+        self._tokens = tokens
+        self._changed = asyncio.Condition()
+        self._active = 0
+        self._holding = 0  # of the active, those that have a reservation
+        self._paused_until = -math.inf
+
+    @asynccontextmanager
+    async def slot(self, usd: float) -> AsyncIterator[Held]:
+        """A place among the calls in flight, with ``usd`` reserved; the caller sets ``spent``.
+
+        A call that does not fit in the budget waits for those in flight, which may cost less than was reserved.
+
+        Raises BudgetSpent when it does not fit with none in flight, and from then on.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._active < self.adaptive.limit)
+            self._active += 1
+        try:
+            await self._reserve(usd)
+            held = Held(usd)
+            try:
+                yield held
+            finally:
+                self.budget.settle(usd, held.spent)
+                self._holding -= 1
+        finally:
+            self._active -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _reserve(self, usd: float) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.exhausted or self.budget.fits(usd) or self._holding == 0)
+            if self.exhausted or not self.budget.fits(usd):
+                self.exhausted = True
+                raise BudgetSpent
+            self.budget.reserve(usd)
+            self._holding += 1
+
+    async def pace(self, tokens: float) -> None:
+        """Wait until the rates allow a request of ``tokens``, and until no pause is in force."""
+        waits = [
+            self._requests.take(1) if self._requests else 0.0,
+            self._tokens.take(tokens) if self._tokens else 0.0,
+        ]
+        await asyncio.sleep(max(waits))
+        while (left := self._paused_until - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+    def used(self, estimated: float, tokens: float) -> None:
+        """Correct the token rate: a call estimated at ``estimated`` took ``tokens``."""
+        if self._tokens:
+            self._tokens.give_back(estimated - tokens)
+
+    def pause(self, seconds: float) -> None:
+        """A server asked for it: no call at all is sent for so long."""
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)

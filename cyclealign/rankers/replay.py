@@ -1,0 +1,215 @@
+"""Recorded rankings instead of a judge: the verdicts of an earlier run, or of people.
+
+The file is JSONL. A line names its prompt by ``prompt_id`` or by ``messages``, and gives one of
+
+- ``tiers``: lists of names, best first, those of one list tied (as in ``black_box.jsonl``, whose ``votes``,
+  ``scores``, ``confidence`` and ``passes`` are taken over),
+- ``order`` or ``ranking``: names, best first,
+- ``scores``: a number for each name, higher is better,
+- ``unranked``: why there is none, with ``detail``.
+
+A name is a candidate's text or its id. Ids are only as good as the set they come from: a line may say what they stand
+for in ``candidates`` (``[{"id": ..., "text": ...}]``), and a ``candidates.jsonl`` beside the file, as a run has it,
+does that for all lines; they are then compared by text. A directory is read as a run: the black box's verdicts of all
+its interactions. Of several lines for one prompt, the first that names exactly the candidates of a set is its verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cyclealign.types import CandidateSet, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
+
+FORMS = ("tiers", "order", "ranking", "scores", "unranked")
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One line, with names for ids. ``verdict``'s prompt id is the line's own; names are texts where known."""
+
+    verdict: Ranking | Unranked
+    texts: Mapping[str, str]
+
+    def names(self) -> dict[str, str] | None:
+        """Text (or the bare name) to name; None for a line without a ranking."""
+        if isinstance(self.verdict, Unranked):
+            return None
+        return {self.texts.get(name, name): name for name in self.verdict.order}
+
+
+class ReplayRanker:
+    """Gives recorded rankings; implements ``types.Ranker``. What is not recorded is Unranked("error")."""
+
+    def __init__(self, path: Path) -> None:
+        """``path``: a JSONL file, or a run's directory. UserError naming file and line where it cannot be read."""
+        files = sorted(path.glob("interactions/*/black_box.jsonl")) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"{path}: expected a JSONL file or a run's directory, got a directory without verdicts")
+        self._records: dict[str, list[_Record]] = {}
+        for file in files:
+            for prompt_id, record in _read(file):
+                self._records.setdefault(prompt_id, []).append(record)
+        rankings = [r.verdict for rs in self._records.values() for r in rs if isinstance(r.verdict, Ranking)]
+        graded = all(r.scores is not None or (r.votes is not None and len(r.passes) >= 2) for r in rankings)
+        self.gives: Literal["order", "magnitude"] = "magnitude" if rankings and graded else "order"
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """The recorded verdict of each set, in the order in which they come."""
+        for item in sets:
+            yield self._verdict(item)
+
+    def _verdict(self, item: CandidateSet) -> Ranking | Unranked:
+        prompt_id = item.prompt.id
+        if len(item.candidates) < 2:
+            return Unranked(prompt_id, "too_few", f"{len(item.candidates)} distinct candidates")
+        records = self._records.get(prompt_id, [])
+        for record in records:
+            if isinstance(record.verdict, Unranked):
+                continue
+            renamed = _match(record, item)
+            if renamed is not None:
+                return _renamed(record.verdict, prompt_id, renamed)
+        refused = [r.verdict for r in records if isinstance(r.verdict, Unranked)]
+        if refused and len(refused) == len(records):
+            return refused[0]
+        return Unranked(prompt_id, "error", "not recorded" + (" for these candidates" if records else ""))
+
+
+def _match(record: _Record, item: CandidateSet) -> dict[str, str] | None:
+    """Recorded name to candidate id, where both are of the same candidates: by text, else by id."""
+    names = record.names() or {}
+    by_text = {c.text: c.id for c in item.candidates}
+    if names.keys() == by_text.keys():
+        return {name: by_text[text] for text, name in names.items()}
+    if not record.texts and names.keys() == set(item.ids):
+        return {name: name for name in names}
+    return None
+
+
+def _renamed(ranking: Ranking, prompt_id: str, ids: Mapping[str, str]) -> Ranking:
+    def values(by_name: Mapping[str, float] | None) -> dict[str, float] | None:
+        return None if by_name is None else {ids[name]: value for name, value in by_name.items()}
+
+    return Ranking(
+        prompt_id=prompt_id,
+        tiers=tuple(tuple(ids[name] for name in tier) for tier in ranking.tiers),
+        scores=values(ranking.scores),
+        votes=values(ranking.votes),
+        confidence=ranking.confidence,
+        passes=tuple(tuple(ids[name] for name in order) for order in ranking.passes),
+    )
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Iterator[tuple[str, _Record]]:
+    beside = path.with_name("candidates.jsonl")
+    shared = {i: _texts(where, line) for where, i, line in _lines(beside)} if beside.exists() and beside != path else {}
+    for where, prompt_id, line in _lines(path):
+        texts = _texts(where, line) if "candidates" in line else shared.get(prompt_id, {})
+        yield prompt_id, _Record(_verdict(where, prompt_id, line), texts)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Place (``file:line``), prompt id and content of every line that is not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    for number, text in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{where}: not valid JSON: {error}") from error
+        _expect(isinstance(line, dict), where, "expected a JSON object")
+        yield where, _prompt_id(where, line), line
+
+
+def _prompt_id(where: str, line: Mapping[str, Any]) -> str:
+    messages = line.get("messages")
+    if messages is not None:
+        fine = isinstance(messages, list) and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+        _expect(fine, where, "messages: expected a list of objects with role and content")
+        return Prompt(tuple(messages)).id
+    prompt_id = line.get("prompt_id")
+    _expect(isinstance(prompt_id, str), where, "expected prompt_id (text) or messages")
+    return str(prompt_id)
+
+
+def _texts(where: str, line: Mapping[str, Any]) -> dict[str, str]:
+    """Candidate id to text."""
+    candidates = line.get("candidates")
+    fine = isinstance(candidates, list) and all(
+        isinstance(c, dict) and isinstance(c.get("id"), str) and isinstance(c.get("text"), str) for c in candidates
+    )
+    _expect(fine, where, "candidates: expected a list of objects with id and text")
+    return {c["id"]: c["text"] for c in candidates or ()}
+
+
+def _verdict(where: str, prompt_id: str, line: Mapping[str, Any]) -> Ranking | Unranked:
+    if "unranked" in line:
+        _expect(line["unranked"] in get_args(UnrankedReason), where, f"unranked: got {line['unranked']!r}")
+        return Unranked(prompt_id, line["unranked"], str(line.get("detail", "")))
+    if "tiers" in line:
+        tiers = line["tiers"]
+        _expect(isinstance(tiers, list) and all(map(_are_names, tiers)), where, "tiers: expected lists of names")
+    elif "scores" in line:
+        return Ranking.from_scores(prompt_id, _numbers(where, "scores", line["scores"]))
+    else:
+        key = next((form for form in ("order", "ranking") if form in line), None)
+        _expect(key is not None, where, f"expected one of {', '.join(FORMS)}")
+        _expect(_are_names(line[key or ""]), where, f"{key}: expected a list of names")
+        tiers = [[name] for name in line[key or ""]]
+    names = [name for tier in tiers for name in tier]
+    _expect(len(set(names)) == len(names) > 0, where, "expected each candidate once, and at least one")
+    return _ranking(where, prompt_id, tiers, set(names), line)
+
+
+def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str], line: Mapping[str, Any]) -> Ranking:
+    graded = {key: _numbers(where, key, line[key]) for key in ("scores", "votes") if line.get(key) is not None}
+    for key, values in graded.items():
+        _expect(values.keys() == names, where, f"{key}: expected a number for each ranked candidate, and no other")
+    passes = line.get("passes", [])
+    fine = isinstance(passes, list) and all(_are_names(p) and len(p) == len(names) and set(p) == names for p in passes)
+    _expect(fine, where, "passes: expected orders of the ranked candidates")
+    confidence = line.get("confidence")
+    _expect(confidence is None or _is_number(confidence), where, "confidence: expected a number")
+    return Ranking(
+        prompt_id=prompt_id,
+        tiers=tuple(map(tuple, tiers)),
+        confidence=confidence,
+        passes=tuple(map(tuple, passes)),
+        **graded,
+    )
+
+
+def _numbers(where: str, key: str, values: Any) -> dict[str, float]:
+    fine = isinstance(values, dict) and len(values) > 0 and all(map(_is_number, values.values()))
+    _expect(fine, where, f"{key}: expected an object of finite numbers by candidate")
+    return dict(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+
+def _expect(fine: bool, where: str, problem: str) -> None:
+    if not fine:
+        raise UserError(f"{where}: {problem}")

@@ -1,0 +1,107 @@
+"""Ranks by the scores of a local sequence classifier: a reward model, or the packaged local ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
+
+ROWS = 32  # texts in one forward pass
+SETS_ON_GPU = 16
+LONGEST = 8192
+SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
+
+
+class RewardModelRanker:
+    """Any transformers sequence classifier with one output: higher is better.
+
+    A conversation is rendered by the tokenizer's chat template; without one, prompt and reply are given as a pair
+    of texts. Too long texts lose their oldest part. On a GPU several prompts are scored at once. On a CPU, where
+    a resumed run promises the same scores to the last bit, a prompt's candidates are a batch of their own:
+    rounding depends on a batch's shape, and which prompts are left depends on when the run was killed.
+    """
+
+    gives: Literal["order", "magnitude"] = "magnitude"
+
+    def __init__(self, path: str | Path, *, key: str = "black_box.path") -> None:
+        """Load the classifier from a directory or hub id; UserError (naming ``key``) when it is none."""
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model, self._tokenizer = _load(str(path), self._device, key)
+        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", LONGEST)
+        self._limit = min(self._tokenizer.model_max_length, longest, LONGEST)
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """Rankings with scores, in the order of the sets; those with fewer than two candidates are Unranked."""
+        waiting = iter(sets)
+        size = 1 if self._device == "cpu" else SETS_ON_GPU
+        while group := list(islice(waiting, size)):
+            pairs = [(s.prompt.messages, c.text) for s in group for c in s.candidates]
+            scores = iter(self.score(pairs))
+            for item in group:
+                own = {c.id: next(scores) for c in item.candidates}
+                if len(own) < 2:
+                    yield Unranked(item.prompt.id, "too_few", f"{len(own)} candidates")
+                else:
+                    yield Ranking.from_scores(item.prompt.id, own)
+
+    @torch.inference_mode()
+    def score(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
+        """The classifier's output for each (messages, reply), in their order; batches hold texts of like length."""
+        encoded = [self._encode(messages, reply) for messages, reply in pairs]
+        order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i]["input_ids"]), i))
+        scores = [0.0] * len(pairs)
+        for first in range(0, len(order), ROWS):
+            rows = order[first : first + ROWS]
+            batch = self._tokenizer.pad([encoded[i] for i in rows], return_tensors="pt").to(self._device)
+            logits = self._model(**batch).logits[:, 0].float()
+            for i, value in zip(rows, logits.tolist(), strict=True):
+                scores[i] = value
+        return scores
+
+    def _encode(self, messages: Sequence[Message], reply: str) -> dict[str, list[int]]:
+        cut = {"truncation": True, "max_length": self._limit}
+        if self._tokenizer.chat_template:
+            chat = [*messages, {"role": "assistant", "content": reply}]
+            text = self._tokenizer.apply_chat_template(chat, tokenize=False)
+            return dict(self._tokenizer(text, add_special_tokens=False, **cut))
+        return dict(self._tokenizer(_plain(messages), reply, **cut))
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    """A lone prompt as it is; a longer chat with its speakers named as in HH-RLHF."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{SPEAKERS.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+
+
+def _load(path: str, device: str, key: str) -> tuple[Any, Any]:
+    try:
+        config = AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", truncation_side="left")
+    except (OSError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"{key}: cannot load a reward model from {path!r}: {line}") from error
+    found = (config.architectures or ["unknown"])[0]
+    if "SequenceClassification" not in found and "RewardModel" not in found:
+        raise UserError(f"{key}: expected a sequence classifier in {path!r}, got a {found}")
+    if config.num_labels != 1:
+        raise UserError(
+            f"{key}: expected a classifier with one output (a reward) in {path!r}, got {config.num_labels} labels"
+        )
+    # Half precision is slower than float32 on most CPUs, and its ties are real.
+    dtype = torch.float32 if device == "cpu" else "auto"
+    model, report = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise UserError(f"{key}: the classifier in {path!r} lacks weights: {missing}")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # it is how a decoder finds a row's last token
+    return model.to(device).eval(), tokenizer

@@ -1,0 +1,40 @@
+"""The white box as a ranker: by its own mean token log-likelihood, response tokens only, plain prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from cyclealign.collator import EncodedList, encode
+from cyclealign.scoring import mean_logprob
+from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked
+
+ScoreLists = Callable[[Sequence[EncodedList]], Sequence[tuple[Tensor, ...]]]
+
+
+class WhiteBoxRanker:
+    """Ranks with a policy; ``score`` is what the loss differentiates (``scoring.TokenScorer``)."""
+
+    gives: Literal["order", "magnitude"] = "magnitude"
+
+    def __init__(self, score: ScoreLists, tokenizer: Any, max_prompt_tokens: int) -> None:
+        self._score = score
+        self._tokenizer = tokenizer
+        self._max_prompt_tokens = max_prompt_tokens
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """Scores in nats per token, the stop token included where the response ended by itself."""
+        found = list(sets)
+        ranked = [item for item in found if item.candidates]
+        yield from (Unranked(item.prompt.id, "too_few", "no candidates") for item in found if not item.candidates)
+        scores = self._score([self._encode(item) for item in ranked])
+        for item, rows in zip(ranked, scores, strict=True):
+            by_id = {i: mean_logprob(row) for i, row in zip(item.ids, rows, strict=True)}
+            yield Ranking.from_scores(item.prompt.id, by_id)
+
+    def _encode(self, item: CandidateSet) -> EncodedList:
+        texts = [c.text for c in item.candidates]
+        ended = [c.finish == "stop" for c in item.candidates]
+        return encode(self._tokenizer, item.prompt.messages, texts, ended, self._max_prompt_tokens)

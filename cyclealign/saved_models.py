@@ -1,0 +1,48 @@
+"""Models of a finished run, or of anyone, to use outside the loop: ranking a file, merging for export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from cyclealign.config import PolicyConfig
+from cyclealign.policy import load_tokenizer, resolve_model
+from cyclealign.types import UserError
+
+
+def adapter_base(path: str) -> str | None:
+    """The model below the adapter in directory ``path``; None where it holds no adapter."""
+    config = Path(path) / "adapter_config.json"
+    if not config.is_file():
+        return None
+    return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def load_for_use(
+    path: str, *, dtype: torch.dtype, base: str | None = None, chat_template: str | None = None
+) -> tuple[Any, Any]:
+    """Model (in evaluation mode, an adapter on it where ``path`` is one) and tokenizer.
+
+    Args:
+        path: model directory, adapter directory, hub id, or ``builtin:tiny-chat``.
+        base: the model below an adapter, where it has moved since.
+        chat_template: as ``policy.chat_template``.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+    """
+    below = adapter_base(path)
+    source = resolve_model(base or below or path)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        if below is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a model from {path!r}: {str(error).splitlines()[0]}") from error
+    return model.eval(), load_tokenizer(PolicyConfig(model=source, chat_template=chat_template))

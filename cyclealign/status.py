@@ -1,0 +1,134 @@
+"""Where a run stands, read from its directory alone: safe beside a live run, and quick (no torch)."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclealign.ledger import Ledger, Spend
+from cyclealign.run_dir import RunDir, read_jsonl
+from cyclealign.strict_yaml import read_yaml
+from cyclealign.types import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """``seconds``: in finished stages. ``quiet``: seconds since the state file last changed."""
+
+    stage: str
+    alive: bool
+    interaction: int | None
+    active: int
+    candidates: int
+    ranked: int
+    prompts: int
+    settled: int
+    trained: int
+    spend: Spend | None
+    budget_usd: float | None
+    seconds: float
+    quiet: float
+    stopped: str | None
+
+
+def open_run(path: Path) -> RunDir:
+    """The run of a directory. UserError where it holds none."""
+    run = RunDir(path)
+    if not run.config.is_file():
+        raise UserError(f"{path}: not a run directory (no config.yaml in it)")
+    return run
+
+
+def read_status(run: RunDir) -> Status:
+    """A snapshot; files that are not there yet count as empty."""
+    state = run.state()
+    interactions = run.interactions()
+    last = interactions[-1] if interactions else None
+    settled = {r["prompt_id"] for i in interactions for r in read_jsonl(i.agreement) if r["settled"]}
+    black_box = _section(run, "black_box")
+    return Status(
+        stage=str(state.get("stage", "not begun")),
+        alive="ended" not in state and state.get("stage") != "finished" and _alive(state.get("pid")),
+        interaction=state.get("interaction"),
+        active=int(state.get("prompts", 0)),
+        candidates=_lines(last.candidates) if last else 0,
+        ranked=_lines(last.black_box) if last else 0,
+        prompts=_lines(run.prompts / "train.jsonl"),
+        settled=len(settled),
+        trained=sum(i.trained for i in interactions),
+        spend=_spend(run) if black_box.get("backend") == "openai" else None,
+        budget_usd=black_box.get("budget_usd"),
+        seconds=sum(float(row["seconds"]) for row in read_jsonl(run.timings)),
+        quiet=max(time.time() - float(state["at"]), 0.0) if "at" in state else 0.0,
+        stopped=state.get("stopped"),
+    )
+
+
+def status_lines(status: Status) -> list[str]:
+    """For people: one fact a line."""
+    running = "running" if status.alive else "not running"
+    lines = [f"stage: {status.stage} ({running}, last change {duration(status.quiet)} ago)"]
+    if status.stopped:
+        lines.append(f"stopped early: {status.stopped}")
+    if status.active and status.stage != "finished":
+        lines.append(
+            f"interaction: {status.interaction}, {status.active} prompts, {status.candidates} with candidates,"
+            f" {status.ranked} ranked"
+        )
+    lines += [
+        f"trained: {status.trained} interactions",
+        f"settled: {status.settled} of {status.prompts} prompts",
+        f"time: {duration(status.seconds)} in finished stages",
+    ]
+    if status.spend is not None:
+        lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed)")
+    return lines
+
+
+def money(status: Status) -> str:
+    """``$0.0123 of $5.00``; cents are split where the budget is small."""
+    spent = f"${status.spend.usd if status.spend else 0.0:.4f}"
+    if status.budget_usd is None:
+        return spent
+    return f"{spent} of ${status.budget_usd:.{2 if status.budget_usd >= 1 else 4}f}"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 5 s``, ``2 h 7 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _section(run: RunDir, name: str) -> dict[str, Any]:
+    config = read_yaml(run.config.read_text(encoding="utf-8"), str(run.config))
+    section = config.get(name) if isinstance(config, dict) else None
+    return section if isinstance(section, dict) else {}
+
+
+def _spend(run: RunDir) -> Spend:
+    if not run.ledger.exists():
+        return Spend()
+    with Ledger(run.ledger, read_only=True) as ledger:
+        return ledger.spend()
+
+
+def _alive(pid: Any) -> bool:
+    """Whether a process of that id lives on this machine; another machine's run reads as not running."""
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
+    return True

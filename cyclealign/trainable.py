@@ -1,0 +1,266 @@
+"""The policy as the loop sees it: it ranks by its own likelihood, and learns (``types.PolicyTrainer``)."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclealign.checkpoints import load_weights, put_in_place, save_policy
+from cyclealign.collator import EncodedList, TrainingList, encode
+from cyclealign.config import Config
+from cyclealign.layouts import choose_plan
+from cyclealign.logprobs import Plan, attach
+from cyclealign.policy import (
+    check_room,
+    check_template,
+    compute_dtype,
+    load_model,
+    load_tokenizer,
+    render_prompt,
+    response_ids,
+)
+from cyclealign.processes import process_state
+from cyclealign.rankers.white_box import WhiteBoxRanker
+from cyclealign.scoring import TokenScorer, mean_logprob
+from cyclealign.trainer import ListDataset, RankingTrainer
+from cyclealign.training_setup import training_arguments, training_order
+from cyclealign.types import (
+    CanarySample,
+    CandidateSet,
+    Prompt,
+    RankContext,
+    Ranking,
+    RankingExample,
+    TrainReport,
+    Unranked,
+    derive_seed,
+)
+
+logger = logging.getLogger(__name__)
+# What the Trainer's checkpoint holds besides optimiser, schedule and random states.
+WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
+LEFT_OUT = ("README.md", "training_args.bin")
+
+
+class TrainablePolicy:
+    """The white box. Every method is called on every process; the results are the same on all.
+
+    ``base``: the start model (path, hub id, or builtin). ``total_steps``: optimiser steps that the run plans,
+    the length of its learning-rate schedule. An interaction's directory holds ``adapter/`` (or ``model/``
+    after full fine-tuning) and ``checkpoint/`` (optimiser, schedule, random states).
+    """
+
+    def __init__(self, config: Config, *, base: str, total_steps: int, seed: int) -> None:
+        self._config = config
+        self._policy = config.policy.model_copy(update={"model": base})
+        self._total_steps = total_steps
+        self._seed = seed
+        self._arguments(Path(), max_steps=1)  # a bad key is refused now, not after candidates were paid for
+        self._device: torch.device = process_state().device
+        self._dtype = compute_dtype(self._policy, self._device)
+        self._tokenizer = load_tokenizer(self._policy)
+        report = check_template(self._tokenizer)
+        for problem in report.problems:
+            logger.warning("chat template of %s: %s", base, problem)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "adapter"))
+            self._model = self._attached(trainable=True)
+        check_room(self._model, self._policy.max_prompt_tokens, config.generator.max_new_tokens)
+        self._first_adapter = self._adapter_state()
+        self._frozen: Any = None
+        self._plan: Plan | None = None
+        self._at: Path | None = None  # the interaction whose weights the model holds; None: the start model
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """By mean log-likelihood per token (``rankers/white_box.py``)."""
+        return WhiteBoxRanker(self._score, self._tokenizer, self._policy.max_prompt_tokens).rank(sets, context)
+
+    def nll(self, pairs: Sequence[tuple[Prompt, str]], *, start_model: bool = False) -> list[float]:
+        """Nats per token of each reply (its text, no stop token), under the policy or the start model."""
+        together = [(p, [reply for _, reply in group]) for p, group in groupby(pairs, key=lambda pair: pair[0])]
+        lists = [
+            EncodedList(self._prompt(p), tuple(response_ids(self._tokenizer, r, ended=False) for r in replies))
+            for p, replies in together
+        ]
+        scores = self._start_score(lists) if start_model else self._score(lists)
+        return [-mean_logprob(row) for rows in scores for row in rows]
+
+    def canary_gap(self, sample: CanarySample) -> float:
+        """Mean |generator's log-prob - own| over the sample's tokens, in nats."""
+        ((own,),) = self._score([EncodedList(self._prompt(sample.prompt), (list(sample.token_ids),))])
+        return float((own - torch.tensor(sample.logprobs)).abs().mean())
+
+    def fit(self, examples: Sequence[RankingExample], *, start: Path | None, out: Path) -> TrainReport:
+        """One interaction: a ranking-loss pass over the examples, from where ``start`` left off.
+
+        Args:
+            start: directory of the interaction before (its weights and optimiser state); None: from the
+            start.
+            out: directory of this interaction; weights and state are written aside and renamed.
+        """
+        if self._at != start:
+            self.restore(start)
+        done = _steps_done(start)
+        if not examples:
+            self._carry_over(start, out)
+            return TrainReport(done)
+        work = out / ".fit"
+        if process_state().is_main_process:
+            shutil.rmtree(work, ignore_errors=True)
+        process_state().wait_for_everyone()
+        trainer = self._trainer(self._lists(examples), done, work)
+        checkpoint = start / "checkpoint" if start is not None else None
+        resume = str(checkpoint) if checkpoint is not None and checkpoint.exists() else None
+        trainer.train(resume_from_checkpoint=resume)
+        report = _report(trainer, done)
+        self._publish(work / f"checkpoint-{report.global_step}", out)
+        self._at = out
+        _let_go(trainer)
+        return report
+
+    def restore(self, checkpoint: Path | None) -> None:
+        """Hold the weights of an interaction's directory (None: of the start model)."""
+        if checkpoint is not None:
+            adapter = checkpoint / "adapter"
+            load_weights(self._model, adapter if adapter.is_dir() else checkpoint / "model")
+        elif self._first_adapter is not None:
+            self._model.load_state_dict(self._first_adapter, strict=False)
+        elif self._at is not None:
+            self._model.load_state_dict(self._attached(trainable=False).state_dict())
+        self._at = checkpoint
+
+    # Scores -------------------------------------------------------------------------------------------------
+
+    def _attached(self, *, trainable: bool) -> Any:
+        model = load_model(self._policy, trainable=trainable, device=self._device)
+        if trainable and self._config.training.get("gradient_checkpointing"):
+            arguments = self._arguments(Path(), max_steps=1)
+            model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
+        attach(model)
+        return model
+
+    def _prompt(self, prompt: Prompt) -> list[int]:
+        return render_prompt(self._tokenizer, prompt.messages, self._policy.max_prompt_tokens)
+
+    def _score(self, lists: Sequence[EncodedList]) -> list[tuple[Tensor, ...]]:
+        return self._scorer(self._model, lists)(lists)
+
+    def _start_score(self, lists: Sequence[EncodedList]) -> list[tuple[Tensor, ...]]:
+        """The start model's: the policy with its adapter off, or, under full fine-tuning, a frozen copy."""
+        adapted = self._policy.lora is not None
+        if not adapted and self._frozen is None:
+            self._frozen = self._attached(trainable=False)
+        score = self._scorer(self._model if adapted else self._frozen, lists)
+        with self._model.disable_adapter() if adapted else nullcontext():
+            return score(lists)
+
+    def _scorer(self, model: Any, lists: Sequence[EncodedList]) -> TokenScorer:
+        return TokenScorer(model, self._plan_for(lists), self._tokenizer.pad_token_id, self._device, self._dtype)
+
+    def _plan_for(self, lists: Sequence[EncodedList]) -> Plan:
+        """Chosen once, on the first lists that come by."""
+        if self._plan is None and lists:
+            # The test needs prompts with several responses, also where single replies come first.
+            sample = [EncodedList(i.prompt, (*i.responses, i.responses[0][::-1])) for i in lists[:2]]
+            layout, pad = self._config.layout, self._tokenizer.pad_token_id
+            self._plan = choose_plan(self._model, sample, layout, pad=pad, dtype=self._dtype)
+        return self._plan or Plan()
+
+    # Training -----------------------------------------------------------------------------------------------
+
+    def _arguments(self, work: Path, *, max_steps: int) -> Any:
+        return training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=max_steps)
+
+    def _lists(self, examples: Sequence[RankingExample]) -> list[TrainingList]:
+        limit = self._policy.max_prompt_tokens
+        encoded = [encode(self._tokenizer, e.messages, e.responses, e.ended, limit) for e in examples]
+        needs_start = self._config.loss.student_score == "log_ratio" or self._config.anchor.weight > 0
+        start: Sequence[tuple[Tensor, ...] | None] = (
+            self._start_score(encoded) if needs_start else [None] * len(encoded)
+        )
+        return [TrainingList(c, e.teacher, s) for c, e, s in zip(encoded, examples, start, strict=True)]
+
+    def _trainer(self, lists: Sequence[TrainingList], done: int, work: Path) -> RankingTrainer:
+        arguments = self._arguments(work, max_steps=1)
+        batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        order = training_order(len(lists), float(arguments.num_train_epochs), derive_seed(self._seed, "order", done))
+        dataset = ListDataset(lists, order, batch)
+        return RankingTrainer(
+            model=self._model,
+            args=self._arguments(work, max_steps=done + len(dataset) // batch),
+            train_dataset=dataset,
+            ranking_loss=self._config.loss,
+            anchor=self._config.anchor,
+            plan=self._plan_for([item.encoded for item in lists]),
+            total_steps=self._total_steps,
+            pad=self._tokenizer.pad_token_id,
+        )
+
+    # Files --------------------------------------------------------------------------------------------------
+
+    def _adapter_state(self) -> dict[str, Tensor] | None:
+        if self._policy.lora is None:
+            return None
+        return {n: p.detach().clone() for n, p in self._model.named_parameters() if p.requires_grad}
+
+    def _publish(self, finished: Path, out: Path) -> None:
+        """Take the Trainer's checkpoint apart: weights for the generator, state for the next interaction."""
+        processes = process_state()
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            aside = out / f".weights.{os.getpid()}"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            for file in (f for pattern in WEIGHT_FILES for f in finished.glob(pattern)):
+                file.rename(aside / file.name)
+            for name in LEFT_OUT:
+                (finished / name).unlink(missing_ok=True)
+            if self._policy.lora is None:
+                self._tokenizer.save_pretrained(aside)
+            put_in_place(finished, out / "checkpoint")
+            put_in_place(aside, out / ("model" if self._policy.lora is None else "adapter"))
+            shutil.rmtree(out / ".fit", ignore_errors=True)
+        processes.wait_for_everyone()
+
+    def _carry_over(self, start: Path | None, out: Path) -> None:
+        """Nothing to learn from: the same weights and state again, where the next interaction looks."""
+        processes = process_state()
+        full = self._policy.lora is None
+        if processes.is_main_process:
+            if start is None:
+                save_policy(self._model, out / ("model" if full else "adapter"), self._tokenizer if full else None)
+            else:
+                for part in (p for p in ("adapter", "model", "checkpoint") if (start / p).is_dir()):
+                    shutil.copytree(start / part, out / part, dirs_exist_ok=True)
+        processes.wait_for_everyone()
+        self._at = out
+
+
+def _steps_done(start: Path | None) -> int:
+    state = None if start is None else start / "checkpoint" / "trainer_state.json"
+    return int(json.loads(state.read_text())["global_step"]) if state is not None and state.exists() else 0
+
+
+def _report(trainer: RankingTrainer, done: int) -> TrainReport:
+    rows = [row for row in trainer.state.log_history if "loss" in row and row["step"] > done]
+    logs = tuple({k: float(v) for k, v in row.items() if k != "epoch"} for row in rows)
+    return TrainReport(trainer.state.global_step, logs)
+
+
+def _let_go(trainer: RankingTrainer) -> None:
+    """Unwrap the model and drop what hooks into it, so that the next interaction can wrap it anew."""
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    trainer.accelerator.free_memory()
+    trainer.model_wrapped = trainer.model
+    gc.collect()

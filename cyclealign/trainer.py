@@ -1,0 +1,200 @@
+"""``RankingTrainer``: transformers' Trainer, with lists of candidates as its examples.
+
+Accumulation, DDP, FSDP, DeepSpeed, checkpointing, schedules and trackers are the Trainer's own. Here: the
+loss of a list, its reduction over all processes and accumulation steps, one schedule over the run, and the
+metrics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from cyclealign.collator import RankingCollator, TrainingBatch, TrainingList
+from cyclealign.config import AnchorConfig
+from cyclealign.logprobs import Plan, sequence_scores, token_logprobs
+from cyclealign.losses import RankedScores, RankingLoss
+from cyclealign.types import RunStopped
+
+
+class ListDataset(Dataset[TrainingList | None]):
+    """Lists in the order of training, filled up with None to whole optimiser steps."""
+
+    def __init__(self, lists: Sequence[TrainingList], order: Sequence[int], multiple: int) -> None:
+        self._items = [lists[i] for i in order] + [None] * (-len(order) % multiple)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> TrainingList | None:
+        return self._items[index]
+
+
+class RankingTrainer(Trainer):  # type: ignore[misc]
+    """Minimises a ranking loss over lists, plus ``anchor.weight`` times a term to the start model.
+
+    The loss of one optimiser step is the sum over its lists divided by the number of counted lists on ALL
+    processes and accumulation steps, so that how a global batch is cut does not matter.
+
+    Args:
+        model: prepared by ``logprobs.attach``.
+        plan: how log-probs are computed (``layouts.choose_plan``).
+        total_steps: length of the learning-rate schedule, over the whole run.
+        pad: a token id; never seen.
+    """
+
+    # The division by the number of lists covers the accumulation steps (see _get_num_items_in_batch).
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        train_dataset: ListDataset,
+        ranking_loss: RankingLoss,
+        anchor: AnchorConfig,
+        plan: Plan,
+        total_steps: int,
+        pad: int,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=RankingCollator(pad))
+        self.remove_callback(PrinterCallback)
+        self.ranking_loss = ranking_loss
+        self.anchor = anchor
+        self.plan = plan
+        self.total_steps = total_steps
+        self._sums: dict[str, Tensor] = {}
+        self._logged_step: int | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: TrainingBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one micro-batch; ``num_items_in_batch``: counted lists of the whole optimiser step."""
+        if num_items_in_batch is None:
+            num_items_in_batch = counted_lists(inputs)
+        # Gradients are averaged over processes afterwards, so each divides by its share of the lists.
+        share = torch.as_tensor(num_items_in_batch, device=inputs["valid"].device) / self.args.world_size
+        logprobs = token_logprobs(model, inputs["lists"], self.plan)
+        scores = ranked_scores(logprobs, inputs, self.ranking_loss)
+        output = self.ranking_loss(scores, lists=share)
+        loss, metrics = output.loss, dict(output.metrics)
+        if self.anchor.weight > 0:
+            distance = torch.where(scores.counted, anchor_terms(logprobs, inputs, self.anchor), 0.0).sum()
+            distance = distance / share.clamp(min=1 / self.args.world_size)
+            metrics["anchor"] = distance.detach()
+            loss = loss + self.anchor.weight * distance
+        self._add(metrics, scores, inputs)
+        return (loss, {"scores": scores}) if return_outputs else loss
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """One schedule over the run, not one for each interaction."""
+        return super().create_scheduler(max(self.total_steps, num_training_steps), optimizer)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics since the last log, over all processes. RunStopped when the loss is not finite."""
+        if "loss" in logs:
+            logs |= self._flush()
+            if not math.isfinite(logs["loss"]):
+                raise RunStopped(f"training diverged: the loss is {logs['loss']} at step {self.state.global_step}")
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the Trainer's estimate would look for ``input_ids``."""
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[TrainingBatch], device: torch.device) -> Tensor:
+        counted = sum((counted_lists(batch) for batch in batch_samples), torch.tensor(0)).to(device)
+        total: Tensor = self.accelerator.gather(counted).sum()
+        return total
+
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        """The policy holds its weights already (they lie beside the checkpoint, for the generator)."""
+
+    def _add(self, metrics: dict[str, Tensor], scores: RankedScores, inputs: TrainingBatch) -> None:
+        with torch.no_grad():
+            right, pairs = ordered_pairs(scores)
+            tokens = inputs["lists"]["response_mask"].sum()
+        for name, value in {**metrics, "right": right, "pairs": pairs, "tokens": tokens}.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach().double()
+
+    def _flush(self) -> dict[str, float]:
+        """Means per optimiser step of the additive metrics; share of pairs in order; tokens trained on."""
+        names = sorted(self._sums)
+        since = self._initial_global_step if self._logged_step is None else self._logged_step
+        steps = max(1, self.state.global_step - since)
+        values = self.accelerator.reduce(torch.stack([self._sums[n] for n in names]), "sum").tolist()
+        self._sums, self._logged_step = {}, self.state.global_step
+        total = dict(zip(names, values, strict=True))
+        right, pairs, tokens = total.pop("right"), total.pop("pairs"), total.pop("tokens")
+        means = {name: value / self.args.world_size / steps for name, value in total.items()}
+        return means | {"accuracy": right / pairs if pairs else 0.0, "tokens": tokens}
+
+
+def counted_lists(batch: TrainingBatch) -> Tensor:
+    """Number of lists with at least two candidates."""
+    return (batch["valid"].sum(dim=1) >= 2).sum()
+
+
+def ranked_scores(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, loss: RankingLoss) -> RankedScores:
+    """The bundle that a loss takes, from the log-probs of all rows.
+
+    Student: mean log-likelihood in nats per token, or, where the loss says so, the log-ratio to the start
+    model in nats per response. ``best_nll``: of the teacher's first choice (of several, the first named).
+    """
+    mask = batch["lists"]["response_mask"]
+    total, mean = sequence_scores(logprobs, mask)
+    student = mean
+    if loss.student_score == "log_ratio":
+        student = total - sequence_scores(batch["reference"], mask)[0]
+    nll = best_of_list(-(total if loss.sft_reduction == "sum" else mean), batch)
+    return RankedScores(student=as_lists(student, batch), teacher=batch["teacher"], valid=batch["valid"], best_nll=nll)
+
+
+def anchor_terms(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, anchor: AnchorConfig) -> Float[Tensor, " B"]:
+    """Distance from the start model pi_0 for each list, in nats per token; the two kinds of ``AnchorConfig``.
+
+    kl: mean over candidates and tokens of exp(d) - d - 1, d = log pi_0 - log pi (the k3 estimator of KL(pi,
+    pi_0): unbiased for samples of pi, never negative; Schulman 2020, "Approximating KL divergence").
+    nll: max(0, log pi_0 - log pi), in means per token, of the teacher-best candidate: the penalty of DPOP
+    (Pal et al. 2024, arXiv 2402.13228, eq. 3), which keeps the best response at least as likely as it was.
+    """
+    mask = batch["lists"]["response_mask"]
+    if anchor.kind == "nll":
+        drop = sequence_scores(batch["reference"], mask)[1] - sequence_scores(logprobs, mask)[1]
+        return best_of_list(drop, batch).clamp(min=0)
+    difference = torch.where(mask, batch["reference"] - logprobs, 0.0)
+    rows = sequence_scores(difference.exp() - difference - 1, mask)[1]
+    per_list: Tensor = as_lists(rows, batch).masked_fill(~batch["valid"], 0.0).sum(dim=1)
+    return per_list / batch["valid"].sum(dim=1).clamp(min=1)
+
+
+def as_lists(rows: Float[Tensor, " R"], batch: TrainingBatch) -> Float[Tensor, "B K"]:
+    """Values of the rows at their places in the lists, 0 elsewhere."""
+    empty = rows.new_zeros(batch["valid"].shape)
+    return empty.index_put((batch["lists"]["owner"], batch["slot"]), rows)
+
+
+def best_of_list(rows: Float[Tensor, " R"], batch: TrainingBatch) -> Float[Tensor, " B"]:
+    """Value of each list's teacher-best candidate."""
+    teacher = batch["teacher"].masked_fill(~batch["valid"], -torch.inf)
+    return as_lists(rows, batch).gather(1, teacher.argmax(dim=1, keepdim=True))[:, 0]
+
+
+def ordered_pairs(scores: RankedScores) -> tuple[Tensor, Tensor]:
+    """Pairs that the student orders as the teacher does, and pairs that the teacher orders strictly."""
+    both = scores.valid[:, :, None] & scores.valid[:, None, :]
+    strict = both & (scores.teacher[:, :, None] > scores.teacher[:, None, :])
+    right = strict & (scores.student[:, :, None] > scores.student[:, None, :])
+    return right.sum(), strict.sum()

@@ -1,0 +1,254 @@
+"""The words of the package: prompts, candidates, rankings, and the protocols between the parts.
+
+Standard library only, so that the loop can be read, typed and tested without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
+
+
+class Message(TypedDict):
+    """One turn of a chat: ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+class UserError(Exception):
+    """A mistake of the user's (config, data, template, server): one readable line, exit code 2."""
+
+
+class BudgetExhausted(Exception):
+    """The hard budget would be exceeded by the next call; everything ranked so far is kept."""
+
+
+class RunStopped(Exception):
+    """The run ended early by one of its own rules; the message says which. Exit code 1."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the form under which content is hashed."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def sha256_hex(value: Any) -> str:
+    """Hex digest of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A 63-bit seed from any sequence of names and numbers, the same on every machine."""
+    return int(sha256_hex(list(parts))[:16], 16) >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A chat that ends where the assistant is to speak.
+
+    ``chosen`` and ``rejected`` are a labelled pair of replies where the data has one (else None); they take
+    no part in the id.
+    """
+
+    messages: tuple[Message, ...]
+    chosen: str | None = None
+    rejected: str | None = None
+
+    @property
+    def id(self) -> str:
+        """First 32 hex digits of the sha256 of the canonical messages."""
+        return sha256_hex([{"role": m["role"], "content": m["content"]} for m in self.messages])[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One response. ``id`` is unique within its set; ``finish`` is ``length`` when sampling was cut off."""
+
+    id: str
+    text: str
+    finish: Literal["stop", "length"] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateSet:
+    """A prompt with its distinct, non-empty responses (``drawn``: how many samples it took to get them)."""
+
+    prompt: Prompt
+    candidates: tuple[Candidate, ...]
+    drawn: int = 0
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(c.id for c in self.candidates)
+
+    def text(self, candidate_id: str) -> str:
+        """The response text of one candidate id; KeyError when there is none."""
+        for candidate in self.candidates:
+            if candidate.id == candidate_id:
+                return candidate.text
+        raise KeyError(candidate_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Candidate ids in tiers, best first; ids of one tier are tied; a ranking may cover a subset.
+
+    ``scores``: utilities, higher is better, where the ranker has magnitudes. ``votes``: share of all pairwise
+    comparisons over the passes that each id won (sums to 1). ``confidence``: mean Kendall tau between passes.
+    ``passes``: the order that each pass gave.
+    """
+
+    prompt_id: str
+    tiers: tuple[tuple[str, ...], ...]
+    scores: Mapping[str, float] | None = None
+    votes: Mapping[str, float] | None = None
+    confidence: float | None = None
+    passes: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """All ids, best first; tied ids in the order in which the tier names them."""
+        return tuple(i for tier in self.tiers for i in tier)
+
+    @staticmethod
+    def from_order(prompt_id: str, order: Iterable[str], **extra: Any) -> Ranking:
+        """A ranking without ties."""
+        return Ranking(prompt_id=prompt_id, tiers=tuple((i,) for i in order), **extra)
+
+    @staticmethod
+    def from_scores(prompt_id: str, scores: Mapping[str, float]) -> Ranking:
+        """Order by score, higher first; equal scores share a tier."""
+        levels = sorted(set(scores.values()), reverse=True)
+        tiers = tuple(tuple(i for i, s in scores.items() if s == level) for level in levels)
+        return Ranking(prompt_id=prompt_id, tiers=tiers, scores=dict(scores))
+
+
+UnrankedReason = Literal["unusable", "refusal", "budget", "error", "too_few"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unranked:
+    """Why there is no ranking for a prompt. Never a guessed order."""
+
+    prompt_id: str
+    reason: UnrankedReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """What passes from trainer to generator: a name that is never reused, and directories.
+
+    ``base``: path or hub id of the start model (or of the full checkpoint after full fine-tuning).
+    ``adapter``: a PEFT adapter directory on top of it, or None.
+    """
+
+    name: str
+    base: str
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySample:
+    """A short greedy continuation with the generator's own log-probabilities (nats), one per token."""
+
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A worked ranking shown to the black box: the prompt, its responses, their order (best first).
+
+    ``source``: ``static`` or the interaction that produced it. ``agreement``: chance-corrected, 1.0 for static.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    order: tuple[int, ...]
+    source: str = "static"
+    agreement: float = 1.0
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        return sha256_hex([self.prompt.id, list(self.responses), list(self.order)])[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankContext:
+    """What a ranker may use besides the sets. ``demonstrations`` is the pool's selection function."""
+
+    run: str
+    interaction: int
+    seed: int
+    demonstrations: DemonstrationSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingExample:
+    """One training list: K responses of one prompt with the teacher's utilities (higher is better)."""
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    responses: tuple[str, ...]
+    ended: tuple[bool, ...]
+    teacher: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """One interaction's training: optimiser steps so far in the run, and the logged rows."""
+
+    global_step: int
+    logs: tuple[Mapping[str, float], ...] = field(default=())
+
+
+class DemonstrationSource(Protocol):
+    """Selects the demonstrations for one prompt, in the order in which they are shown."""
+
+    def select(self, prompt: Prompt) -> Sequence[Demonstration]: ...
+
+
+class Generator(Protocol):
+    """Samples K responses a prompt. One call is one chunk: the same seed and prompts give the same sets."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int
+    ) -> Iterator[CandidateSet]: ...
+
+    def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """Ranks sets, yielding in order of completion; join by prompt id.
+
+    ``gives``: the finest thing the teacher can offer: ``order``, or ``magnitude`` (scores or votes).
+    """
+
+    gives: Literal["order", "magnitude"]
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]: ...
+
+
+class PolicyTrainer(Protocol):
+    """The white box: ranks by its own likelihood, and learns. Every method is called on every process."""
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]: ...
+
+    def nll(self, pairs: Sequence[tuple[Prompt, str]], *, start_model: bool = False) -> list[float]: ...
+
+    def canary_gap(self, sample: CanarySample) -> float: ...
+
+    def fit(self, examples: Sequence[RankingExample], *, start: Path | None, out: Path) -> TrainReport: ...
+
+    def restore(self, checkpoint: Path | None) -> None: ...

@@ -1,0 +1,39 @@
+"""What ``test_ddp.py`` launches: two interactions of a tiny policy, their logs and scores as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tiny_policy import examples, tiny_config
+
+from cyclealign.processes import process_state
+from cyclealign.trainable import TrainablePolicy
+from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking
+
+
+def main(model: Path, out: Path, settings: str) -> None:
+    config = tiny_config(model, **json.loads(settings))
+    white_box = TrainablePolicy(config, base=str(model), total_steps=6, seed=5)
+    # 7 lists do not divide into batches of 4: the last one is filled up.
+    first = white_box.fit(examples(7), start=None, out=out / "0")
+    sets = [
+        CandidateSet(Prompt(e.messages), tuple(Candidate(str(i), t) for i, t in enumerate(e.responses)))
+        for e in examples(5)
+    ]
+    context = RankContext(run="r", interaction=1, seed=0, demonstrations=None)  # type: ignore[arg-type]
+    ranked = [r for r in white_box.rank(sets, context) if isinstance(r, Ranking)]
+    second = white_box.fit(examples(4), start=out / "0", out=out / "1")
+    nll = white_box.nll([(s.prompt, s.candidates[0].text) for s in sets], start_model=True)
+    result = {
+        "steps": second.global_step,
+        "logs": [dict(row) for row in first.logs + second.logs],
+        "scores": [dict(r.scores or {}) for r in ranked],
+        "nll": nll,
+    }
+    (out / f"result-{process_state().process_index}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

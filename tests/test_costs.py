@@ -1,0 +1,103 @@
+"""What a call and a run may cost at most."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cyclealign.config import BlackBoxConfig, Price
+from cyclealign.ledger import Call
+from cyclealign.prompting import (
+    estimate_message_tokens,
+    estimate_tokens,
+    load_template,
+    render,
+    repair_messages,
+    response_format,
+)
+from cyclealign.rankers.costs import (
+    WorstCase,
+    answer_tokens,
+    input_bound,
+    output_bound,
+    request_options,
+    usd,
+    worst_case,
+)
+from cyclealign.types import Candidate, CandidateSet, Prompt, canonical_json
+
+
+def config(**changes: Any) -> BlackBoxConfig:
+    return BlackBoxConfig(**{"model": "judge", "base_url": "http://127.0.0.1:8000/v1"} | changes)
+
+
+def test_the_price_is_in_usd_a_million_tokens() -> None:
+    assert usd(Price(input=0.15, output=0.6), 1_000_000, 500_000) == pytest.approx(0.45)
+    assert usd(None, 10**9, 10**9) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "bound"),
+    [
+        ({}, {"temperature": 0, "max_tokens": 88}, 88),
+        ({"base_url": None}, {"temperature": 0, "max_completion_tokens": 88}, 88),
+        ({"base_url": "https://api.openai.com/v1"}, {"temperature": 0, "max_completion_tokens": 88}, 88),
+        ({"request": {"temperature": 0.7, "seed": 3}}, {"temperature": 0.7, "seed": 3, "max_tokens": 88}, 88),
+        ({"request": {"temperature": None, "max_completion_tokens": 9}}, {"max_completion_tokens": 9}, 9),
+        ({"request": {"max_tokens": None}}, {"temperature": 0}, None),
+    ],
+)
+def test_options_and_their_bound(changes: dict[str, Any], options: dict[str, Any], bound: int | None) -> None:
+    found = request_options(config(**changes), 3)
+    assert found == options
+    assert output_bound(found) == bound
+
+
+def test_no_text_has_more_tokens_than_its_bound() -> None:
+    text = "Grüße, 世界! " * 10
+    call = Call(
+        endpoint="e",
+        model="m",
+        messages=[{"role": "user", "content": text}],
+        schema=response_format(3),
+        options={},
+        purpose="rank",
+    )
+    schema = len(canonical_json(response_format(3)))
+    assert input_bound(call) == len(text.encode()) + len("user") + 16 + schema + 16
+
+
+@pytest.mark.parametrize("k", [2, 4, 6])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_the_worst_case_covers_calls_of_full_length(k: int, passes: int) -> None:
+    """Prompts and candidates as long as they may be, at 4 letters a token of the policy, all of them repaired."""
+    template = load_template("rank")
+    words = "abc " * 200  # 200 tokens of 4 letters
+    prompt = Prompt(({"role": "user", "content": words},))
+    item = CandidateSet(prompt, tuple(Candidate(str(i), words) for i in range(k)))
+    messages = render(template, (), item, range(k), structured=True)
+    schema = estimate_tokens(canonical_json(response_format(k)))
+    first = estimate_message_tokens(messages) + schema
+    repair = estimate_message_tokens(repair_messages(messages, "abc " * answer_tokens(k), "it is wrong")) + schema
+    found = worst_case(
+        config(passes=passes, price=Price(input=1.0, output=2.0)),
+        template,
+        demonstration_tokens=0,
+        n_items=7,
+        k=k,
+        max_prompt_tokens=200,
+        max_new_tokens=200,
+    )
+    orders = min(passes, 2 if k == 2 else passes)
+    assert found.calls == 7 * orders * 2 + 2
+    assert 7 * orders * (first + repair) <= found.input_tokens <= 1.5 * 7 * orders * (first + repair)
+    assert found.output_tokens == found.calls * answer_tokens(k)
+    assert found.usd == pytest.approx((found.input_tokens + 2 * found.output_tokens) / 1e6)
+
+
+def test_nothing_to_rank_costs_nothing() -> None:
+    found = worst_case(
+        config(), load_template("rank"), demonstration_tokens=9, n_items=0, k=3, max_prompt_tokens=9, max_new_tokens=9
+    )
+    assert found == WorstCase(0, 0, 0, None)

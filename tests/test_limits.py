@@ -1,0 +1,172 @@
+"""Rates, concurrency, budget and waits: the arithmetic, by value and by property."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cyclealign.rankers.limits import Adaptive, Budget, BudgetSpent, Gate, RetryPolicy, TokenBucket, retry_after
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def starts(bucket: TokenBucket, clock: FakeClock, draws: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """When each draw of (seconds since the last, units) may start, and its units."""
+    found = []
+    for pause, units in draws:
+        clock.now += pause
+        found.append((clock.now + bucket.take(units), units))
+    return found
+
+
+@given(
+    per_minute=st.integers(1, 6000),
+    draws=st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=200),
+)
+@settings(max_examples=200, deadline=None)
+def test_requests_in_any_minute_never_exceed_the_rate(per_minute: int, draws: list[float]) -> None:
+    clock = FakeClock()
+    times = [t for t, _ in starts(TokenBucket(per_minute, clock), clock, [(pause, 1.0) for pause in draws])]
+    assert times == sorted(times)
+    for first in times:
+        assert sum(first <= t < first + 60 for t in times) <= per_minute
+
+
+@given(
+    per_minute=st.integers(60, 100_000),
+    draws=st.lists(st.tuples(st.floats(0, 5), st.floats(1, 20_000)), min_size=1, max_size=60),
+)
+@settings(max_examples=200, deadline=None)
+def test_tokens_in_any_minute_exceed_the_rate_by_less_than_one_draw(
+    per_minute: int, draws: list[tuple[float, float]]
+) -> None:
+    clock = FakeClock()
+    found = starts(TokenBucket(per_minute, clock), clock, draws)
+    for first, _ in found:
+        units = [u for t, u in found if first <= t < first + 60]
+        assert sum(units) <= per_minute + max(units) + 1e-6
+
+
+def test_a_bucket_is_not_slower_than_its_rate() -> None:
+    clock = FakeClock()
+    bucket = TokenBucket(600, clock)
+    waits = [bucket.take(1) for _ in range(600)]
+    assert waits[:9] == [0.0] * 9  # a second's worth, 600 / 61
+    assert waits[-1] == pytest.approx((600 - 600 / 61) / (600 / 61))
+
+
+def test_what_was_not_used_is_given_back() -> None:
+    clock = FakeClock()
+    bucket = TokenBucket(6100, clock)  # holds 100, fills 100 a second
+    assert bucket.take(300) == 0.0
+    bucket.give_back(250)
+    assert bucket.take(100) == pytest.approx(0.5)
+
+
+def test_concurrency_halves_at_an_overload_and_grows_by_one_a_round() -> None:
+    clock = FakeClock()
+    adaptive = Adaptive(16, clock)
+    sent_at = clock.now - 1
+    for _ in range(16):  # one burst of refusals
+        adaptive.overloaded(sent_at)
+    assert adaptive.limit == 8
+    adaptive.overloaded(clock.now)
+    assert adaptive.limit == 4
+    grown = []
+    for _ in range(4 + 5 + 6):
+        adaptive.succeeded()
+        grown.append(adaptive.limit)
+    assert grown == [4] * 3 + [5] * 5 + [6] * 6 + [7]
+    for _ in range(1000):
+        adaptive.succeeded()
+    assert adaptive.limit == 16
+    for _ in range(10):
+        clock.now += 1
+        adaptive.overloaded(clock.now)
+    assert adaptive.limit == 1
+
+
+@given(
+    limit=st.floats(0.001, 5),
+    costs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40),
+    concurrency=st.integers(1, 8),
+)
+@settings(max_examples=100, deadline=None)
+def test_spent_and_reserved_never_exceed_the_budget(
+    limit: float, costs: list[tuple[float, float]], concurrency: int
+) -> None:
+    """Each call reserves its worst case and then costs a share of it; calls overlap as the gate lets them."""
+    budget = Budget(limit, 0.0)
+    turned_away = 0
+    highest = 0.0
+
+    async def one(gate: Gate, worst: float, share: float) -> None:
+        nonlocal turned_away, highest
+        try:
+            async with gate.slot(worst) as held:
+                highest = max(highest, budget.spent + budget.reserved)
+                await asyncio.sleep(0)
+                held.spent = worst * share
+        except BudgetSpent:
+            turned_away += 1
+
+    async def main() -> None:
+        gate = Gate(Adaptive(concurrency), budget, None, None)
+        await asyncio.gather(*(one(gate, worst, share) for worst, share in costs))
+        assert gate.exhausted == (turned_away > 0)
+
+    asyncio.run(main())
+    assert highest <= limit
+    assert budget.reserved == pytest.approx(0, abs=1e-9)
+    if turned_away == 0:
+        assert budget.spent == pytest.approx(math.fsum(worst * share for worst, share in costs))
+
+
+def test_a_call_waits_for_what_others_may_give_back() -> None:
+    """Two calls of at most 0.6 each fit in 1.0 one after the other when the first costs 0.1, not at once."""
+
+    async def main() -> list[float]:
+        budget = Budget(1.0, 0.0)
+        gate = Gate(Adaptive(8), budget, None, None)
+        at_once = []
+
+        async def one() -> None:
+            async with gate.slot(0.6) as held:
+                at_once.append(budget.reserved)
+                await asyncio.sleep(0.01)
+                held.spent = 0.1
+
+        await asyncio.gather(*(one() for _ in range(5)))
+        return at_once
+
+    assert asyncio.run(main()) == [0.6] * 5
+
+
+def test_retry_after_in_all_its_forms() -> None:
+    assert retry_after({}) is None
+    assert retry_after({"retry-after": "7"}) == 7.0
+    assert retry_after({"retry-after": "0.25"}) == 0.25
+    assert retry_after({"retry-after": "7", "retry-after-ms": "1500"}) == 1.5
+    assert retry_after({"retry-after": "-3"}) == 0.0
+    assert retry_after({"retry-after": "soon"}) is None
+    assert retry_after({"retry-after": "nan"}) is None
+    # 2015-10-21 07:28:00 GMT is 1445412480.
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412470.0) == 10.0
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412999.0) == 0.0
+
+
+def test_waits_grow_and_are_jittered_in_full() -> None:
+    policy = RetryPolicy(first_wait=0.5, longest_wait=30)
+    assert [policy.wait(n, 1.0) for n in (1, 2, 3, 6, 7, 8, 2000)] == [0.5, 1.0, 2.0, 16.0, 30.0, 30.0, 30.0]
+    assert policy.wait(3, 0.0) == 0.0
+    assert policy.wait(3, 0.25) == 0.5

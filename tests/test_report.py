@@ -1,0 +1,238 @@
+"""The report: what it shows of a run, whole or half there, and that nothing a model wrote becomes markup."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fakes import Fuse, Killed, make_cycle
+from report_page import Node, Page, every, page
+from report_run import hand_made_run
+from test_cycle import config_in
+
+from cyclealign.report import headline, render_report, write_report
+from cyclealign.reporting.markup import CUT, Html, passage, tag
+from cyclealign.run_dir import RunDir, read_json, read_jsonl, write_json, write_jsonl
+
+HOSTILE = "</div><script>alert('x')</script><img src=\"https://evil.example/p.png\" onerror='alert(1)'>&lt;\x00\x1b[31m"
+
+
+def test_what_is_not_markup_is_escaped() -> None:
+    assert (
+        tag("p", "<b>&\"'", title='"><script>') == '<p title="&quot;&gt;&lt;script&gt;">&lt;b&gt;&amp;&quot;&#x27;</p>'
+    )
+    assert tag("p", Html("<b>x</b>"), None, 1.5, 2) == "<p><b>x</b>1.52</p>"
+    assert tag("p", "a\ud800b\x00c\x9bd\u202ee\r\nf\tg") == "<p>a\ufffdb\u2400c\ufffdd[U+202E]e\nf\tg</p>"
+
+
+def hostile_run(path: Path) -> RunDir:
+    """A run in which everything that a model or a file may have written is hostile."""
+    run = hand_made_run(path)
+    run.config.write_text(f"name: '{HOSTILE[:70].replace(chr(39), chr(39) * 2)}'\nblack_box: {{backend: '<script>'}}\n")
+    for file in [*path.glob("*/*/candidates.jsonl"), path / "prompts" / "train.jsonl"]:
+        records = list(read_jsonl(file))
+        for record in records:
+            record["messages"][-1]["content"] += HOSTILE
+            record["messages"][0]["role"] = "<script>"
+            for candidate in record.get("candidates", []):
+                candidate["text"] = HOSTILE + candidate["text"]
+        write_jsonl(file, records)
+    # The ids that the pages join by come from the content, so the changed prompts need their records renamed.
+    rename_prompts(run)
+    for n, metrics in run.evaluations().items():
+        write_json(run.evaluation(n) / "metrics.json", metrics | {"scorer": HOSTILE})
+    for interaction in run.interactions():
+        records = list(read_jsonl(interaction.demonstrations))
+        write_jsonl(interaction.demonstrations, [r | {"responses": [HOSTILE, "b"]} for r in records])
+        summary = read_json(interaction.summary)
+        write_json(interaction.summary, summary | {"unranked": {HOSTILE: 1}})
+    write_json(run.environment, {"versions": {HOSTILE: HOSTILE}, "gpus": [HOSTILE]})
+    write_json(run.best / "kept.json", {"trained": 2, "of": 3, "why": HOSTILE, "stopped": HOSTILE, "start_model": "m"})
+    write_json(run.state_file, {"stage": "finished", "stopped": HOSTILE})
+    return run
+
+
+def rename_prompts(run: RunDir) -> None:
+    """Give the records of the training prompts the ids of their changed content."""
+    new = [p.id for p in run.train_prompts()]
+    old = [r["prompt_id"] for r in read_jsonl(run.prompts / "train.jsonl")]
+    names = dict(zip(old, new, strict=True))
+    for interaction in run.interactions():
+        for file in (interaction.candidates, interaction.black_box, interaction.white_box, interaction.agreement):
+            write_jsonl(file, [r | {"prompt_id": names[r["prompt_id"]]} for r in read_jsonl(file)])
+
+
+def test_nothing_that_a_model_wrote_becomes_markup(tmp_path: Path) -> None:
+    root = page(hostile_run(tmp_path))
+    elements = every(root)
+    assert {e.name for e in elements}.isdisjoint({"script", "img", "iframe", "link", "object", "embed", "base", "form"})
+    for element in elements:
+        assert not any(name.startswith("on") for name in element.attributes)
+        assert set(element.attributes).isdisjoint({"src", "srcset", "action", "data", "xlink:href", "style"})
+        assert (element.attributes.get("href") or "#").startswith("#")
+    shown = HOSTILE.replace("\x00", "\u2400").replace("\x1b", "\u241b")
+    boxes = [e.text for e in elements if e.attributes.get("class") == "text"]
+    assert sum(text.startswith(shown) for text in boxes) > 100  # candidates, both samples and rankings
+    assert sum(text.endswith(shown) for text in boxes) >= 8  # prompts
+    assert shown in root.all("header")[0].text
+
+
+def test_the_page_asks_nothing_of_anyone(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    assert write_report(run) == run.report
+    text = run.report.read_text(encoding="utf-8")
+    root = Page(text).root
+    (policy,) = [m for m in root.all("meta") if "http-equiv" in m.attributes]
+    assert (policy.attributes["content"] or "").startswith("default-src 'none'; style-src 'unsafe-inline'")
+    style = root.all("style")[0].text
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "://" not in text
+    targets = {e.attributes["id"] for e in every(root) if "id" in e.attributes}
+    assert {(a.attributes["href"] or "")[1:] for a in root.all("a")} <= targets
+
+
+def test_a_long_candidate_is_cut_and_says_so(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    for file in (run.evaluation(2) / "candidates.jsonl", run.interaction(2).candidates):
+        records = list(read_jsonl(file))
+        for record in records:
+            record["candidates"][0]["text"] = "x" * 20_000
+        write_jsonl(file, records)
+    text = render_report(run)
+    assert text.count("cut: the first 4,000 of 20,000 characters") == 12 + 8
+    assert "x" * CUT in text
+    assert "x" * (CUT + 1) not in text
+    assert len(text.encode()) < 2_000_000
+    assert "cut:" not in passage("x" * CUT)
+
+
+def test_a_lone_surrogate_does_not_break_the_file(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    file = run.evaluation(0) / "candidates.jsonl"
+    file.write_text(file.read_text().replace("I would start", "\\ud83d I would start"))
+    assert "\ufffd I would start" in write_report(run).read_text(encoding="utf-8")
+
+
+# Samples
+
+
+def test_before_and_after_are_the_first_reporting_prompts_side_by_side(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    (section,) = page(run).all("section", id="samples")
+    articles = section.all("article")
+    odd = run.eval_prompts()[1::2][:12]
+    assert len(articles) == 12
+    start, kept = ({r["prompt_id"]: r for r in read_jsonl(run.evaluation(n) / "candidates.jsonl")} for n in (0, 2))
+    rewards = run.evaluations()
+    for prompt, article in zip(odd, articles, strict=True):
+        assert prompt.messages[-1]["content"] in article.text
+        before, after = article.all("section")
+        assert [n.text for n in before.all("div", class_="text")] == [c["text"] for c in start[prompt.id]["candidates"]]
+        assert [n.text for n in after.all("div", class_="text")] == [c["text"] for c in kept[prompt.id]["candidates"]]
+        assert after.all("h4")[0].text == f"kept model, mean reward {rewards[2]['reward_by_prompt'][prompt.id]:.3f}"
+
+
+def test_last_rankings_show_both_orders(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    (section,) = page(run).all("section", id="rankings")
+    black = {r["prompt_id"]: [t[0] for t in r["tiers"]] for r in read_jsonl(run.interaction(2).black_box)}
+    white = {r["prompt_id"]: r for r in read_jsonl(run.interaction(2).white_box)}
+    texts = {
+        r["prompt_id"]: {c["id"]: c["text"] for c in r["candidates"]} for r in read_jsonl(run.interaction(2).candidates)
+    }
+    agreed = {r["prompt_id"]: r["ids"] for r in read_jsonl(run.interaction(2).agreement)}
+    for prompt, article in zip(run.train_prompts()[:8], section.all("article"), strict=True):
+        i = prompt.id
+        rows = [[c.text for c in row.children if isinstance(c, Node)] for row in article.all("tbody")[0].all("tr")]
+        assert [r[0] for r in rows] == ["1", "2", "3", "4"]
+        assert [r[3] for r in rows] == [texts[i][c] for c in black[i]]
+        places = {c: n for n, tier in enumerate(white[i]["tiers"], start=1) for c in tier}
+        assert [r[1] for r in rows] == [f"{places[c]} ({white[i]['scores'][c]:.3f})" for c in black[i]]
+        assert [r[2] for r in rows] == ["yes" if c in agreed[i] else "" for c in black[i]]
+
+
+def test_demonstrations_are_counted_and_shown_best_first(tmp_path: Path) -> None:
+    (section,) = page(hand_made_run(tmp_path)).all("section", id="demonstrations")
+    assert "2 static, 1 from agreement after interaction 2." in section.text
+    (article,) = section.all("article")
+    assert [n.text for n in article.all("td")] == ["A pothos: it forgives everything.", "A cactus, perhaps."]
+
+
+# Runs that are only half there
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 5, 7, 11, 14, 16, 20, 27, 35, 50, 70, 90, 110, 130])
+def test_a_run_killed_anywhere_has_a_page(tmp_path: Path, steps: int) -> None:
+    cycle = make_cycle(config_in(tmp_path, drift={"max_length_ratio": 1.5}), fuse=Fuse(steps))
+    try:
+        cycle.run()
+    except Killed:
+        assert headline(cycle.run_dir)["status"].startswith(("ended by Killed (stage ", "not finished: stage "))
+    root = Page(write_report(cycle.run_dir).read_text(encoding="utf-8")).root
+    assert root.all("h1")[0].text == cycle.run_dir.path.name
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["best", "evaluations", "evaluations/0000", "evaluations/0002", "interactions", "ledger.sqlite", "timings.jsonl",
+     "state.json", "prompts", "config.yaml", "environment.json", "interactions/0002/white_box.jsonl",
+     "interactions/0002/candidates.jsonl", "interactions/0000/train.jsonl", "interactions/0001/agreement.jsonl"],
+)  # fmt: skip
+def test_whatever_is_missing_the_rest_is_shown(tmp_path: Path, missing: str) -> None:
+    run = hand_made_run(tmp_path)
+    path = run.path / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    root = page(run)
+    assert len(root.all("section")) >= 4
+
+
+def test_an_empty_directory_has_a_page(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert headline(run)["rows"] == []
+    text = page(run).text
+    assert "not started" in text
+    assert "There is no finished evaluation" in text
+
+
+def test_before_the_end_the_latest_evaluation_stands_against_the_start(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    shutil.rmtree(run.best)
+    write_json(run.state_file, {"stage": "train", "interaction": 2, "at": 1_700_000_000.0})
+    figures = headline(run)
+    assert (figures["label"], figures["compared"], figures["kept"]) == ("latest", 3, None)
+    assert figures["status"] == "not finished: stage train, interaction 2, last sign of life 2023-11-14 22:13 UTC"
+    assert figures["rows"][1]["kept"] == 2.15
+
+
+def test_a_kept_model_without_an_evaluation_has_no_figures_of_another_one(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    shutil.rmtree(run.evaluation(2))
+    figures = headline(run)
+    assert figures["compared"] is None
+    assert {row["kept"] for row in figures["rows"]} == {None}
+    assert "The kept model has not been evaluated." in page(run).text
+
+
+def test_a_ledger_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    for extra in tmp_path.glob("ledger.sqlite*"):
+        extra.unlink()
+    run.ledger.write_bytes(b"not a database" * 100)
+    assert "cannot be" in headline(run)["spend"]
+    assert page(run).all("h1")
+
+
+def test_one_bad_evaluation_prompt_reports_on_itself(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path, n_eval=2)
+    write_jsonl(run.prompts / "eval.jsonl", list(read_jsonl(run.prompts / "eval.jsonl"))[:1])
+    for n, metrics in run.evaluations().items():
+        first = next(iter(metrics["reward_by_prompt"].items()))
+        write_json(run.evaluation(n) / "metrics.json", metrics | {"reward_by_prompt": dict([first])})
+    reward = headline(run)["rows"][0]
+    assert reward["change"] == pytest.approx(reward["kept"] - reward["start"])
+    assert reward["low"] is None  # one prompt has no interval

@@ -1,0 +1,123 @@
+"""The report's figures by value: intervals against brute force, the headline against the records."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_page import Node, page
+from report_run import REWARDS, hand_made_run
+
+from cyclealign.report import headline, paired_interval
+from cyclealign.reporting.figures import mean_interval, wilson
+from cyclealign.run_dir import write_json
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=30), st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_paired_interval_is_the_percentile_bootstrap(pairs: list[tuple[float, float]], seed: int) -> None:
+    before, after = zip(*pairs, strict=True)
+    rng = np.random.default_rng(seed)
+    gains = [b - a for a, b in pairs]
+    means = [sum(gains[i] for i in rng.integers(0, len(gains), len(gains))) / len(gains) for _ in range(1200)]
+    mean, low, high = paired_interval(before, after, seed=seed, draws=1200)
+    assert mean == pytest.approx(sum(gains) / len(gains), abs=1e-12)
+    assert (low, high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-12)
+
+
+def test_paired_interval_covers_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(200):
+        before = rng.normal(size=50)
+        _, low, high = paired_interval(before, before + rng.normal(0.3, 1.0, size=50), draws=1000)
+        hits += low <= 0.3 <= high
+    assert 180 <= hits <= 198  # 190 expected, a standard error of 3
+
+
+def test_paired_interval_refuses_what_is_not_paired() -> None:
+    with pytest.raises(ValueError, match="2 values before and 1 after"):
+        paired_interval([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="expected pairs"):
+        paired_interval([], [])
+
+
+def test_wilson_against_known_values() -> None:
+    # Newcombe 1998, table I: 81/263, 15/148 and 0/20 by method 3, without continuity correction.
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15 / 148, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(0.0, 0) == (0.0, 1.0)
+
+
+def test_mean_interval() -> None:
+    mean, interval = mean_interval([1.0, 2.0, 3.0, 6.0])
+    half = 1.959963984540054 * math.sqrt(14 / 3) / 2
+    assert mean == 3.0
+    assert interval == pytest.approx((3.0 - half, 3.0 + half))
+    assert mean_interval([2.0]) == (2.0, None)
+
+
+def test_headline_by_value(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    metrics, figures = run.evaluations(), headline(run)
+    odd = [p.id for n, p in enumerate(run.eval_prompts()) if n % 2 == 1]
+    before, after = ([metrics[n]["reward_by_prompt"][i] for i in odd] for n in (0, 2))
+    gain = np.subtract(after, before)
+    rng = np.random.default_rng(0)
+    means = [gain[rng.integers(0, 20, 20)].mean() for _ in range(10_000)]
+    reward, nll, distinct2, words, white, black = figures["rows"]
+    assert reward["start"] == pytest.approx(metrics[0]["reward"], abs=1e-12)
+    assert reward["kept"] == pytest.approx(metrics[2]["reward"], abs=1e-12)
+    assert reward["change"] == pytest.approx(gain.mean(), abs=1e-12)
+    assert (reward["low"], reward["high"]) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-12)
+    assert reward["low"] < REWARDS[2] - REWARDS[0] < reward["high"]
+    assert nll["text"] == ("2.000", "2.100", "+0.100 (+5.0%)", "")
+    assert distinct2["text"] == ("0.800", "0.780", "-0.020 (-2.5%)", "")
+    assert words["text"] == ("12.0", "14.0", "+2.0 (+16.7%)", "")
+    assert white["text"] == ("0.500", "0.600", "+0.100", "")
+    assert black["text"] == ("0.750", "0.750", "+0.000", "")
+    assert figures["kept"] == {"trained": 2, "why": "highest reward on the choosing half"}
+    assert (figures["status"], figures["label"], figures["prompts"]) == ("finished", "kept", 20)
+    assert figures["spend"].startswith("0.0300 USD, 31 calls (0 failed), 15,000 tokens in, 240 out; 1 without a reply")
+
+
+def test_the_page_shows_the_headline_as_the_terminal_does(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    header = page(run).all("header")[0]
+    rows = [[cell.text for cell in row.children if isinstance(cell, Node)] for row in header.all("tr")]
+    assert rows[0] == ["measure", "start", "kept", "change", "95% interval"]
+    assert rows[1:] == [[row["measure"], *row["text"]] for row in headline(run)["rows"]]
+
+
+def test_a_prompt_without_a_reply_at_one_end_is_left_out_of_the_pairs(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    gone = run.eval_prompts()[1].id
+    metrics = run.evaluations()[2]
+    del metrics["reward_by_prompt"][gone]
+    write_json(run.evaluation(2) / "metrics.json", metrics)
+    odd = [p.id for n, p in enumerate(run.eval_prompts()) if n % 2 == 1 and p.id != gone]
+    figures, start = headline(run), run.evaluations()[0]["reward_by_prompt"]
+    assert figures["prompts"] == len(odd) == 19
+    assert figures["rows"][0]["start"] == pytest.approx(np.mean([start[i] for i in odd]), abs=1e-12)
+
+
+def test_without_a_scorer_there_is_drift_but_no_reward(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    for n, metrics in run.evaluations().items():
+        kept = {k: v for k, v in metrics.items() if "reward" not in k and k != "scorer" and "accuracy" not in k}
+        write_json(run.evaluation(n) / "metrics.json", kept)
+    root = page(run)
+    assert [row["measure"].split(",")[0] for row in headline(run)["rows"]] == [
+        "NLL under the start model",
+        "distinct-2",
+        "length",
+    ]
+    keys = [node.attributes["id"] for node in root.all("figure")]
+    assert "reward" not in keys
+    assert "accuracy" not in keys
+    assert "drift-nll-start" in keys
