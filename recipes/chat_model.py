@@ -28,27 +28,24 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """Shape and optimisation.
+    """Shape and optimisation; the defaults are those of the shipped model."""
 
-    The defaults are those of the shipped model, except that its run was begun with `minutes` 85, grew at minute
-    27, and was set to end at minute 66 when it had come to minute 47.
-    """
-
-    minutes: float = 66.0
+    minutes: float = 60.0
     rows: int = 16
     micro_rows: int = 4
     length: int = 256
     width: int = 256
     layers: int = 7
     first_layers: int = 5
-    grow_at: float = 0.4
+    grow_at: float = 0.25
     inner: int = 704
     vocabulary: int = 4096
     muon_lr: float = 0.02
     adam_lr: float = 0.003
-    weight_decay: float = 0.05
+    weight_decay: float = 0.1
     warmup: float = 0.02
-    decay_from: float = 0.55
+    decay_from: float = 0.6
+    short_share: float = 0.6
     user_weight: float = 0.5
     average: float = 0.98
     seed: int = 17

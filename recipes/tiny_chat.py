@@ -7,7 +7,8 @@ The first form trains (and goes on where it stopped), the second writes the aver
 checkpoint in bfloat16. Weights in the hidden layers are trained by Muon (Jordan et al. 2024), embeddings and
 norms by AdamW; the schedule is warm-up, stable, linear decay and follows the clock, so that a run ends on
 time on any machine. The model starts shallow, which is faster per token, and grows two layers on the way. In
-the decay phase the text is the product's own use: first exchanges with short replies.
+the decay phase most of the text is the product's own use: first exchanges with short replies. Muon works in bfloat16,
+which a CPU without such instructions emulates slowly.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from typing import Any
 import torch
 from chat_model import Encoder, Settings, grown, held_out, new_model, token_losses, train_tokenizer
 from dialogues import Dialogue, Source, load_dialogues, view
-from muon import Muon
 from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -49,10 +49,11 @@ def epoch_rows(
     for dialogue in dialogues:
         count = VIEWS[chat][dialogue.source]
         for _ in range(int(count) + (rng.random() < count % 1)):
-            messages = view(dialogue, rng, chat=chat)
+            short = chat and rng.random() < settings.short_share
+            messages = view(dialogue, rng, chat=short)
             if rng.random() < 0.05:
                 messages = [{"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}, *messages]
-            views.append(encode(messages, chat=chat))
+            views.append(encode(messages, chat=short))
     rng.shuffle(views)
     ids = torch.tensor([token for piece, _ in views for token in piece])
     weights = torch.tensor([weight for _, piece in views for weight in piece])
@@ -83,6 +84,8 @@ class Run:
         self.tokenizer = tokenizer_in(folder / "tokenizer", self.train, settings)
         self.encode = Encoder(self.tokenizer, settings.user_weight)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        # CPUs without bfloat16 instructions emulate them, many times slower than float32.
+        self.half = self.device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         self._build(settings.first_layers)
         self.seconds, self.steps = 0.0, {False: 0, True: 0}
         if (folder / "state.pt").exists():
@@ -95,7 +98,7 @@ class Run:
         self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         named = dict(self.model.named_parameters())
         hidden = {name for name, value in named.items() if value.ndim == 2 and "embed" not in name}
-        self.muon = Muon([named[name] for name in sorted(hidden)], weight_decay=settings.weight_decay)
+        self.muon = torch.optim.Muon([named[name] for name in sorted(hidden)], weight_decay=settings.weight_decay)
         self.adam = torch.optim.AdamW(
             [value for name, value in named.items() if name not in hidden],
             betas=(0.9, 0.95),
@@ -111,7 +114,7 @@ class Run:
         self.average = average
 
     def save(self) -> None:
-        state = {"model": self.model.state_dict(), "average": self.average, "muon": self.muon.buffers}
+        state = {"model": self.model.state_dict(), "average": self.average, "muon": self.muon.state_dict()}
         rest = {"adam": self.adam.state_dict(), "seconds": self.seconds, "steps": self.steps}
         torch.save({**state, **rest}, self.folder / "state.tmp")
         (self.folder / "state.tmp").replace(self.folder / "state.pt")
@@ -122,7 +125,8 @@ class Run:
             self._build(depth)
         self.model.load_state_dict(state["model"])
         self.adam.load_state_dict(state["adam"])
-        self.average, self.muon.buffers = state["average"], state["muon"]
+        self.muon.load_state_dict(state["muon"])
+        self.average = state["average"]
         self.seconds, self.steps = state["seconds"], state["steps"]
 
     @property
@@ -142,14 +146,15 @@ class Run:
         value = 0.0
         rows = self.settings.micro_rows
         for part, weight in zip(torch.split(ids, rows), torch.split(weights, rows), strict=True):
-            with torch.autocast("cuda", dtype=torch.bfloat16, enabled=self.device == "cuda"):
+            with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.half):
                 nats = losses(self.model, part.to(self.device))
             loss = (nats * weight[:, 1:].to(self.device)).sum() / total
             loss.backward()
             value += float(loss.detach())
         self.adam.param_groups[0]["lr"] = self.settings.adam_lr * self.rate()
         self.adam.step()
-        self.muon.step(self.settings.muon_lr * self.rate())
+        self.muon.param_groups[0]["lr"] = self.settings.muon_lr * self.rate()
+        self.muon.step()
         self.model.zero_grad(set_to_none=True)
         for name, parameter in self.model.named_parameters():
             self.average[name].lerp_(parameter.detach(), 1 - self.settings.average)
