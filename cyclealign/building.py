@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cyclealign.atomic import write_atomic
 from cyclealign.config import Config
 from cyclealign.config_loading import check_resume_changes, dump_config, load_config
 from cyclealign.cycle import Cycle, Parts
@@ -16,7 +17,7 @@ from cyclealign.demonstrations import DemonstrationPool, load_static
 from cyclealign.evaluating import Evaluator
 from cyclealign.hosts import check_host, remember_host
 from cyclealign.rank_template import RankTemplate, find_template, load_template
-from cyclealign.run_dir import RunDir, prompt_record, write_atomic, write_json, write_jsonl
+from cyclealign.run_dir import RunDir, prompt_record, write_json, write_jsonl
 from cyclealign.team import Team, launch_team
 from cyclealign.types import (
     CanarySample,
@@ -47,13 +48,17 @@ def new_cycle(config: Config) -> Cycle:
     if _is_main():
         train, held_out = run_prompts(config.data)
         template = find_template(config.black_box.template)
-        load_template(str(template))
+        words = load_template(str(template))
         static = load_static(config.demonstrations.static)
         run.create(dump_config(config))
         write_jsonl(run.prompts / "train.jsonl", map(prompt_record, train))
         write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
         shutil.copyfile(template, run.prompts / "template.yaml")
-        DemonstrationPool.start(config.demonstrations, static=static).save(run.prompts / "demonstrations.jsonl")
+        pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
+        pool.save(run.prompts / "demonstrations.jsonl")
+        shown = {"source": config.demonstrations.static, "version": pool.version, "count": len(static)}
+        used = {"source": config.black_box.template, "version": words.version}
+        write_json(run.prompts / "versions.json", {"demonstrations": shown, "template": used})
         if config.black_box.backend == "openai":
             remember_host(config.black_box.base_url, config.black_box.api_key_env)
     return _unlocked_on_failure(config, run)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cyclealign.atomic import write_atomic
 from cyclealign.resources import resource
-from cyclealign.types import Demonstration, Message, Prompt, UserError
+from cyclealign.types import Demonstration, Message, Prompt, UserError, sha256_hex
 
 BUILTIN = {"builtin:rank": "demonstrations.jsonl"}
 
@@ -60,11 +60,14 @@ def save_demonstrations(path: Path, demonstrations: Sequence[Demonstration]) -> 
 
     Labels of a prompt (``chosen``, ``rejected``) are not written: a demonstration has no use for them.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     lines = (json.dumps(to_record(d), ensure_ascii=False) + "\n" for d in demonstrations)
-    aside.write_bytes("".join(lines).encode("utf-8"))
-    aside.replace(path)
+    # Not flushed: a pool can be computed again from the records before it.
+    write_atomic(path, "".join(lines), durable=False)
+
+
+def content_version(demonstrations: Iterable[Demonstration]) -> str:
+    """16 hex digits of the hash of a set's content, in its order; file name, tags and white space do not count."""
+    return sha256_hex([to_record(d) for d in demonstrations])[:16]
 
 
 def to_record(demo: Demonstration) -> dict[str, Any]:

@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 
 from cyclealign.agreement import Agreement
 from cyclealign.config import DemonstrationsConfig
-from cyclealign.demonstration_files import load_demonstrations, load_static, save_demonstrations, to_record
+from cyclealign.demonstration_files import (
+    content_version,
+    load_demonstrations,
+    load_static,
+    save_demonstrations,
+)
 from cyclealign.prompting import RankTemplate, demonstration_tokens, load_template, presentations
-from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed, sha256_hex
+from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed
 
 __all__ = [
     "DemonstrationPool",
@@ -184,7 +189,7 @@ class DemonstrationPool:
     @property
     def version(self) -> str:
         """Hash of everything in the pool: the same content, the same version."""
-        return sha256_hex([to_record(d) for d in (*self.static, *self.dynamic)])[:16]
+        return content_version((*self.static, *self.dynamic))
 
     def save(self, path: Path) -> None:
         """Write the whole pool, static part first."""

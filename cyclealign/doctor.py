@@ -84,7 +84,7 @@ def _vllm(config: Config | None) -> Finding:
 
 def _key(config: Config) -> Finding:
     """Whether the key is there; never its value."""
-    from cyclealign.hosts import host_of, is_loopback
+    from cyclealign.endpoints import host_of, is_loopback
 
     box = config.black_box
     if box.backend != "openai":

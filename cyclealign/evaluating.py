@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -72,7 +72,7 @@ class Evaluator:
         labelled = labelled_pairs(self.prompts)
         white = list(parts.white_box.rank(labelled, context)) if labelled else []
         if team.is_main:
-            black = list(parts.black_box.rank(iter(labelled), context)) if labelled else []
+            black = list(parts.black_box.rank(iter(labelled), replace(context, purpose="eval"))) if labelled else []
             metrics = {
                 **reply_statistics([text for _, text in pairs]),
                 "nll_start": fmean(nll) if nll else None,

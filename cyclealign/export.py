@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclealign.atomic import write_atomic
 from cyclealign.config import Config
 from cyclealign.config_loading import load_config
 from cyclealign.model_card import model_card
-from cyclealign.run_dir import RunDir, read_json, read_rankings, read_sets, write_atomic
+from cyclealign.run_dir import RunDir, read_json, read_rankings, read_sets
 from cyclealign.status import open_run
 from cyclealign.types import CandidateSet, Ranking, UserError
 

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from cyclealign.endpoints import host_of, is_loopback
 from cyclealign.run_dir import read_json, write_json
 from cyclealign.types import UserError
-
-DEFAULT_HOST = "api.openai.com"
-
-
-def host_of(base_url: str | None) -> str:
-    """Host name of an API base URL; the SDK's default where none is given."""
-    return (urlsplit(base_url).hostname or base_url) if base_url else DEFAULT_HOST
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _file() -> Path:

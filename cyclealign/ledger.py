@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from cyclealign.types import Message, UserError, sha256_hex
 
+# eval: calls that only measure a ranker on labelled pairs, their repairs included.
 Purpose = Literal["rank", "repair", "probe", "eval"]
 
 LAYOUT = 1

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from cyclealign.resources import resource, resource_dir
-from cyclealign.types import UserError
+from cyclealign.types import UserError, sha256_hex
 
 # Field -> (placeholders that it must have, placeholders that it may have).
 PLACEHOLDERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -57,6 +57,11 @@ class RankTemplate:
     item: str
     answer_structured: str
     answer_text: str
+
+    @cached_property
+    def version(self) -> str:
+        """16 hex digits of the hash of all fields: what a run or a measurement records that it used."""
+        return sha256_hex([getattr(self, field.name) for field in fields(self)])[:16]
 
     @cached_property
     def tags(self) -> tuple[str, ...]:

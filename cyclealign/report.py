@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cyclealign.atomic import write_atomic
 from cyclealign.reporting.figures import Facts, headline, paired_interval, read_facts, spending
 from cyclealign.reporting.markup import Html, details, join, table, tag
 from cyclealign.reporting.run_charts import run_charts
 from cyclealign.reporting.samples import before_and_after, demonstrations, interactions, last_rankings
-from cyclealign.run_dir import RunDir, read_json, write_atomic
+from cyclealign.run_dir import RunDir, read_json
 
 __all__ = ["headline", "paired_interval", "render_report", "write_report"]
 

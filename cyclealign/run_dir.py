@@ -14,24 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from cyclealign.atomic import write_atomic
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking, Unranked, UserError
 
 Verdict = Ranking | Unranked
-
-
-def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write aside, flush to disk, rename: a reader sees the old file or the new one, never half of one.
-
-    ``durable=False`` leaves the flush to the system: the file survives a killed process, not a power cut.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,7 +16,9 @@ from cyclealign.types import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """``seconds``: in finished stages. ``quiet``: seconds since the state file last changed."""
+    """``measured``: the part of ``spend`` that went into labelled pairs. ``seconds``: in finished stages. ``quiet``:
+    seconds since the state file last changed.
+    """
 
     stage: str
     alive: bool
@@ -28,6 +30,7 @@ class Status:
     settled: int
     trained: int
     spend: Spend | None
+    measured: Spend
     budget_usd: float | None
     seconds: float
     quiet: float
@@ -49,6 +52,7 @@ def read_status(run: RunDir) -> Status:
     last = interactions[-1] if interactions else None
     settled = {r["prompt_id"] for i in interactions for r in read_jsonl(i.agreement) if r["settled"]}
     black_box = _section(run, "black_box")
+    spend, measured = _spend(run) if black_box.get("backend") == "openai" else (None, Spend())
     return Status(
         stage=str(state.get("stage", "not begun")),
         alive="ended" not in state and state.get("stage") != "finished" and _alive(state.get("pid")),
@@ -59,7 +63,8 @@ def read_status(run: RunDir) -> Status:
         prompts=_lines(run.prompts / "train.jsonl"),
         settled=len(settled),
         trained=sum(i.trained for i in interactions),
-        spend=_spend(run) if black_box.get("backend") == "openai" else None,
+        spend=spend,
+        measured=measured,
         budget_usd=black_box.get("budget_usd"),
         seconds=sum(float(row["seconds"]) for row in read_jsonl(run.timings)),
         quiet=max(time.time() - float(state["at"]), 0.0) if "at" in state else 0.0,
@@ -84,7 +89,8 @@ def status_lines(status: Status) -> list[str]:
         f"time: {duration(status.seconds)} in finished stages",
     ]
     if status.spend is not None:
-        lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed)")
+        measured = f", {status.measured.calls} of them on labelled pairs" if status.measured.calls else ""
+        lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed){measured}")
     return lines
 
 
@@ -116,11 +122,12 @@ def _section(run: RunDir, name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _spend(run: RunDir) -> Spend:
+def _spend(run: RunDir) -> tuple[Spend, Spend]:
+    """All that was paid for, and the part of it that only measured the black box."""
     if not run.ledger.exists():
-        return Spend()
+        return Spend(), Spend()
     with Ledger(run.ledger, read_only=True) as ledger:
-        return ledger.spend()
+        return ledger.spend(), ledger.spend_by("purpose").get("eval", Spend())
 
 
 def _alive(pid: Any) -> bool:

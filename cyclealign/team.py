@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cyclealign.run_dir import read_json, write_atomic
+from cyclealign.atomic import write_atomic
+from cyclealign.run_dir import read_json
 from cyclealign.types import RunStopped
 
 T = TypeVar("T")

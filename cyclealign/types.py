@@ -183,12 +183,16 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankContext:
-    """What a ranker may use besides the sets. ``demonstrations`` is the pool's selection function."""
+    """What a ranker may use besides the sets. ``demonstrations`` is the pool's selection function.
+
+    ``purpose``: what paid calls are filed as; ``eval`` where a verdict measures the ranker and teaches nobody.
+    """
 
     run: str
     interaction: int
     seed: int
     demonstrations: DemonstrationSource
+    purpose: Literal["rank", "eval"] = "rank"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from tiny_policy import save_tiny, tiny_llama
 
+from cyclealign.atomic import write_atomic
 from cyclealign.config import BlackBoxConfig, Config, DataConfig, GeneratorConfig, LoraConfig, PolicyConfig, Price
 from cyclealign.config_loading import dump_config
 from cyclealign.run_dir import (
@@ -14,7 +15,6 @@ from cyclealign.run_dir import (
     prompt_record,
     set_record,
     verdict_record,
-    write_atomic,
     write_json,
     write_jsonl,
 )

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean
@@ -235,6 +236,18 @@ def test_one_repair_call_names_the_problem_and_is_enough(
     assert "cannot be used" in repair["messages"][-1]["content"]
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert {k: v.done for k, v in ledger.spend_by("purpose").items()} == {"probe": 1, "rank": 1, "repair": 1}
+
+
+def test_calls_that_measure_are_filed_as_eval_with_their_repairs(
+    make: Callable[..., BlackBoxRanker], tmp_path: Path
+) -> None:
+    with Loopback(judge=prefers(len), script=after_probe(Fault(text="no idea"))) as server:
+        ranker = make(server)
+        ranked(list(ranker.rank([item(0)], replace(CONTEXT, purpose="eval"))))
+        ranked(list(ranker.rank([item(0), item(1)], CONTEXT)))
+        assert len(server.requests) == 4  # item 0 is not paid for again: the purpose is no part of a call's identity
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert {k: v.done for k, v in ledger.spend_by("purpose").items()} == {"probe": 1, "eval": 2, "rank": 1}
 
 
 @pytest.mark.parametrize(

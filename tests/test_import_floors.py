@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent / "cyclealign"
 
 # A package stands for all of its modules.
 FLOORS: dict[int, set[str]] = {
-    1: {"types", "losses", "logprobs", "lm_head", "prefix_cache", "ledger", "resources", "strict_yaml", "chance"},
+    1: {
+        *("types", "losses", "logprobs", "lm_head", "prefix_cache", "ledger", "resources", "strict_yaml", "chance"),
+        *("atomic", "endpoints"),
+    },
     2: {
         *("agreement", "rank_template", "replies", "prompting", "demonstration_files", "demonstrations"),
         *("config", "config_errors", "config_loading", "training_keys", "training_setup"),

@@ -164,12 +164,13 @@ class BlackBoxRanker:
     async def _slots(self, item: _Item, number: int, messages: list[Message], structured: bool) -> tuple[int, ...]:
         """Slots best first; with one repair call when the reply cannot be used."""
         k = len(item.set.candidates)
-        reply = await self._calls.reply(self._call(item, number, messages, structured, "rank"))
+        reply = await self._calls.reply(self._call(item, number, messages, structured, item.context.purpose))
         try:
             return _read(reply, k, structured)
         except ReplyUnusable as problem:
             messages = repair_messages(messages, reply.text, problem.reason)
-        reply = await self._calls.reply(self._call(item, number, messages, structured, "repair"))
+        purpose: Purpose = "repair" if item.context.purpose == "rank" else "eval"
+        reply = await self._calls.reply(self._call(item, number, messages, structured, purpose))
         try:
             return _read(reply, k, structured)
         except ReplyUnusable as problem:

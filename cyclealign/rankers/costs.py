@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from cyclealign.config import BlackBoxConfig, Price
+from cyclealign.endpoints import OPENAI_URL, host_of
 from cyclealign.ledger import Call
 from cyclealign.prompting import (
     RankTemplate,
@@ -18,7 +18,6 @@ from cyclealign.prompting import (
 )
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
-OPENAI_URL = "https://api.openai.com/v1"
 LENGTH_OPTIONS = ("max_tokens", "max_completion_tokens")
 # Bytes that a chat template may add around one message, or around the whole: role names and control tokens.
 MESSAGE_OVERHEAD = 16
@@ -36,8 +35,7 @@ def request_options(config: BlackBoxConfig, k: int) -> dict[str, Any]:
 
     OpenAI's newer models refuse ``max_tokens``, and many other servers know nothing else.
     """
-    host = urlsplit(config.base_url or OPENAI_URL).hostname
-    length = "max_completion_tokens" if host == urlsplit(OPENAI_URL).hostname else "max_tokens"
+    length = "max_completion_tokens" if host_of(config.base_url) == host_of(OPENAI_URL) else "max_tokens"
     defaults: dict[str, Any] = {"temperature": 0}
     if not any(name in config.request for name in LENGTH_OPTIONS):
         defaults[length] = answer_tokens(k)

@@ -6,20 +6,18 @@ The SDK's retries are off, so that each attempt that may be billed has its row o
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from cyclealign.config import BlackBoxConfig
+from cyclealign.endpoints import OPENAI_URL, host_of, is_loopback
 from cyclealign.ledger import Call, Ledger
 from cyclealign.rankers.chat import REQUEST_FAULTS, CallFailed, ChatReply, Failure, one_line, read_reply
 from cyclealign.rankers.costs import (
-    OPENAI_URL,
     check_bounded,
     estimated_tokens,
     input_bound,
@@ -220,17 +218,8 @@ def _api_key(config: BlackBoxConfig, endpoint: str) -> str:
     key = os.environ.get(config.api_key_env, "").strip()
     if key and not (key.isascii() and key.isprintable()):
         raise UserError(f"${config.api_key_env}: holds characters that no key has; set it again")
-    if key or is_loopback(endpoint):
+    if key or is_loopback(host_of(endpoint)):
         return key
     raise UserError(
         f"${config.api_key_env}: not set; {endpoint} needs a key (black_box.api_key_env names its variable)"
     )
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,0 +1,57 @@
+"""What an evaluation asks the black box, and how its calls are filed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+from fakes import FakeGenerator, FakeTrainer, Fuse
+from loopback import Loopback, prefers
+
+from cyclealign.config import BlackBoxConfig
+from cyclealign.evaluating import Evaluator
+from cyclealign.ledger import Ledger
+from cyclealign.prompting import load_template
+from cyclealign.rankers.black_box import BlackBoxRanker
+from cyclealign.run_dir import read_json
+from cyclealign.team import Team
+from cyclealign.types import CandidateSet, Demonstration, PolicyVersion, Prompt, RankContext, Ranking, Unranked
+
+
+class NoDemonstrations:
+    def select(self, prompt: Prompt) -> Sequence[Demonstration]:
+        return ()
+
+
+class Labelled(FakeTrainer):
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        for item in sets:
+            yield Ranking.from_order(item.prompt.id, item.ids)
+
+
+def test_labelled_pairs_are_paid_for_as_eval(tmp_path: Path) -> None:
+    labelled = [
+        Prompt(({"role": "user", "content": f"question {n}"},), chosen="long " * 9 + str(n), rejected="short")
+        for n in range(3)
+    ]
+    context = RankContext(run="r", interaction=2, seed=1, demonstrations=NoDemonstrations())
+    with Loopback(judge=prefers(len)) as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        box = BlackBoxConfig(model="judge", base_url=server.url)
+        ranker = BlackBoxRanker(box, load_template("rank"), ledger)
+        parts = SimpleNamespace(
+            generator=FakeGenerator(2, Fuse(None)), black_box=ranker, white_box=Labelled(Fuse(None))
+        )
+        team = Team(tmp_path / "state.json", launch="l")
+        evaluator = Evaluator(tuple(labelled), None, 8)
+        evaluator.evaluate(tmp_path / "e", parts, team, PolicyVersion("v", "base"), context, seed=1)
+        assert {k: (v.done, v.failed) for k, v in ledger.spend_by("purpose").items()} == {
+            "eval": (3, 0),
+            "probe": (1, 0),
+        }
+        assert set(ledger.spend_by("interaction")) == {None, 2}
+    assert read_json(tmp_path / "e" / "metrics.json")["black_box_accuracy"] == {
+        "accuracy": 1.0,
+        "ranked": 3,
+        "asked": 3,
+    }
