@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cyclealign.losses import DPO, PLD, PRO, RRHF, ListMLE, SimPO
+from cyclealign.losses import RRHF, AnyLoss, feeds, losses_fed_by
 
-Loss = Annotated[RRHF | PRO | ListMLE | PLD | SimPO | DPO, Field(discriminator="name")]
+Loss = Annotated[AnyLoss, Field(discriminator="name")]
 BUILTIN_POLICY = "builtin:tiny-chat"
 # Set by the run itself: from output_dir, seed and the cycle's own schedule.
 OWNED_TRAINING_KEYS = (
@@ -222,11 +222,11 @@ def check_teacher(config: Config) -> None:
     gives_magnitude = config.black_box.backend in ("local", "reward_model") or config.black_box.passes >= 2
     if config.black_box.backend == "replay":  # known only from the file; the ranker refuses at load
         return
-    if config.loss.needs == "magnitude" and not gives_magnitude:
+    if not feeds("magnitude" if gives_magnitude else "order", config.loss.needs):
         raise ValueError(
             f"loss.name: {config.loss.name} needs magnitudes, but one pass of backend {config.black_box.backend}"
-            " gives an order alone; use black_box.passes >= 2, loss.gap_temperature=false (pro), or rrhf, listmle,"
-            " simpo, dpo"
+            " gives an order alone; use black_box.passes >= 2, loss.gap_temperature=false (pro), or"
+            f" {', '.join(losses_fed_by('order'))}"
         )
 
 

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from cyclealign.collator import RankingCollator, TrainingBatch, TrainingList
 from cyclealign.config import AnchorConfig
 from cyclealign.logprobs import Plan, sequence_scores, token_logprobs
-from cyclealign.losses import RankedScores, RankingLoss
+from cyclealign.losses import RankedScores, RankingLoss, tier_levels
 from cyclealign.types import RunStopped
 
 
@@ -152,6 +152,7 @@ def ranked_scores(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, loss: Ra
 
     Student: mean log-likelihood in nats per token, or, where the loss says so, the log-ratio to the start
     model in nats per response. ``best_nll``: of the teacher's first choice (of several, the first named).
+    Levels, for a loss that needs them: the tiers of the teacher's ranking.
     """
     mask = batch["lists"]["response_mask"]
     total, mean = sequence_scores(logprobs, mask)
@@ -159,7 +160,14 @@ def ranked_scores(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, loss: Ra
     if loss.student_score == "log_ratio":
         student = total - sequence_scores(batch["reference"], mask)[0]
     nll = best_of_list(-(total if loss.sft_reduction == "sum" else mean), batch)
-    return RankedScores(student=as_lists(student, batch), teacher=batch["teacher"], valid=batch["valid"], best_nll=nll)
+    teacher, valid = batch["teacher"], batch["valid"]
+    return RankedScores(
+        student=as_lists(student, batch),
+        teacher=teacher,
+        valid=valid,
+        best_nll=nll,
+        levels=tier_levels(teacher, valid) if loss.needs == "levels" else None,
+    )
 
 
 def anchor_terms(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, anchor: AnchorConfig) -> Float[Tensor, " B"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,14 @@ def shared_data() -> Path:
     if path is None:
         pytest.skip("no shared data folder (set CYCLEALIGN_DATA)")
     return path
+
+
+@pytest.fixture
+def without_jaxtyping() -> Iterator[None]:
+    """As a user runs it: only the package's own checks."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

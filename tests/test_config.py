@@ -289,7 +289,8 @@ WRONG = [
     (["black_box.price.inputs=1"], "unknown key black_box.price.inputs; did you mean black_box.price.input?"),
     (
         ["loss.name=simp"],
-        'loss.name: expected one of rrhf, pro, listmle, pld, simpo, dpo, got "simp"; did you mean simpo?',
+        "loss.name: expected one of rrhf, pro, listmle, pld, simpo, dpo, margin_mse, cprd, idcm, quantidce, ranknet,"
+        ' lambdarank, listnet, kl, mse, got "simp"; did you mean simpo?',
     ),
     (["layout=pad"], 'layout: expected one of auto, cached_prefix, padded, got "pad"; did you mean padded?'),
     (["seed=abc"], 'seed: expected a whole number, got "abc"'),
@@ -357,7 +358,7 @@ def test_required_sections(small: Path) -> None:
     assert failure(small) == "data.prompts: required, but not set"
 
 
-@pytest.mark.parametrize("loss", ["pro", "pld"])
+@pytest.mark.parametrize("loss", ["pro", "pld", "margin_mse", "mse", "listnet", "kl"])
 def test_a_loss_that_needs_magnitudes_names_those_that_work(small: Path, loss: str) -> None:
     openai = ["black_box.backend=openai", "black_box.model=m", f"loss.name={loss}"]
     message = failure(small, *openai)
@@ -366,6 +367,18 @@ def test_a_loss_that_needs_magnitudes_names_those_that_work(small: Path, loss: s
     assert load_config(small, [*openai, "black_box.passes=2"]).loss.name == loss
     assert load_config(small, [f"loss.name={loss}"]).loss.name == loss  # the local ranker gives scores
     assert load_config(small, [*openai[:2], "loss.name=pro", "loss.gap_temperature=false"]).loss.name == "pro"
+
+
+@pytest.mark.parametrize("loss", ["rrhf", "cprd", "idcm", "quantidce", "ranknet", "lambdarank"])
+def test_an_order_is_enough_for(small: Path, loss: str) -> None:
+    openai = ["black_box.backend=openai", "black_box.model=m", f"loss.name={loss}"]
+    assert load_config(small, openai).loss.name == loss
+
+
+def test_a_threshold_on_the_teachers_score_needs_one(small: Path) -> None:
+    openai = ["black_box.backend=openai", "black_box.model=m", "loss.name=cprd"]
+    assert failure(small, *openai, "loss.threshold=0.5").startswith("loss.name: cprd needs magnitudes")
+    assert load_config(small, [*openai, "loss.rank_cut=2"]).loss.name == "cprd"
 
 
 def test_budget_needs_a_price(small: Path) -> None:

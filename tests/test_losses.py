@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_lists import bundle, log_sum_exp, ragged, softmax
 from torch import Tensor
 
 from cyclealign.losses import DPO, PLD, PRO, RRHF, ListMLE, RankedScores, RankingLoss, SimPO
@@ -55,11 +55,6 @@ def test_golden_values(loss: RankingLoss, value: float) -> None:
     assert value_and_gradient(loss, one_list(P, R))[0] == pytest.approx(value, abs=1e-9)
 
 
-def softmax(values: Sequence[float]) -> list[float]:
-    total = sum(math.exp(v) for v in values)
-    return [math.exp(v) / total for v in values]
-
-
 def test_golden_gradients_by_hand() -> None:
     # RRHF: the one violated pair is (0 better than 1).
     assert value_and_gradient(RRHF(), one_list(P, R))[1] == pytest.approx([-1.0, 1.0, 0.0], abs=1e-9)
@@ -97,11 +92,6 @@ def test_golden_pld(temperature: float, value: float, gradient: tuple[float, ...
 
 
 # Brute force ------------------------------------------------------------------------------------------------
-
-
-def log_sum_exp(values: Sequence[float]) -> float:
-    top = max(values)
-    return top + math.log(sum(math.exp(v - top) for v in values))
 
 
 def plackett_luce(s: Sequence[float], order: Order, weights: Sequence[float]) -> float:
@@ -175,26 +165,6 @@ CASES: list[tuple[RankingLoss, Oracle]] = [
 ]
 LOSSES = [loss for loss, _ in CASES]
 NAMES = ["rrhf", "listmle", "pro", "pro-order", "pld", *(f"{n}-{k}" for n in ("simpo", "dpo") for k in KINDS)]
-
-
-@st.composite
-def ragged(draw: st.DrawFn) -> list[list[tuple[float, float]]]:
-    """Lists of 0 to 5 (student, teacher), half of them with tied teachers."""
-    number = st.floats(-4, 4, allow_nan=False, width=32)
-    teacher = draw(st.sampled_from([number, st.integers(0, 2).map(float)]))
-    return draw(st.lists(st.lists(st.tuples(number, teacher), max_size=5), min_size=1, max_size=4))
-
-
-def bundle(lists: list[list[tuple[float, float]]], seed: int, width: int = 6) -> RankedScores:
-    """The lists in shuffled columns, NaN in all other places."""
-    rng = random.Random(seed)
-    student, teacher = torch.full((2, len(lists), width), math.nan, dtype=torch.float64)
-    valid = torch.zeros(len(lists), width, dtype=torch.bool)
-    for b, entries in enumerate(lists):
-        columns = rng.sample(range(width), len(entries))
-        for column, (s, t) in zip(columns, entries, strict=True):
-            student[b, column], teacher[b, column], valid[b, column] = s, t, True
-    return RankedScores(student=student.requires_grad_(), teacher=teacher, valid=valid)
 
 
 @pytest.mark.parametrize(("loss", "oracle"), CASES, ids=NAMES)

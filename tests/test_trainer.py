@@ -14,7 +14,7 @@ from tiny_policy import WORDS, examples, save_tiny, tiny_config
 
 from cyclealign.collator import EncodedList, RankingCollator, TrainingList
 from cyclealign.config import AnchorConfig, Config
-from cyclealign.losses import DPO, PRO, RRHF
+from cyclealign.losses import DPO, PRO, RRHF, MultiLevelRanking
 from cyclealign.trainable import TrainablePolicy
 from cyclealign.trainer import anchor_terms, ranked_scores
 from cyclealign.training_setup import optimizer_steps, training_arguments, training_order
@@ -87,6 +87,15 @@ def test_scores_are_means_over_response_tokens_and_best_nll_is_of_the_teachers_f
 def test_the_log_ratio_is_a_sum_over_tokens_against_the_reference() -> None:
     student = ranked_scores(LOGPROBS, batch_of(reference=-2.0), DPO()).student
     assert student.tolist()[:2] == [[1.0, -2.0, -6.0], [0.0, -3.0, 0.0]]
+
+
+def test_levels_are_the_tiers_of_the_teachers_ranking() -> None:
+    scores = ranked_scores(LOGPROBS, batch_of(), MultiLevelRanking())
+    assert scores.levels is not None
+    assert scores.levels[0].tolist() == [2, 0, 1]
+    assert scores.levels[1, :2].tolist() == [0, 0]
+    assert MultiLevelRanking()(scores).loss.isfinite()
+    assert ranked_scores(LOGPROBS, batch_of(), RRHF()).levels is None
 
 
 def test_anchor_terms_by_hand() -> None:

@@ -126,6 +126,20 @@ class RankingLoss(ABC):
         return LossOutput(loss=loss, per_list=per_list, metrics=metrics)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SFTWeighted(RankingLoss):
+    """A loss beside which ``sft_weight`` times the mean NLL per token of the teacher-best candidate may stand."""
+
+    sft_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_non_negative("sft_weight", self.sft_weight)
+
+    @property
+    def sft(self) -> float:
+        return self.sft_weight
+
+
 def widened(scores: RankedScores) -> RankedScores:
     """float32 or wider, with harmless numbers in the masked places (so that NaN cannot leak a gradient).
 
@@ -140,6 +154,24 @@ def widened(scores: RankedScores) -> RankedScores:
         teacher=torch.where(scores.valid, teacher, 0.0),
         best_nll=None if scores.best_nll is None else scores.best_nll.to(wide),
     )
+
+
+def centred(values: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """Differences to the mean of each list's valid entries; 0 where masked. Masked entries must be finite."""
+    mean = torch.where(valid, values, 0.0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+    return torch.where(valid, values - mean[:, None], 0.0)
+
+
+def list_log_softmax(values: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """log softmax over the valid entries; finite everywhere, meaningless where masked."""
+    # The least finite number, not -inf: an all-masked list has to stay finite.
+    return values.masked_fill(~valid, torch.finfo(values.dtype).min).log_softmax(dim=1)
+
+
+def require_count(name: str, value: int | None) -> None:
+    """ValueError unless a field is None or a whole number of at least 1."""
+    if value is not None and value < 1:
+        raise ValueError(f"{name}: expected a whole number >= 1, got {value}")
 
 
 def require_positive(name: str, value: float) -> None:

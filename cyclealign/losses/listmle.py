@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cyclealign.losses.base import RankedScores, RankingLoss, require_non_negative
+from cyclealign.losses.base import RankedScores, SFTWeighted
 from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListMLE(RankingLoss):
+class ListMLE(SFTWeighted):
     """Negative log-likelihood of the teacher's order under the Plackett-Luce model of the student's scores.
 
     L = sum_k [ logsumexp_{i >= k} s_i - s_k ], candidates best first (Xia et al. 2008, "Listwise approach to
@@ -22,14 +22,6 @@ class ListMLE(RankingLoss):
     """
 
     name: Literal["listmle"] = "listmle"
-    sft_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_non_negative("sft_weight", self.sft_weight)
-
-    @property
-    def sft(self) -> float:
-        return self.sft_weight
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
         order = best_first(scores)

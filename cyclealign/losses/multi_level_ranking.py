@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
-from cyclealign.losses.base import Needs, RankedScores, RankingLoss
+from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, require_non_negative
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiLevelRanking(RankingLoss):
+class MultiLevelRanking(SFTWeighted):
     """Stage-1 loss of QuantiDCE (Ye et al. 2021, arXiv 2106.00507) over one context's candidates.
 
     Candidates stand in levels, 0 the best.
@@ -29,10 +29,15 @@ class MultiLevelRanking(RankingLoss):
     ``squash="sigmoid"`` maps logits there, ``"none"`` takes the scores as they come.
     """
 
-    name: Literal["multi_level_ranking"] = "multi_level_ranking"
+    name: Literal["quantidce"] = "quantidce"
     separation: float = 0.3
     compactness: float = 0.1
     squash: Literal["none", "sigmoid"] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_non_negative("separation", self.separation)
+        require_non_negative("compactness", self.compactness)
 
     @property
     def needs(self) -> Needs:
@@ -59,6 +64,15 @@ class MultiLevelRanking(RankingLoss):
         order = (-gap).clamp(min=0)
         compact = torch.where(present, (deviation - self.compactness).clamp(min=0), 0.0).sum(dim=1)
         return torch.where(pair, apart + order, 0.0).sum(dim=(1, 2)) + compact
+
+
+def tier_levels(teacher: Real[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Int[Tensor, "B K"]:
+    """Levels from utilities: equal ones are a level, the highest is level 0; where masked, any number."""
+    equal = (teacher[:, :, None] == teacher[:, None, :]) & valid[:, None, :]
+    columns = torch.arange(valid.shape[1], device=valid.device)
+    first = valid & ~(equal & (columns < columns[:, None])).any(dim=2)  # one of each level
+    better = (teacher[:, None, :] > teacher[:, :, None]) & first[:, None, :]
+    return better.sum(dim=2)
 
 
 def _membership(scores: RankedScores) -> Bool[Tensor, "B K L"]:

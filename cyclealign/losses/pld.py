@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cyclealign.losses.base import Needs, RankedScores, RankingLoss, require_non_negative, require_positive
+from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, list_log_softmax, require_positive
 from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLD(RankingLoss):
+class PLD(SFTWeighted):
     """Plackett-Luce likelihood of the teacher's order, each place weighted by the teacher's softmax there.
 
     L = sum_k alpha_k [ logsumexp_{l >= k} s_l - s_k ], alpha = softmax(t / ``teacher_temperature``) over the
@@ -25,24 +24,18 @@ class PLD(RankingLoss):
 
     name: Literal["pld"] = "pld"
     teacher_temperature: float = 1.0
-    sft_weight: float = 0.0
 
     def __post_init__(self) -> None:
         require_positive("teacher_temperature", self.teacher_temperature)
-        require_non_negative("sft_weight", self.sft_weight)
+        super().__post_init__()
 
     @property
     def needs(self) -> Needs:
         return "magnitude"
 
-    @property
-    def sft(self) -> float:
-        return self.sft_weight
-
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
         order = best_first(scores, positive_first=True)
         student, valid = scores.student.gather(1, order), scores.valid.gather(1, order)
         logits = scores.teacher.gather(1, order) / self.teacher_temperature
-        # The least finite number, not -inf: an all-masked list has to stay finite.
-        alpha = logits.masked_fill(~valid, torch.finfo(logits.dtype).min).softmax(dim=1)
+        alpha = list_log_softmax(logits, valid).exp()
         return suffix_softmax(student, valid, alpha.to(student.dtype))

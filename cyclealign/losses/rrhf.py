@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cyclealign.losses.base import RankedScores, RankingLoss, require_non_negative
+from cyclealign.losses.base import RankedScores, SFTWeighted
 from cyclealign.losses.pairs import chosen_pairs, student_margins
 
 
 @dataclass(frozen=True, kw_only=True)
-class RRHF(RankingLoss):
+class RRHF(SFTWeighted):
     """Zero-margin hinge over all pairs that the teacher orders strictly.
 
     L = sum_{r_i < r_j} max(0, p_i - p_j), p the mean log-likelihood (Yuan et al. 2023, arXiv 2304.05302,
@@ -24,13 +24,6 @@ class RRHF(RankingLoss):
 
     name: Literal["rrhf"] = "rrhf"
     sft_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_non_negative("sft_weight", self.sft_weight)
-
-    @property
-    def sft(self) -> float:
-        return self.sft_weight
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
         # relu, not clamp: at equal scores the published code has gradient 0, clamp would have 1.

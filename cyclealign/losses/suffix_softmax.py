@@ -1,4 +1,4 @@
-"""Softmax over the rest of the list, place by place: the shape of mathematics under ListMLE, PRO and PLD."""
+"""Softmax over the rest of the list, place by place: the shape of mathematics under ListMLE, PRO, PLD and CPRD."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ def suffix_softmax(
     valid: Bool[Tensor, "B K"],
     weights: Float[Tensor, "B K"],
     coefficients: Float[Tensor, "B K K"] | None = None,
+    *,
+    beside: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, " B"]:
     """sum_k w_k [ logsumexp_{i >= k}(c_ki s_i) - c_kk s_k ], lists sorted best first, masked entries last.
 
     Args:
         student: s. weights: w, finite everywhere (masked places are ignored).
         coefficients: c, [b, k, i], read where i >= k; None is 1 everywhere, in O(K) memory instead of O(K^2).
+        beside: logsumexp of scores outside of the list that stand in every place's sum, finite; None is none.
     """
     if coefficients is None:
         own = student
@@ -54,4 +57,6 @@ def suffix_softmax(
         # A masked row keeps itself: the gradient of an all -inf row would be NaN.
         rest = valid[:, None, :].expand_as(coefficients).triu() | itself
         normaliser = (coefficients * student[:, None, :]).masked_fill(~rest, -torch.inf).logsumexp(dim=2)
+    if beside is not None:
+        normaliser = torch.logaddexp(normaliser, beside[:, None])
     return (weights * torch.where(valid, normaliser - own, 0.0)).sum(dim=1)

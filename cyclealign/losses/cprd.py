@@ -1,0 +1,96 @@
+"""CPRD: contrastive partial ranking distillation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cyclealign.losses.base import (
+    Needs,
+    RankedScores,
+    SFTWeighted,
+    require_count,
+    require_positive,
+)
+from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
+
+
+@dataclass(frozen=True, kw_only=True)
+class CPRD(SFTWeighted):
+    """Each valid hard candidate in turn against all that the teacher ranks below it.
+
+    L = - sum_{j < J} log [ exp(z_j) / sum_{k >= j} exp(z_k) ], z = s / ``temperature``, over the hard candidates
+    in the teacher's order, J the first invalid one (Chen et al. 2024, arXiv 2407.07479): Plackett-Luce cut off at
+    J. The order within the invalid tail is never used, its members stay in the denominators.
+
+    The published text leaves open which candidates are hard and valid, so these are choices:
+
+    hard: how many candidates, those that the STUDENT scores highest (and any it ties with the last of them);
+        None: all are hard.
+    threshold: valid is who has at least this teacher score, "mean" the list's own mean. rank_cut: valid is who
+        is among the teacher's first so many of the hard. Both: who passes both; neither: all are valid.
+    include_easy: the other candidates stand in every denominator.
+    """
+
+    name: Literal["cprd"] = "cprd"
+    hard: int | None = None
+    threshold: float | Literal["mean"] | None = None
+    rank_cut: int | None = None
+    include_easy: bool = True
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("hard", self.hard)
+        require_count("rank_cut", self.rank_cut)
+        require_positive("temperature", self.temperature)
+        if not (self.threshold is None or self.threshold == "mean" or _is_finite(self.threshold)):
+            raise ValueError(f"threshold: expected a finite number, mean or null, got {self.threshold!r}")
+
+    @property
+    def needs(self) -> Needs:
+        return "order" if self.threshold is None else "magnitude"
+
+    def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
+        hard = self._hard(scores)
+        order = best_first(replace(scores, valid=hard))
+        student = scores.student / self.temperature
+        beside = None
+        if self.include_easy and self.hard is not None:
+            beside = _logsumexp(student, scores.valid & ~hard)
+        weights = self._counts(scores, hard).gather(1, order)
+        if self.rank_cut is not None:
+            weights = weights & (torch.arange(order.shape[1], device=order.device) < self.rank_cut)
+        return suffix_softmax(student.gather(1, order), hard.gather(1, order), weights.to(student.dtype), beside=beside)
+
+    def _hard(self, scores: RankedScores) -> Bool[Tensor, "B K"]:
+        if self.hard is None or scores.valid.shape[1] <= self.hard:
+            return scores.valid
+        student = scores.student.detach().masked_fill(~scores.valid, -math.inf)
+        # Ties with the last one count as well: which of them are hard must not hang on the order of the columns.
+        return scores.valid & (student >= student.topk(self.hard, dim=1).values[:, -1:])
+
+    def _counts(self, scores: RankedScores, hard: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
+        """Who is good enough, in the teacher's own width."""
+        if self.threshold is None:
+            return hard
+        if self.threshold == "mean":
+            bound = scores.teacher.sum(dim=1, keepdim=True) / scores.valid.sum(dim=1, keepdim=True).clamp(min=1)
+            return hard & (scores.teacher >= bound)
+        return hard & (scores.teacher >= self.threshold)
+
+
+def _logsumexp(values: Float[Tensor, "B K"], chosen: Bool[Tensor, "B K"]) -> Float[Tensor, " B"]:
+    """Over the chosen entries; the least finite number where there are none, so that its gradient is 0, not NaN."""
+    least = torch.finfo(values.dtype).min
+    result = values.masked_fill(~chosen, least).logsumexp(dim=1)
+    return torch.where(chosen.any(dim=1), result, least)
+
+
+def _is_finite(value: float | str) -> bool:
+    return not isinstance(value, str) and math.isfinite(value)

@@ -1,0 +1,40 @@
+"""LambdaRank: each pair weighted by what swapping it would change in nDCG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cyclealign.losses.base import RankedScores, SFTWeighted, require_count
+from cyclealign.losses.lambda_pairs import (
+    differences,
+    discount,
+    gain_shares,
+    place_gains,
+    student_places,
+    weighted_pairs,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LambdaRank(SFTWeighted):
+    """L = - sum_{g_a > g_b} |1 / D(a) - 1 / D(b)| |G_a - G_b| log2 sigmoid(s_a - s_b).
+
+    D(p) = log2(1 + p), a and b places by the student, gains as in ``NDCG2`` (``k`` None: n, ..., 1), weights without
+    gradient (Burges 2010, MSR-TR-2010-82, in the form of LambdaLoss, Wang et al. 2018).
+    """
+
+    name: Literal["lambdarank"] = "lambdarank"
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("k", self.k)
+
+    def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
+        gains = place_gains(scores, self.k)
+        swaps = differences(1 / discount(student_places(scores).to(gains.dtype)))
+        return weighted_pairs(scores, gains, swaps * differences(gain_shares(gains)))
