@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cyclealign.cli_eval import eval_app
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(eval_app, name="eval")
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config: quickstart, …")]
 Overrides = Annotated[
     list[str] | None,

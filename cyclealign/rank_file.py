@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ def rank_file(job: RankJob) -> str:
     sets = load_candidate_sets(job.file)
     unranked = 0
     with ExitStack() as stack:
-        ranker, template = _ranker(job, sets, stack)
+        ranker, template = open_ranker(job, sets, stack)
         pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(template))
         context = RankContext(run="rank", interaction=0, seed=job.seed, demonstrations=pool)
         file = stack.enter_context(_opened(job.out))
@@ -55,25 +55,42 @@ def rank_file(job: RankJob) -> str:
     return f"{len(sets) - unranked} sets ranked, {unranked} not"
 
 
-def _ranker(job: RankJob, sets: list[CandidateSet], stack: ExitStack) -> tuple[Ranker, str]:
-    kind, _, rest = job.ranker.partition(":")
+def ranker_config(spec: str, options: Sequence[str]) -> BlackBoxConfig | None:
+    """The black_box section that ``--ranker`` and its ``key=value`` options stand for; None for a policy.
+
+    Raises:
+        UserError: unknown ranker, or options that do not fit it.
+    """
+    kind, _, rest = spec.partition(":")
     if kind in ("reward_model", "replay", "policy", "openai") and not rest:
         raise UserError(f"--ranker {kind}: expected {kind}:{'MODEL' if kind == 'openai' else 'PATH'}")
     if kind == "policy":
-        return _policy_ranker(rest, sets), "rank"
+        return None
     if kind not in ("local", "reward_model", "replay", "openai"):
-        raise UserError(f"--ranker: expected one of {KINDS}; got {job.ranker!r}")
+        raise UserError(f"--ranker: expected one of {KINDS}; got {spec!r}")
     place = {"model": rest} if kind == "openai" else {"path": rest} if rest else {}
-    box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, job.options)
+    return parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, options)
+
+
+def open_ranker(job: RankJob, sets: Sequence[CandidateSet], stack: ExitStack) -> tuple[Ranker, str]:
+    """The ranker that a job names, with the name of its template; what it holds open closes with ``stack``."""
+    box = ranker_config(job.ranker, job.options)
+    if box is None:
+        return _policy_ranker(job.ranker.partition(":")[2], sets), "rank"
     return _black_box(box, job, stack), box.template
+
+
+def ledger_of(job: RankJob) -> Path:
+    """Where the paid calls of a job are recorded: beside its output file, or its input."""
+    beside = job.out or job.file
+    return beside.with_name(f"{beside.name}.ledger.sqlite")
 
 
 def _black_box(box: BlackBoxConfig, job: RankJob, stack: ExitStack) -> Ranker:
     if box.backend == "openai":
         from cyclealign.rankers.black_box import BlackBoxRanker
 
-        beside = job.out or job.file
-        ledger = stack.enter_context(Ledger(beside.with_name(f"{beside.name}.ledger.sqlite")))
+        ledger = stack.enter_context(Ledger(ledger_of(job)))
         return BlackBoxRanker(box, load_template(box.template), ledger)
     if box.backend == "replay":
         from cyclealign.rankers.replay import ReplayRanker
@@ -91,7 +108,7 @@ def _existing(path: Path | None) -> Path:
     return path
 
 
-def _policy_ranker(path: str, sets: list[CandidateSet]) -> Ranker:
+def _policy_ranker(path: str, sets: Sequence[CandidateSet]) -> Ranker:
     """Any causal language model as a ranker: mean log-likelihood per token of the response."""
     import torch
 

@@ -48,6 +48,7 @@ FLOORS: dict[int, set[str]] = {
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
         *("doctor", "cli", "__main__"),
+        *("evaluation", "cli_eval"),
     },
 }
 # The public face: ``Cycle.from_config`` builds a cycle of the parts that ``building`` knows. Inside the function.

@@ -1,0 +1,177 @@
+"""Asking a ranker about sets, for all evals that judge: built as for ``cyclealign rank``, paid calls on a ledger.
+
+The ledger lies beside the result file, so that an eval that was killed pays for no verdict twice.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclealign.config import DemonstrationsConfig
+from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.ledger import Ledger
+from cyclealign.prompting import (
+    estimate_message_tokens,
+    estimate_tokens,
+    load_template,
+    presentations,
+    render,
+    response_format,
+)
+from cyclealign.rank_file import RankJob, ledger_of, open_ranker, ranker_config
+from cyclealign.rankers.costs import answer_tokens, output_bound, request_options, usd
+from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, canonical_json, derive_seed
+
+Verdict = Ranking | Unranked
+RUN = "eval"  # the name under which presentation orders are drawn
+Orders = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Who is asked: ``--ranker`` and its ``key=value`` options, and the seed of the presentation orders.
+
+    A judge behind an API gets two presentation orders an item unless its options say ``passes=``: at two
+    candidates those are both there are.
+    """
+
+    spec: str
+    options: tuple[str, ...] = ()
+    seed: int = 42
+
+    @property
+    def paid(self) -> bool:
+        return self.spec.startswith("openai:")
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The options with their default number of passes."""
+        given = any(o.replace(" ", "").startswith("passes=") for o in self.options)
+        return self.options if given or not self.paid else (*self.options, "passes=2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Verdicts in the order of the sets.
+
+    ``shown``: for each set the orders in which its candidates stood before the judge, one a pass; empty for rankers
+    that see one response at a time. ``seconds``: wall time of this invocation, model loading included. ``spend``:
+    totals of the ledger, earlier invocations included; None where nothing is paid.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    shown: tuple[Orders, ...]
+    seconds: float
+    spend: dict[str, Any] | None
+
+    @property
+    def rankings(self) -> list[Ranking | None]:
+        return [v if isinstance(v, Ranking) else None for v in self.verdicts]
+
+
+def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int = 0) -> Judged:
+    """Every set's verdict. ``repeat``: above 0 the same questions are put again, under another sampling seed.
+
+    Raises:
+        UserError: the ranker cannot be built or asked.
+        BudgetExhausted: the rest does not fit in the budget; what was paid for is on the ledger.
+    """
+    started = time.monotonic()
+    again = (f"request.seed={repeat}",) if repeat and judge.paid else ()
+    job = RankJob(file=out, ranker=judge.spec, options=(*judge.settings, *again), out=out, seed=judge.seed)
+    verdicts: list[Verdict | None] = [None] * len(sets)
+    with ExitStack() as stack:
+        ranker, template = open_ranker(job, sets, stack)
+        pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(template))
+        for number, places in enumerate(_rounds(sets)):
+            by_id = {sets[p].prompt.id: p for p in places}
+            context = RankContext(run=RUN, interaction=number, seed=judge.seed, demonstrations=pool, purpose="eval")
+            for verdict in _watched(ranker.rank((sets[p] for p in places), context), len(places)):
+                verdicts[by_id[verdict.prompt_id]] = verdict
+    assert None not in verdicts, "a ranker left a set without a verdict"
+    return Judged(
+        verdicts=tuple(v for v in verdicts if v is not None),
+        shown=_shown(sets, judge),
+        seconds=time.monotonic() - started,
+        spend=_spend(job) if judge.paid else None,
+    )
+
+
+def _rounds(sets: Sequence[CandidateSet]) -> Iterator[list[int]]:
+    """Places of the sets, so that no prompt occurs twice in a round: rankers answer by prompt id."""
+    rounds: list[list[int]] = []
+    seen: dict[str, int] = {}
+    for place, item in enumerate(sets):
+        number = seen[item.prompt.id] = seen.get(item.prompt.id, -1) + 1
+        if number == len(rounds):
+            rounds.append([])
+        rounds[number].append(place)
+    yield from rounds
+
+
+def _shown(sets: Sequence[CandidateSet], judge: Judge) -> tuple[Orders, ...]:
+    """What a black box was shown: the orders are a function of the context and the prompt, as in its ranker."""
+    box = ranker_config(judge.spec, judge.settings)
+    if box is None or box.backend != "openai":
+        return ((),) * len(sets)
+    found: list[Orders] = [()] * len(sets)
+    for number, places in enumerate(_rounds(sets)):
+        for place in places:
+            ids, prompt_id = sets[place].ids, sets[place].prompt.id
+            drawn = presentations(len(ids), box.passes, seed=derive_seed(judge.seed, RUN, number, prompt_id))
+            found[place] = tuple(tuple(ids[i] for i in order) for order in drawn)
+    return tuple(found)
+
+
+def _watched(verdicts: Iterator[Verdict], total: int) -> Iterator[Verdict]:
+    """The same verdicts, with a bar for people who watch."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(verdicts, "judging", total=total, console=console, disable=not sys.stderr.isatty())
+
+
+def _spend(job: RankJob) -> dict[str, Any]:
+    with Ledger(ledger_of(job), read_only=True) as ledger:
+        return asdict(ledger.spend())
+
+
+def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> list[str]:
+    """Lines for ``--dry-run``: calls, tokens and money of judging these very sets, without a call.
+
+    Raises:
+        UserError: as ``judged`` would for the ranker's name and options.
+    """
+    box = ranker_config(judge.spec, judge.settings)
+    if box is None or box.backend != "openai":
+        return [f"{len(sets)} sets", "paid calls: none"]
+    template = load_template(box.template)
+    pool = DemonstrationPool.start(DemonstrationsConfig(), template=template)
+    calls = tokens = answers = longest_answers = 0
+    for item in sets:
+        k = len(item.candidates)
+        orders = len(presentations(k, box.passes, seed=0)) * repeats
+        asked = render(template, pool.select(item.prompt), item, range(k), structured=True)
+        schema = estimate_tokens(canonical_json(response_format(k)))
+        calls += orders
+        tokens += orders * (estimate_message_tokens(asked) + schema)
+        answers += orders * 4 * k
+        longest_answers += orders * (output_bound(request_options(box, k)) or answer_tokens(k))
+    lines = [
+        f"{len(sets)} sets, {calls:,} paid calls, {2 * calls + 2:,} where every reply needs its repair",
+        f"tokens: about {tokens:,} in, {answers:,} out; at most {2 * longest_answers:,} out",
+    ]
+    if box.price is None:
+        return [*lines, "money: unknown (price.input=… price.output=…, USD per million tokens)"]
+    likely = usd(box.price, tokens, answers)
+    # A repair call shows the first one's messages and its reply again.
+    most = usd(box.price, 2 * tokens + 2 * longest_answers, 2 * longest_answers)
+    held = "" if box.budget_usd is None else f"; held to budget_usd ${box.budget_usd:,.2f}"
+    return [*lines, f"money: about ${likely:,.4f}, at most ${most:,.4f}{held}"]

@@ -1,0 +1,34 @@
+"""What an eval says on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cyclealign.evaluation.figures import Row, figure_rows
+from cyclealign.evaluation.result import Result
+
+
+def show_result(result: Result, console: Console | None = None) -> None:
+    """Print warnings and figures; of subsets only what the eval is about (the page has the rest)."""
+    console = console or Console()
+    for warning in result["warnings"]:
+        console.print(Text(f"warning: {warning}", style="bold"))
+    metrics = dict(result["metrics"])
+    primary = result["primary"]
+    metrics["subsets"] = {k: v.get(primary) for k, v in (metrics.get("subsets") or {}).items()}
+    show_rows(f"eval {result['eval']}", figure_rows(metrics), console)
+
+
+def show_rows(title: str, rows: Iterable[Row], console: Console) -> None:
+    """A table of figures. Names and values may hold brackets, which rich would take for markup: they are Text."""
+    table = Table(title=Text(title))
+    table.add_column("figure", overflow="fold")
+    for column in ("value", "95% interval", "n"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
