@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cyclealign import cli_demos
 from cyclealign.cli_eval import eval_app
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
@@ -165,6 +166,9 @@ def doctor(
             broken.append(finding)
     if broken:
         raise UserError("; ".join(f"{f.about}: {f.detail}" for f in broken))
+
+
+app.add_typer(cli_demos.app, name="demos")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

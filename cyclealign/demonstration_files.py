@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,7 @@ from cyclealign.types import Demonstration, Message, Prompt, UserError, sha256_h
 BUILTIN = {"builtin:rank": "demonstrations.jsonl"}
 
 _REQUIRED = ("messages", "responses", "order")
-_OPTIONAL = (
-    "note",
-    "tags",
-    "source",
-    "agreement",
-)  # tags are for whoever curates the file; nothing reads them
+_OPTIONAL = ("note", "tags", "source", "agreement")
 _ROLES = ("system", "user", "assistant")
 
 
@@ -43,7 +39,7 @@ def load_static(name_or_path: str) -> tuple[Demonstration, ...]:
     else:
         path = Path(name_or_path).expanduser()
     found = load_demonstrations(path)
-    return tuple(Demonstration(d.prompt, d.responses, d.order, note=d.note) for d in found)
+    return tuple(Demonstration(d.prompt, d.responses, d.order, note=d.note, tags=d.tags) for d in found)
 
 
 def load_demonstrations(path: Path) -> tuple[Demonstration, ...]:
@@ -67,11 +63,11 @@ def save_demonstrations(path: Path, demonstrations: Sequence[Demonstration]) -> 
 
 def content_version(demonstrations: Iterable[Demonstration]) -> str:
     """16 hex digits of the hash of a set's content, in its order; file name, tags and white space do not count."""
-    return sha256_hex([to_record(d) for d in demonstrations])[:16]
+    return sha256_hex([to_record(replace(d, tags=())) for d in demonstrations])[:16]
 
 
 def to_record(demo: Demonstration) -> dict[str, Any]:
-    return {
+    record = {
         "messages": [{"role": m["role"], "content": m["content"]} for m in demo.prompt.messages],
         "responses": list(demo.responses),
         "order": list(demo.order),
@@ -79,6 +75,7 @@ def to_record(demo: Demonstration) -> dict[str, Any]:
         "agreement": demo.agreement,
         "note": demo.note,
     }
+    return record | ({"tags": list(demo.tags)} if demo.tags else {})
 
 
 def _records(path: Path, text: str) -> Iterator[Demonstration]:
@@ -87,14 +84,14 @@ def _records(path: Path, text: str) -> Iterator[Demonstration]:
         if not line.strip():
             continue
         try:
-            yield _demonstration(json.loads(line))
+            yield from_record(json.loads(line))
         except (ValueError, RecursionError) as error:
             reason = f"not valid JSON: {error}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(f"demonstrations {path}:{number}: {reason}") from error
 
 
-def _demonstration(record: Any) -> Demonstration:
-    """Raises ValueError saying what is wrong with the record."""
+def from_record(record: Any) -> Demonstration:
+    """The inverse of ``to_record``. Raises ValueError saying what is wrong with the record."""
     if not isinstance(record, dict):
         raise ValueError(f"expected an object with the keys {', '.join(_REQUIRED)}")
     known = (*_REQUIRED, *_OPTIONAL)
@@ -120,7 +117,7 @@ def _demonstration(record: Any) -> Demonstration:
     if type(agreement) not in (int, float) or not math.isfinite(agreement):
         raise ValueError(f"agreement: expected a finite number, got {agreement!r}")
     prompt = Prompt(_messages(record["messages"]))
-    return Demonstration(prompt, tuple(responses), tuple(order), source, float(agreement), note)
+    return Demonstration(prompt, tuple(responses), tuple(order), source, float(agreement), note, tuple(tags))
 
 
 def _messages(value: Any) -> tuple[Message, ...]:

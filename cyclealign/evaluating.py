@@ -111,14 +111,14 @@ class Evaluator:
         }
 
 
-def labelled_pairs(prompts: Sequence[Prompt]) -> list[CandidateSet]:
-    """Pairs ``chosen``/``rejected`` of the prompts that carry labels, at most LABELLED_PAIRS."""
+def labelled_pairs(prompts: Sequence[Prompt], limit: int | None = LABELLED_PAIRS) -> list[CandidateSet]:
+    """Pairs ``chosen``/``rejected`` of the prompts that carry labels, at most ``limit``."""
     found = [
         CandidateSet(p, (Candidate("chosen", p.chosen), Candidate("rejected", p.rejected)))
         for p in prompts
         if p.chosen and p.rejected and p.chosen != p.rejected
     ]
-    return found[:LABELLED_PAIRS]
+    return found[:limit]
 
 
 def accuracy(verdicts: Sequence[Ranking | Unranked]) -> dict[str, float] | None:

@@ -129,6 +129,12 @@ class Ledger:
         )
         return None if row is None else str(row[0])
 
+    def history(self, call: Call) -> Spend:
+        """What all attempts at a call of this content have taken so far."""
+        row = self._one(f"{_SPEND} FROM calls WHERE endpoint = ? AND key = ?", (call.endpoint, call.key))
+        assert row is not None
+        return _spend(row)
+
     def start(self, call: Call, *, reserved_usd: float) -> int:
         """Record an attempt that is about to be sent; returns its row."""
         columns = {

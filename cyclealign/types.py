@@ -167,6 +167,7 @@ class Demonstration:
     """A worked ranking shown to the black box: the prompt, its responses, their order (best first).
 
     ``source``: ``static`` or the interaction that produced it. ``agreement``: chance-corrected, 1.0 for static.
+    ``note`` and ``tags`` are for whoever curates the file; no judge sees them.
     """
 
     prompt: Prompt
@@ -175,6 +176,7 @@ class Demonstration:
     source: str = "static"
     agreement: float = 1.0
     note: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

@@ -20,12 +20,12 @@ def test_a_run_records_which_demonstrations_and_template_it_used(
 ) -> None:
     """The same hash as the pool's own, so that runs and measurements of one set can be found by it."""
 
-    def begun(config: Config, run: RunDir) -> RunDir:
+    def begun(_: Config, run: RunDir) -> RunDir:
         run.unlock()
         return run
 
     monkeypatch.setattr(building, "_unlocked_on_failure", begun)
-    run = building.new_cycle(load_config("quickstart", [f"output_dir={tmp_path}", "demonstrations.static=builtin:rank"]))
+    run = building.new_cycle(load_config("quickstart", [f"output_dir={tmp_path}"]))
     assert isinstance(run, RunDir)
     found = load_demonstrations(run.prompts / "demonstrations.jsonl")
     assert read_json(run.prompts / "versions.json") == {

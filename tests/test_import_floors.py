@@ -43,11 +43,11 @@ FLOORS: dict[int, set[str]] = {
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
-        *("interaction", "cycle", "building"),
+        *("interaction", "cycle", "building", "curation"),
     },
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
-        *("doctor", "cli", "__main__"),
+        *("doctor", "cli", "cli_demos", "cli_prompts", "__main__"),
         *("evaluation", "cli_eval"),
     },
 }

@@ -1,0 +1,119 @@
+"""A ledger that counts what a measurement needs, paid now or found, and that refuses more calls than were allowed."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cyclealign.ledger import Call, Ledger
+from cyclealign.rankers.limits import BudgetSpent
+
+# A probe finds out what an endpoint can do: two calls where the first form of answer is refused.
+PROBES = 2
+
+
+class Lap(NamedTuple):
+    """What the calls of one part of a measurement take, whether they were paid for now or before."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+
+
+class MeteredLedger(Ledger):
+    """Counts each distinct call once, at all of its attempts, also those of earlier starts.
+
+    So a measurement that is started again counts as it did the first time, and stops where it would have stopped;
+    what it finds on the ledger costs nothing. ``most_calls`` holds strictly: probes (at most PROBES), repairs and
+    retries are within it; the call that would exceed it is refused with BudgetSpent before it is sent.
+    """
+
+    def __init__(self, path: Path, *, most_calls: int | None = None) -> None:
+        super().__init__(path)
+        self._most = None if most_calls is None else most_calls - PROBES
+        self._count = threading.Lock()
+        self._used = 0
+        self._seen: set[str] = set()  # calls that ``used`` has
+        self._new: set[str] = set()  # of those, counted at lookup for a first attempt that is still to start
+        self._in_lap: set[str] = set()
+        self._rows: set[int] = set()
+        self._lap = Lap()
+        self.reset()
+
+    @property
+    def left(self) -> int:
+        """Calls that may still be needed. Raises TypeError without a limit."""
+        if self._most is None:
+            raise TypeError("this ledger has no limit")
+        return max(self._most - self._used, 0)
+
+    @property
+    def used(self) -> int:
+        """Calls needed so far, without probes."""
+        return self._used
+
+    def reset(self) -> Lap:
+        """What was needed since the last ``reset``; counting begins anew."""
+        with self._count:
+            lap, self._lap = self._lap, Lap()
+            self._in_lap.clear()
+        return lap
+
+    def lookup(self, call: Call) -> str | None:
+        """As ``Ledger.lookup``. Raises BudgetSpent where this call, new to the measurement, does not fit any more."""
+        if call.purpose != "probe":
+            with self._count:
+                self._note(call)
+        return super().lookup(call)
+
+    def start(self, call: Call, *, reserved_usd: float) -> int:
+        """As ``Ledger.start``. Raises BudgetSpent where a further attempt does not fit any more."""
+        if call.purpose != "probe":
+            with self._count:
+                if call.key in self._new:
+                    self._new.discard(call.key)
+                else:
+                    self._take(1)
+                self._lap = self._lap._replace(calls=self._lap.calls + 1)
+        row = super().start(call, reserved_usd=reserved_usd)
+        if call.purpose != "probe":
+            self._rows.add(row)
+        return row
+
+    def done(self, row: int, **columns: Any) -> None:
+        super().done(row, **columns)
+        if row in self._rows:
+            with self._count:
+                lap = self._lap
+                self._lap = Lap(
+                    lap.calls,
+                    lap.input_tokens + columns["input_tokens"],
+                    lap.output_tokens + columns["output_tokens"],
+                    lap.usd + columns["usd"],
+                )
+
+    def _note(self, call: Call) -> None:
+        past = None
+        if call.key not in self._seen:
+            past = self.history(call)
+            self._take(max(past.calls, 1))
+            self._seen.add(call.key)
+            if past.calls == 0:
+                self._new.add(call.key)
+        if call.key not in self._in_lap:
+            past = past or self.history(call)
+            self._in_lap.add(call.key)
+            lap = self._lap
+            self._lap = Lap(
+                lap.calls + past.calls,
+                lap.input_tokens + past.input_tokens,
+                lap.output_tokens + past.output_tokens,
+                lap.usd + past.usd,
+            )
+
+    def _take(self, calls: int) -> None:
+        if self._most is not None and self._used + calls > self._most:
+            raise BudgetSpent
+        self._used += calls

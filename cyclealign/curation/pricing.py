@@ -1,0 +1,74 @@
+"""What a measurement can cost at most, from its very messages, without a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyclealign.config import BlackBoxConfig
+from cyclealign.curation.measuring import Question
+from cyclealign.curation.metering import PROBES
+from cyclealign.prompting import (
+    demonstration_tokens,
+    estimate_message_tokens,
+    estimate_tokens,
+    presentations,
+    render,
+    response_format,
+)
+from cyclealign.rank_template import RankTemplate
+from cyclealign.rankers.costs import WorstCase, answer_tokens, output_bound, request_options, usd
+from cyclealign.types import CandidateSet, Demonstration, canonical_json
+
+
+def question_tokens(question: Question, template: RankTemplate) -> int:
+    """Estimate of what one call about a pair sends."""
+    shown = [d for d in question.demonstrations if d.prompt.id != question.pair.prompt.id]
+    messages = render(template, shown, question.pair, (0, 1), structured=True)
+    return estimate_message_tokens(messages) + estimate_tokens(canonical_json(response_format(2)))
+
+
+def most_for(questions: Sequence[Question], box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
+    """Every pass of every question with its repair, and the probe; what the ledger has already is not taken off."""
+    passes = len(presentations(2, box.passes, seed=0))
+    first = passes * sum(question_tokens(q, template) for q in questions)
+    repaired = passes * len(questions)
+    return _priced(box, calls=2 * repaired + PROBES, tokens_in=2 * first + repaired * _repair_words(box))
+
+
+def most_within(calls: int, largest: Question, box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
+    """``calls`` calls, each as large as ``largest`` with the words of a repair."""
+    return _priced(box, calls=calls, tokens_in=calls * (question_tokens(largest, template) + _repair_words(box)))
+
+
+def _repair_words(box: BlackBoxConfig) -> int:
+    """The unusable reply, and what a repair call says of it."""
+    return 2 * _answer(box) + 64
+
+
+def _answer(box: BlackBoxConfig) -> int:
+    return output_bound(request_options(box, 2)) or answer_tokens(2)
+
+
+def _priced(box: BlackBoxConfig, *, calls: int, tokens_in: int) -> WorstCase:
+    tokens_out = calls * _answer(box)
+    return WorstCase(calls, tokens_in, tokens_out, None if box.price is None else usd(box.price, tokens_in, tokens_out))
+
+
+def describe(most: WorstCase, box: BlackBoxConfig) -> list[str]:
+    """Lines for ``--dry-run``."""
+    money = "unknown (give price, e.g. price.input=0.15 price.output=0.6)" if most.usd is None else f"${most.usd:,.4f}"
+    held = f", held to budget_usd ${box.budget_usd:,.2f}" if box.budget_usd is not None else ""
+    return [
+        f"paid calls: at most {most.calls:,}; what the ledger has already is free",
+        f"tokens: at most {most.input_tokens:,} in, {most.output_tokens:,} out",
+        f"money: at most {money}{held}",
+    ]
+
+
+def largest(
+    pool: Sequence[Demonstration], size: int, pairs: Sequence[CandidateSet], template: RankTemplate
+) -> Question:
+    """The longest question that a search can ask: the ``size`` longest demonstrations before the longest pair."""
+    by_cost = sorted(pool, key=lambda d: -demonstration_tokens(template, d))
+    longest = max(pairs, key=lambda p: question_tokens(Question(p, ()), template))
+    return Question(longest, tuple(d for d in by_cost if d.prompt.id != longest.prompt.id)[:size])
