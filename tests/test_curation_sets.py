@@ -107,7 +107,7 @@ def test_an_edit_is_written_back(path: Path, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("text = text.replace('- 2\\n', '- 7\\n')", "entry 2: order: expected each of 0 to 2 once"),
+        ("text = text.replace('[2, ', '[7, ')", "entry 2: order: expected each of 0 to 2 once"),
         ("text = text.replace('  order', '  ordre', 1)", r"entry 1: ordre: unknown key \(did you mean order\?\)"),
         ("text = text + '\\n  - : ['", "not valid YAML"),
         ("text = ''", "expected a list of demonstrations"),
@@ -129,7 +129,7 @@ def test_an_invalid_edit_loses_nothing(
         editor(
             tmp_path,
             monkeypatch,
-            "text = text.replace('- 7\\n', '- 2\\n').replace('ordre', 'order').replace('\\n  - : [', '')",
+            "text = text.replace('[7, ', '[2, ').replace('ordre', 'order').replace('\\n  - : [', '')",
         )
         assert edit(open_set(str(path))).demonstrations[0].prompt.messages[0]["content"] == "mine?"
         assert not draft.exists()

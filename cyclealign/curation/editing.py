@@ -37,7 +37,14 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
+def _list(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.SequenceNode:
+    """Numbers in one line."""
+    in_line = all(isinstance(v, int) for v in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=in_line)
+
+
 _Blocks.add_representer(str, _text)
+_Blocks.add_representer(list, _list)
 
 
 def edit(found: DemonstrationSet) -> DemonstrationSet:
@@ -72,7 +79,7 @@ def edit(found: DemonstrationSet) -> DemonstrationSet:
 def as_yaml(demonstrations: tuple[Demonstration, ...]) -> str:
     """YAML that ``from_yaml`` gives back exactly."""
     records = [to_record(d) for d in demonstrations]
-    return str(yaml.dump(records, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=100))
+    return str(yaml.dump(records, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=100_000))
 
 
 def from_yaml(text: str, source: str) -> tuple[Demonstration, ...]:
