@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,7 @@ class TrainablePolicy:
 
     def _lists(self, examples: Sequence[RankingExample]) -> list[TrainingList]:
         limit = self._policy.max_prompt_tokens
+        examples = [_cut(e, self._config.loss.read(e.teacher)) for e in examples]
         encoded = [encode(self._tokenizer, e.messages, e.responses, e.ended, limit) for e in examples]
         needs_start = self._config.loss.student_score == "log_ratio" or self._config.anchor.weight > 0
         start: Sequence[tuple[Tensor, ...] | None] = (
@@ -245,6 +247,13 @@ class TrainablePolicy:
                     shutil.copytree(start / part, out / part, dirs_exist_ok=True)
         processes.wait_for_everyone()
         self._at = out
+
+
+def _cut(example: RankingExample, places: Sequence[int]) -> RankingExample:
+    responses, ended, teacher = (
+        tuple(values[i] for i in places) for values in (example.responses, example.ended, example.teacher)
+    )
+    return replace(example, responses=responses, ended=ended, teacher=teacher)
 
 
 def _steps_done(start: Path | None) -> int:

@@ -33,7 +33,8 @@ from cyclealign.rankers.local import CHAT_TURNS, ResponseScorer
 WIDTH, BATCH, LEARNING_RATE, SEED = 256, 256, 2e-3, 29
 LEVELS = torch.tensor([0, 1, 1, 2, 2, 2])
 LOSS = MultiLevelRanking(separation=0.15, compactness=0.1, squash="sigmoid")
-FIRST_TURN_SHARE, ECHO_SHARE = 0.5, 0.125
+FIRST_TURN_SHARE, ECHO_SHARE, TOKEN_DROPOUT = 0.35, 0.35, 0.2
+SOURCE_SHARES = (0.35, 0.4, 0.25)  # of the batches, in the order of SOURCES
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Lists:
 
     def __init__(self, dialogues: list[Dialogue], tokenizer: Tokenizer, seed: int) -> None:
         self.dialogues = [d for d in dialogues if len(d.turns) >= 4]
+        # Replies are told from other replies of their own source: sources differ in style, which says nothing of
+        # whether a reply answers.
+        self.by_source = {s: [d for d in self.dialogues if d.source == s] for s in SOURCES}
         self.tokenizer, self.rng = tokenizer, random.Random(seed)
         self.cache: dict[str, Tensor] = {}
 
@@ -61,12 +65,13 @@ class Lists:
     def draw(self, dialogue: Dialogue, *, echo: bool) -> Example:
         """One list about a reply of the dialogue; first replies are frequent, as openers are first turns."""
         rng = self.rng
-        places = range(1, len(dialogue.turns), 2)
+        # Topical-Chat is people among themselves: either side's turn is a reply.
+        places = range(1, len(dialogue.turns), 1 if dialogue.source == "topical" else 2)
         place = 1 if rng.random() < FIRST_TURN_SHARE else rng.choice(places)
         chat = dialogue.turns[max(0, place - CHAT_TURNS) : place]
         others = [t for i, t in enumerate(dialogue.turns) if abs(i - place) > 1]
         near = [shorten(rng.choice(others)) for _ in range(2)] if others else [dialogue.turns[-1]] * 2
-        far = [shorten(self.reply(rng.choice(self.dialogues))) for _ in range(3)]
+        far = [shorten(self.reply(rng.choice(self.by_source[dialogue.source]))) for _ in range(3)]
         if echo:
             far[0] = dialogue.turns[place - 1]
         replies = (shorten(dialogue.turns[place]), *near, *far)
@@ -76,18 +81,30 @@ class Lists:
         return dialogue.turns[self.rng.randrange(1, len(dialogue.turns), 2)]
 
     def batch(self, size: int) -> list[Example]:
-        return [self.draw(d, echo=self.rng.random() < ECHO_SHARE) for d in self.rng.sample(self.dialogues, size)]
+        """Lists of one source, so that the true replies of the others are no easier than the list's own."""
+        source = self.rng.choices(SOURCES, SOURCE_SHARES)[0]
+        chosen = self.rng.sample(self.by_source[source], min(size, len(self.by_source[source])))
+        return [self.draw(d, echo=self.rng.random() < ECHO_SHARE) for d in chosen]
+
+
+def thinned(ids: Tensor) -> Tensor:
+    """Some tokens left out: there are few dialogues, and single words of theirs are learned by heart else."""
+    kept = ids[torch.rand(len(ids)) >= TOKEN_DROPOUT]
+    return kept if len(kept) else ids
 
 
 def losses(model: ResponseScorer, batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """InfoNCE over the batch's true replies, and multi-level ranking over each list's own."""
+    """InfoNCE over the batch's true replies and over its dialogues, and multi-level ranking over each list's own.
+
+    The second InfoNCE finds another turn of the same dialogue among those of other dialogues: what belongs together.
+    """
     count = len(LEVELS)
-    u, v, quality = model.towers([e.chat for e in batch], [r for e in batch for r in e.replies])
-    scores = model.log_scale.exp() * u @ v[::count].T + quality[::count]
+    u, v, quality = model.towers([thinned(e.chat) for e in batch], [thinned(r) for e in batch for r in e.replies])
+    true, near = (model.log_scale.exp() * u @ v[i::count].T + quality[i::count] for i in (0, 1))
     own = v.view(len(batch), count, -1)
     listed = model.log_scale.exp() * (u[:, None] * own).sum(dim=2) + quality.view(len(batch), count)
-    hardest = torch.cat([scores, listed[:, 1:]], dim=1)
-    contrast = cross_entropy(hardest, torch.arange(len(batch)))
+    target = torch.arange(len(batch))
+    contrast = cross_entropy(torch.cat([true, listed[:, 3:]], dim=1), target) + 0.5 * cross_entropy(near, target)
     levels = LEVELS.expand(len(batch), count)
     # Scores are compared within a list only, so a list may be shifted to where the sigmoid is steep.
     centred = (listed - listed.mean(dim=1, keepdim=True)) / 4

@@ -415,3 +415,26 @@ def test_integer_utilities_are_fine() -> None:
         student=torch.tensor([[0.1, 0.4]]), teacher=torch.tensor([[2, 1]]), valid=torch.ones(1, 2).bool()
     )
     assert RRHF()(scores).loss.item() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+@pytest.mark.parametrize("teacher", [[3.0, 1.0, 2.0, 0.0], [2.0, 2.0, 1.0, 0.0, 0.0], [1.0, 1.0]])
+def test_unread_candidates_change_nothing(loss: RankingLoss, teacher: list[float]) -> None:
+    """What `read` leaves out has no say, and without it the value is the same."""
+    scores = torch.linspace(-1, 1, len(teacher), dtype=torch.float64).sin()[None].requires_grad_()
+    places = list(loss.read(teacher))
+    bundle = RankedScores(
+        student=scores, teacher=torch.tensor([teacher]), valid=torch.ones(1, len(teacher), dtype=torch.bool)
+    )
+    whole = loss(bundle)
+    (gradient,) = torch.autograd.grad(whole.loss, scores)
+    assert all(gradient[0, i] == 0 for i in range(len(teacher)) if i not in places)
+    part = RankedScores(
+        student=scores[:, places], teacher=bundle.teacher[:, places], valid=bundle.valid[:, places]
+    )
+    assert loss(part).loss.item() == pytest.approx(whole.loss.item(), abs=1e-12)
+
+
+def test_best_worst_reads_two_of_a_list() -> None:
+    assert SimPO().read([1.0, 3.0, 2.0, 0.0]) == DPO().read([1.0, 3.0, 2.0, 0.0]) == (1, 3)
+    assert RRHF().read([1.0, 3.0, 2.0]) == SimPO(pairs="adjacent").read([1.0, 3.0, 2.0]) == (0, 1, 2)

@@ -4,6 +4,7 @@
 # annotations are objects, not strings.
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -98,6 +99,10 @@ class RankingLoss(ABC):
     def sft_weights(self, scores: RankedScores) -> Float[Tensor, " B"]:
         """Weight of the SFT term for each list."""
         return scores.student.new_full(scores.student.shape[:1], self.sft)
+
+    def read(self, teacher: Sequence[float]) -> tuple[int, ...]:
+        """Places of a list's candidates that the loss looks at: the others need no forward pass in training."""
+        return tuple(range(len(teacher)))
 
     @abstractmethod
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -36,6 +37,12 @@ def chosen_pairs(scores: RankedScores, pairs: Pairs) -> Bool[Tensor, "B K K"]:
     best = ~better.any(dim=1)
     worst = ~better.any(dim=2)
     return better & best[:, :, None] & worst[:, None, :]
+
+
+def paired(teacher: Sequence[float], pairs: Pairs) -> tuple[int, ...]:
+    """Places that stand in a chosen pair: of best_worst the best and the worst, ties included, else all."""
+    ends = {max(teacher), min(teacher)}
+    return tuple(i for i, utility in enumerate(teacher) if pairs != "best_worst" or utility in ends)
 
 
 def student_margins(scores: RankedScores) -> Float[Tensor, "B K K"]:

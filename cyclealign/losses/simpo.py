@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from cyclealign.losses.base import RankedScores, RankingLoss, require_non_negative, require_positive
-from cyclealign.losses.pairs import Pairs, chosen_pairs, mean_over_pairs, require_pairs, student_margins
+from cyclealign.losses.pairs import Pairs, chosen_pairs, mean_over_pairs, paired, require_pairs, student_margins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,9 @@ class SimPO(RankingLoss):
         require_positive("beta", self.beta)
         require_non_negative("gamma_ratio", self.gamma_ratio)
         require_pairs(self.pairs)
+
+    def read(self, teacher: Sequence[float]) -> tuple[int, ...]:
+        return paired(teacher, self.pairs)
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
         losses = -logsigmoid(self.beta * (student_margins(scores) - self.gamma_ratio))
