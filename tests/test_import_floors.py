@@ -35,15 +35,16 @@ FLOORS: dict[int, set[str]] = {
             "generation",
             "rankers",
             "policy",
+            "chat_template",
             "layouts",
             "scoring",
             "scorers",
         ),
-        *("checkpoints", "saved_models", "environment"),
+        *("checkpoints", "saved_models", "environment", "policy_scorer"),
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
-        *("interaction", "cycle", "building", "curation"),
+        *("interaction", "cycle", "building", "curation", "distill"),
     },
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
@@ -58,7 +59,7 @@ OWNERS = {
     "openai": {"rankers.black_box", "rankers.paid_calls", "generation.openai_server"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"warm_start"},
-    "sentence_transformers": {"scorers", "demonstrations", "rankers.reward_model"},
+    "sentence_transformers": {"scorers", "demonstrations", "rankers.reward_model", "distill.adapters"},
 }
 
 
