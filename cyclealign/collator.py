@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cyclealign.chat_template import render_prompt, response_ids
 from cyclealign.logprobs import ListBatch
-from cyclealign.policy import render_prompt, response_ids
 from cyclealign.types import Message
 
 
@@ -55,7 +55,7 @@ def encode(
     ended: Sequence[bool],
     max_prompt_tokens: int,
 ) -> EncodedList:
-    """Token ids of a prompt and its responses, each tokenised by its owner in ``policy.py``."""
+    """Token ids of a prompt and its responses, each tokenised by its owner, ``chat_template.py``."""
     rows = tuple(response_ids(tokenizer, text, ended=end) for text, end in zip(responses, ended, strict=True))
     return EncodedList(render_prompt(tokenizer, messages, max_prompt_tokens), rows)
 

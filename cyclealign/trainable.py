@@ -17,20 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cyclealign.chat_template import check_template, render_prompt, response_ids
 from cyclealign.checkpoints import load_weights, put_in_place, save_policy
 from cyclealign.collator import EncodedList, TrainingList, encode
 from cyclealign.config import Config
 from cyclealign.layouts import choose_plan
 from cyclealign.logprobs import Plan, attach
-from cyclealign.policy import (
-    check_room,
-    check_template,
-    compute_dtype,
-    load_model,
-    load_tokenizer,
-    render_prompt,
-    response_ids,
-)
+from cyclealign.policy import check_room, compute_dtype, load_model, load_tokenizer
 from cyclealign.processes import process_state
 from cyclealign.rankers.white_box import WhiteBoxRanker
 from cyclealign.scoring import TokenScorer, mean_logprob

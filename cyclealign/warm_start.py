@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback
 
+from cyclealign.chat_template import render_prompt, response_ids
 from cyclealign.checkpoints import save_policy
-from cyclealign.policy import load_model, load_tokenizer, render_prompt, response_ids
+from cyclealign.policy import load_model, load_tokenizer
 from cyclealign.processes import process_state
 from cyclealign.training_setup import training_defaults
 from cyclealign.types import Message, UserError

@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 
+from cyclealign.chat_template import check_template, render_prompt, response_ids, stop_token_id
 from cyclealign.checkpoints import load_weights, save_policy
 from cyclealign.config import PolicyConfig
-from cyclealign.policy import (
-    check_room,
-    check_template,
-    load_model,
-    load_tokenizer,
-    render_prompt,
-    resolve_model,
-    response_ids,
-    stop_token_id,
-)
+from cyclealign.policy import check_room, load_model, load_tokenizer, resolve_model
 from cyclealign.types import Message, UserError
 
 TOKENIZER = tiny_tokenizer()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclealign.chat_template import render_prompt
 from cyclealign.config import Config
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
@@ -29,7 +30,7 @@ from cyclealign.generation.sampling import (
     stop_token_ids,
 )
 from cyclealign.generation.serving import check_adapter
-from cyclealign.policy import load_tokenizer, render_prompt, resolve_model
+from cyclealign.policy import load_tokenizer, resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
 
 if TYPE_CHECKING:
