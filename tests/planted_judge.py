@@ -71,13 +71,16 @@ class PlantedJudge:
         """Expected accuracy of a set drawn at random."""
         return fmean(map(self.accuracy, itertools.combinations(range(n), size)))
 
+    def right(self, pair: int, subset: Sequence[int]) -> bool:
+        """Whether it answers this pair as labelled when it sees this set."""
+        return int(text_hash(f"{pair} {sorted(subset)}")[:12], 16) / 16**12 < self.accuracy(subset)
+
     def __call__(self, body: Body) -> str:
         seen = [int(n) for m in body["messages"] if m["role"] == "user" for n in PLANT.findall(m["content"])]
         pair = PAIR.findall(body["messages"][-1]["content"])
         texts = shown(body)
         if not pair:  # the probe
             return answer(body, range(len(texts)))
-        drawn = int(text_hash(f"{pair[-1]} {sorted(seen)}")[:12], 16) / 16**12
-        right = drawn < self.accuracy(seen)
+        right = self.right(int(pair[-1]), seen)
         good = next(slot for slot, text in enumerate(texts) if text.startswith(GOOD))
         return answer(body, (good, 1 - good) if right else (1 - good, good))
