@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cyclealign.types import UserError
+
 if TYPE_CHECKING:
+    from cyclealign.evaluation.responses import Response, Sampling
     from cyclealign.evaluation.result import Result
 
 eval_app = typer.Typer(help="Offline preference evals with error bars.", no_args_is_help=True)
@@ -25,6 +28,12 @@ Out = Annotated[Path, typer.Option(help="Result file; its page and ledger lie be
 Seed = Annotated[int, typer.Option(help="Of presentation orders and bootstraps")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show calls, tokens and money; call and write nothing")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many items")]
+Source = Annotated[str, typer.Argument(metavar="RESPONSES", help=".jsonl of responses, or a policy with --prompts")]
+Prompts = Annotated[str | None, typer.Option(help="What policies answer: path, glob, hub id or builtin:openers-eval")]
+GeneratorKeys = Annotated[
+    list[str] | None,
+    typer.Option("--generator", help="Key of the generator section: max_new_tokens=128 backend=vllm; repeatable"),
+]
 
 
 @eval_app.command()
@@ -52,6 +61,162 @@ def ranker(
     _checked(out)
     job = RankerEval(data=data, judge=judge, repeats=repeats)
     _finish(evaluate_ranker(job, items, out), out)
+
+
+@eval_app.command()
+def winrate(
+    a: Annotated[str, typer.Argument(metavar="A", help="Run, RUN@start, model, or .jsonl of responses")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with")],
+    ranker: RankerName,
+    options: Options = None,
+    prompts: Prompts = None,
+    generator: GeneratorKeys = None,
+    limit: Limit = None,
+    out: Out = Path("eval_winrate.json"),
+    seed: Seed = 42,
+    dry_run: DryRun = False,
+) -> None:
+    """How often a judge prefers A to B: both orders, ties kept, raw and at equal length."""
+    from cyclealign.evaluation.judging import Judge, price
+    from cyclealign.evaluation.responses import get_responses
+    from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of
+    from cyclealign.rank_file import ranker_config
+
+    judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
+    ranker_config(judge.spec, judge.settings)  # a mistake in it is found before anything is sampled
+    sampling = _sampling(prompts, generator, limit, seed)
+    if dry_run:
+        sampling.check_known(a, b)
+    else:
+        _checked(out)
+    sides = [get_responses(spec, sampling, out.with_suffix(f".{name}.jsonl")) for spec, name in ((a, "a"), (b, "b"))]
+    sets = pairs_of(*sides)
+    if dry_run:
+        _say(price([s for s in sets if needs_judge(s)], judge))
+        return
+    _finish(evaluate_winrate(WinRate(a=a, b=b, judge=judge), sets, out), out)
+
+
+@eval_app.command()
+def reward(
+    responses: Source,
+    scorer: Annotated[str, typer.Option(help="reward_model:PATH, local, sentence_similarity or overlap")],
+    prompts: Prompts = None,
+    generator: GeneratorKeys = None,
+    limit: Limit = None,
+    out: Out = Path("eval_reward.json"),
+    seed: Seed = 42,
+) -> None:
+    """Mean reward with its interval, raw and sigmoid times 100."""
+    from cyclealign.evaluation.reward import evaluate_reward
+
+    _checked(out)
+    found = _responses(responses, prompts, generator, limit, seed, out)
+    _finish(evaluate_reward(responses, found, scorer, seed=seed), out)
+
+
+@eval_app.command()
+def text(
+    responses: Source,
+    references: Annotated[Path | None, typer.Option(help=".jsonl of responses to the same prompts")] = None,
+    prompts: Prompts = None,
+    generator: GeneratorKeys = None,
+    limit: Limit = None,
+    out: Out = Path("eval_text.json"),
+    seed: Seed = 42,
+) -> None:
+    """Overlap with references (sacreBLEU, ROUGE, PRO's BLEU), variety, refusals, repetition."""
+    from cyclealign.evaluation.responses import load_responses
+    from cyclealign.evaluation.text import evaluate_text
+
+    _checked(out)
+    known = {i: r.text for i, r in load_responses(references).items()} if references else {}
+    found = _responses(responses, prompts, generator, limit, seed, out)
+    _finish(evaluate_text(responses, found, known, seed=seed), out)
+
+
+@eval_app.command()
+def likelihood(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Run, RUN@start, adapter, model or hub id")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled pairs or lists")],
+    subset: Annotated[str | None, typer.Option(help="Only subsets whose name begins so")] = None,
+    prompts: Prompts = None,
+    generator: GeneratorKeys = None,
+    limit: Limit = None,
+    out: Out = Path("eval_likelihood.json"),
+    seed: Seed = 42,
+) -> None:
+    """Preference accuracy of the policy's own likelihood, NLL a token; with --prompts its KL to the start model."""
+    from cyclealign.evaluation.labelled import load_labelled
+    from cyclealign.evaluation.likelihood import Likelihood, evaluate_likelihood
+    from cyclealign.evaluation.policies import find_policy
+
+    _checked(out)
+    found = find_policy(policy)
+    items = load_labelled(data, subset=subset, limit=limit)
+    if prompts is not None and found.start is None:
+        raise UserError(f"--prompts: what {policy} was trained from is not known, so there is no KL to it")
+    keys = generator or ["temperature=1.0", "top_p=1.0"]  # the policy's own distribution, which a KL is about
+    samples = _responses(policy, prompts, keys, limit, seed, out) if prompts else None
+    job = Likelihood(name=policy, policy=found, items=items, samples=samples, data=data)
+    _finish(evaluate_likelihood(job, seed=seed), out)
+
+
+@eval_app.command()
+def retrieval(
+    qrels: Annotated[Path, typer.Argument(metavar="QRELS", help="TREC relevance judgements")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="TREC run file")],
+    measure: Annotated[list[str] | None, typer.Option(help="As ir-measures names them; the first is primary")] = None,
+    out: Out = Path("eval_retrieval.json"),
+    seed: Seed = 42,
+) -> None:
+    """A retrieval run against relevance judgements: nDCG@10, RR@10, AP, R@100 or what --measure says."""
+    from cyclealign.evaluation.retrieval import MEASURES, evaluate_retrieval
+
+    _checked(out)
+    _finish(evaluate_retrieval(qrels, run, measure or MEASURES, seed=seed), out)
+
+
+@eval_app.command()
+def coherence(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: human ratings, and score or a response")],
+    scorer: Annotated[str | None, typer.Option(help="Score the responses with this, as in eval reward")] = None,
+    out: Out = Path("eval_coherence.json"),
+    seed: Seed = 42,
+) -> None:
+    """Correlation of a metric with human ratings: Pearson, Spearman, Kendall."""
+    from cyclealign.evaluation.coherence import evaluate_coherence
+
+    _checked(out)
+    _finish(evaluate_coherence(data, scorer, seed=seed), out)
+
+
+@eval_app.command()
+def compare(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Result files of one eval, or runs")],
+    out: Out = Path("eval_compare.json"),
+    seed: Seed = 42,
+) -> None:
+    """One table over several results, with paired tests and Holm's correction."""
+    from cyclealign.evaluation.compare import compare as compared
+    from cyclealign.evaluation.compare import load_compared
+
+    _checked(out)
+    _finish(compared(load_compared(results), seed=seed), out)
+
+
+def _sampling(prompts: str | None, generator: Sequence[str] | None, limit: int | None, seed: int) -> Sampling:
+    from cyclealign.evaluation.responses import Sampling
+
+    return Sampling(prompts=prompts, options=tuple(generator or ()), limit=limit, seed=seed)
+
+
+def _responses(
+    spec: str, prompts: str | None, generator: Sequence[str] | None, limit: int | None, seed: int, out: Path
+) -> dict[str, Response]:
+    from cyclealign.evaluation.responses import get_responses
+
+    return get_responses(spec, _sampling(prompts, generator, limit, seed), out.with_suffix(".responses.jsonl"))
 
 
 def _checked(out: Path) -> None:

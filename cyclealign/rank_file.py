@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cyclealign.config import BlackBoxConfig, DemonstrationsConfig, PolicyConfig
+from cyclealign.config import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.config_loading import parsed_section
 from cyclealign.data import load_candidate_sets
 from cyclealign.demonstrations import DemonstrationPool
@@ -110,30 +110,11 @@ def _existing(path: Path | None) -> Path:
 
 def _policy_ranker(path: str, sets: Sequence[CandidateSet]) -> Ranker:
     """Any causal language model as a ranker: mean log-likelihood per token of the response."""
-    import torch
-
-    from cyclealign.collator import encode
-    from cyclealign.layouts import choose_plan
-    from cyclealign.logprobs import attach
-    from cyclealign.policy import compute_dtype
+    from cyclealign.policy_scorer import load_policy_scorer
     from cyclealign.rankers.white_box import WhiteBoxRanker
-    from cyclealign.saved_models import load_for_use
-    from cyclealign.scoring import TokenScorer
 
-    policy = PolicyConfig()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(policy, device)
-    model, tokenizer = load_for_use(path, dtype=dtype)
-    model.to(device)
-    attach(model)
-    prompt_tokens = model.config.max_position_embeddings // 2
-    sample = [
-        encode(tokenizer, s.prompt.messages, [c.text for c in s.candidates], [True] * len(s.candidates), prompt_tokens)
-        for s in sets[:2]
-    ]
-    plan = choose_plan(model, sample, "padded", pad=tokenizer.pad_token_id, dtype=dtype)
-    scorer = TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype)
-    return WhiteBoxRanker(scorer, tokenizer, prompt_tokens)
+    scorer = load_policy_scorer(path, [(s.prompt.messages, [c.text for c in s.candidates]) for s in sets[:2]])
+    return WhiteBoxRanker(scorer.score, scorer.tokenizer, scorer.prompt_tokens)
 
 
 @contextmanager

@@ -77,13 +77,17 @@ def _table(metrics: Mapping[str, Any]) -> Html:
 
 
 def _charts(metrics: Mapping[str, Any], primary: str) -> Html | None:
-    rows = [("all", metrics[primary])] if is_estimate(metrics.get(primary)) else []
+    rows = [(k.replace("_", " "), v) for k, v in metrics.items() if k.endswith(primary) and is_estimate(v)]
     groups = {name: s.get(primary) for name, s in (metrics.get("subsets") or {}).items()}
     rows += [(name, estimate) for name, estimate in groups.items() if is_estimate(estimate)]
-    if not rows:
-        return None
-    title = f"{primary.replace('_', ' ')} with 95% intervals"
-    return tag("div", forest_plot("primary", title, rows, rule=RULES.get(primary)), class_="charts")
+    gaps = [(name, d["difference"]) for name, d in (metrics.get("differences") or {}).items() if d["difference"]]
+    figures = []
+    if rows:
+        title = f"{primary.replace('_', ' ')} with 95% intervals"
+        figures.append(forest_plot("primary", title, rows, rule=RULES.get(primary)))
+    if gaps:
+        figures.append(forest_plot("differences", "paired differences with 95% intervals", gaps, rule=0.0))
+    return tag("div", *figures, class_="charts") if figures else None
 
 
 def _groups(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:

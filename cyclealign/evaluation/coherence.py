@@ -1,0 +1,121 @@
+"""``cyclealign eval coherence``: does a metric order dialogue responses as people rate them?
+
+Pearson, Spearman and Kendall correlation of scores with human ratings, by SciPy, with bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from cyclealign.data import parse_row
+from cyclealign.evaluation.result import Result, make_result
+from cyclealign.evaluation.reward import score_pairs
+from cyclealign.evaluation.statistics import Estimate, expanded_tails, recorded
+from cyclealign.records import jsonl_rows
+from cyclealign.types import Message, UserError
+
+DRAWS = 1_000
+RATINGS = ("human", "rating", "ratings", "annotations")
+Row = dict[str, Any]
+
+
+def evaluate_coherence(data: Path, scorer: str | None, *, seed: int) -> Result:
+    """Correlations over the rows of ``data``.
+
+    A row has human ratings (``human`` or ``ratings``: a number or several, whose mean counts), and either ``score``
+    or, with ``scorer`` (as in ``eval reward``), ``messages`` or ``context`` (a list of turns) and ``response``.
+
+    Raises:
+        UserError: names file and line; or fewer than three rows, or ratings or scores that are all the same.
+    """
+    rows = list(jsonl_rows(data))
+    human = [_rating(row, place) for place, row in rows]
+    scores = _scores(rows, scorer)
+    metrics: dict[str, Any] = {"items": len(rows)}
+    metrics |= {name: recorded(e) for name, e in correlations(scores, human, seed=seed).items()}
+    names = sorted({str(row["subset"]) for _, row in rows if row.get("subset")})
+    places = {n: [i for i, (_, row) in enumerate(rows) if str(row.get("subset")) == n] for n in names}
+    metrics["subsets"] = {
+        name: {k: recorded(e) for k, e in found.items()}
+        for name, at in places.items()
+        if (found := _subset([scores[i] for i in at], [human[i] for i in at], seed))
+    }
+    items = [
+        {"key": str(row.get("id", n)), "value": None, "score": s, "human": h}
+        for n, ((_, row), s, h) in enumerate(zip(rows, scores, human, strict=True))
+    ]
+    about = {"data": str(data), "scorer": scorer}
+    return make_result("coherence", about=about, seed=seed, metrics=metrics, items=items, primary="spearman")
+
+
+def correlations(scores: Sequence[float], human: Sequence[float], *, seed: int) -> dict[str, Estimate]:
+    """Pearson's r, Spearman's rho and Kendall's tau-b with percentile bootstrap intervals over the items.
+
+    Raises:
+        UserError: fewer than three items, or nothing that varies.
+    """
+    if len(scores) < 3 or len(set(scores)) < 2 or len(set(human)) < 2:
+        raise UserError("correlations need three items at least, and scores and ratings that are not all the same")
+    from scipy import stats
+
+    first, second = np.asarray(scores, dtype=np.float64), np.asarray(human, dtype=np.float64)
+    measures: dict[str, Callable[..., Any]] = {
+        "pearson": stats.pearsonr,
+        "spearman": stats.spearmanr,
+        "kendall": stats.kendalltau,
+    }
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(first), (DRAWS, len(first)))
+    usable = [d for d in drawn if np.ptp(first[d]) > 0 and np.ptp(second[d]) > 0]
+    found = {}
+    for name, measure in measures.items():
+        values = [float(measure(first[d], second[d]).statistic) for d in usable]
+        low, high = np.quantile(values, expanded_tails(len(first)))
+        found[name] = Estimate(float(measure(first, second).statistic), float(low), float(high), len(first))
+    return found
+
+
+def _subset(scores: Sequence[float], human: Sequence[float], seed: int) -> dict[str, Estimate]:
+    try:
+        return correlations(scores, human, seed=seed)
+    except UserError:  # too small, or all alike: the whole has its figures
+        return {}
+
+
+def _rating(row: Row, place: str) -> float:
+    value = next((row[k] for k in RATINGS if row.get(k) is not None), None)
+    values = value if isinstance(value, list) and value else [value]
+    if not all(_is_number(v) for v in values):
+        raise UserError(f"{place}: expected {' or '.join(RATINGS)}: a number, or a list of numbers; got {value!r}")
+    return fmean(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _scores(rows: Sequence[tuple[str, Row]], scorer: str | None) -> list[float]:
+    if scorer is not None:
+        return score_pairs(scorer, [_exchange(row, place) for place, row in rows])
+    for place, row in rows:
+        if not _is_number(row.get("score")):
+            raise UserError(f"{place}: expected score: a number; or name a --scorer")
+    return [float(row["score"]) for _, row in rows]
+
+
+def _exchange(row: Row, place: str) -> tuple[tuple[Message, ...], str]:
+    """The chat and the reply; the turns of a ``context`` alternate, the user's last."""
+    context, response = row.get("context"), row.get("response")
+    if not isinstance(response, str):
+        raise UserError(f"{place}: expected response as text")
+    if isinstance(context, list) and context and all(isinstance(t, str) for t in context):
+        roles = ("user", "assistant")
+        turns = [{"role": roles[(len(context) - 1 - n) % 2], "content": t} for n, t in enumerate(context)]
+        return parse_row({"messages": turns}, place).messages, response
+    return parse_row({k: row.get(k) for k in ("prompt", "messages")}, place).messages, response

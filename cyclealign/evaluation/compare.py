@@ -1,0 +1,130 @@
+"""``cyclealign eval compare``: several results, or runs, in one table, with paired tests and Holm's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyclealign.evaluation.result import Result, make_result, read_result
+from cyclealign.evaluation.statistics import bootstrap_mean, holm, paired_difference, recorded
+from cyclealign.run_dir import RunDir, read_json
+from cyclealign.types import UserError
+
+RESAMPLES = 9_999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One column: ``values`` of the eval's primary figure by item."""
+
+    name: str
+    eval: str
+    primary: str
+    values: Mapping[str, float]
+
+
+def load_compared(paths: Sequence[Path]) -> list[Compared]:
+    """Result files, and runs (reward of the start and of the kept model on the reporting half).
+
+    Raises:
+        UserError: a file that is no result, results of different evals, or fewer than two of them.
+    """
+    found = [c for path in paths for c in (_of_run(path) if path.is_dir() else [_of_result(path)])]
+    if len(found) < 2:
+        raise UserError("compare needs two results at least")
+    kinds = {(c.eval, c.primary) for c in found}
+    if len(kinds) > 1:
+        raise UserError(f"compare: results of one eval only; got {', '.join(sorted(' '.join(k) for k in kinds))}")
+    names = [c.name for c in found]
+    if len(set(names)) < len(names):
+        raise UserError("compare: the results must have different file names")
+    return found
+
+
+def _of_result(path: Path) -> Compared:
+    result = read_result(path)
+    values: dict[str, list[float]] = {}
+    for item in result["items"]:
+        if item.get("value") is not None:
+            values.setdefault(str(item["key"]), []).append(float(item["value"]))
+    if not values:
+        raise UserError(f"{path}: its items have no values to compare (eval {result['eval']})")
+    # An item that stands twice in the data counts once, with its mean.
+    means = {key: sum(v) / len(v) for key, v in values.items()}
+    return Compared(name=path.stem, eval=result["eval"], primary=result["primary"], values=means)
+
+
+def _of_run(path: Path) -> list[Compared]:
+    run = RunDir(path)
+    evaluations, kept = run.evaluations(), run.best / "kept.json"
+    if not kept.exists() or not evaluations:
+        raise UserError(f"{path}: no finished run with evaluations")
+    position = {p.id: n for n, p in enumerate(run.eval_prompts())}
+    columns = {"start": 0, "kept": int(read_json(kept)["trained"])}
+    found = []
+    for name, trained in columns.items():
+        rewards = evaluations.get(trained, {}).get("reward_by_prompt") or {}
+        # The other half chose what is kept: it would flatter it.
+        reporting = {i: v for i, v in rewards.items() if position.get(i, 0) % 2 == 1} or rewards
+        if not reporting:
+            raise UserError(f"{path}: its evaluations have no reward (cycle.scorer)")
+        found.append(Compared(name=f"{path.name}@{name}", eval="run", primary="reward", values=reporting))
+    return found
+
+
+def compare(found: Sequence[Compared], *, seed: int) -> Result:
+    """Means, and for every two results the paired difference, a randomisation test, and Holm's adjustment over all.
+
+    Pairs are over the items that both have; the test draws signs of the differences (exact where they are few).
+
+    Raises:
+        UserError: two results without a common item.
+    """
+    pairs: list[dict[str, Any]] = []
+    for first, second in combinations(found, 2):
+        keys = [k for k in first.values if k in second.values]
+        if not keys:
+            raise UserError(f"compare: {first.name} and {second.name} have no item in common")
+        a, b = [first.values[k] for k in keys], [second.values[k] for k in keys]
+        difference = recorded(paired_difference(a, b, seed=seed))
+        pairs.append({"first": first.name, "second": second.name, "difference": difference, "p": paired_p(a, b, seed)})
+    adjusted = holm([p["p"] for p in pairs])
+    metrics = {
+        "subsets": {c.name: {c.primary: recorded(bootstrap_mean(list(c.values.values()), seed=seed))} for c in found},
+        "differences": {
+            f"{p['second']} - {p['first']}": {"difference": p["difference"], "p": p["p"], "p_holm": q}
+            for p, q in zip(pairs, adjusted, strict=True)
+        },
+    }
+    about = {"results": ", ".join(c.name for c in found), "eval": found[0].eval}
+    return make_result("compare", about=about, seed=seed, metrics=metrics, items=[], primary=found[0].primary)
+
+
+def paired_p(first: Sequence[float], second: Sequence[float], seed: int) -> float:
+    """Two-sided p-value of a paired randomisation test of the mean difference; 1.0 where nothing differs."""
+    from scipy.stats import permutation_test
+
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    moved = differences[differences != 0]
+    if len(moved) == 0:
+        return 1.0
+    zeros = np.zeros_like(moved)
+
+    def mean_difference(a: Any, b: Any, axis: int) -> Any:
+        return (a - b).mean(axis=axis)
+
+    test = permutation_test(
+        (moved, zeros),
+        mean_difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=max(1, 2_000_000 // len(moved)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)

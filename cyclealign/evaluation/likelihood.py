@@ -1,0 +1,103 @@
+"""``cyclealign eval likelihood``: what the policy's own likelihood prefers, and how far it has moved from its start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from cyclealign.evaluation.labelled import LabelledItem
+from cyclealign.evaluation.policies import Policy
+from cyclealign.evaluation.ranker import credit
+from cyclealign.evaluation.responses import Response
+from cyclealign.evaluation.result import Result, item_key, make_result
+from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.types import Message, PolicyVersion, Ranking
+
+Exchange = tuple[Sequence[Message], Sequence[str]]
+TokenScores = list[list[list[float]]]  # for each exchange and response the log p of every token, in nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """``samples``: the policy's own replies, over which the divergence from ``policy.start`` is estimated."""
+
+    name: str
+    policy: Policy
+    items: Sequence[LabelledItem]
+    samples: Mapping[str, Response] | None = None
+    data: str = ""
+
+
+def evaluate_likelihood(job: Likelihood, *, seed: int) -> Result:
+    """Preference accuracy by mean log-likelihood, NLL a token of the best and the other responses, KL to the start.
+
+    Raises:
+        UserError: a model that cannot be loaded.
+    """
+    labelled = [(i.set.prompt.messages, [c.text for c in i.set.candidates]) for i in job.items]
+    samples = [(r.prompt.messages, [r.text]) for r in (job.samples or {}).values() if r.text]
+    # One model at a time: both together may not fit.
+    own = token_scores(job.policy, [*labelled, *samples])
+    scored, sampled = own[: len(labelled)], own[len(labelled) :]
+    items = [_item_record(i, s) for i, s in zip(job.items, scored, strict=True)]
+    values = [r["value"] for r in items if r["value"] is not None]
+    metrics: dict[str, Any] = {
+        "items": len(items),
+        "accuracy": recorded(share(math.fsum(values), len(values))),
+        "nll_of_best": recorded(bootstrap_mean([r["nll_best"] for r in items], seed=seed)),
+        "nll_of_others": recorded(bootstrap_mean([r["nll_others"] for r in items if r["nll_others"]], seed=seed)),
+    }
+    if samples and job.policy.start is not None:
+        start = Policy(version=PolicyVersion(name="start", base=job.policy.start), start=None, config=None)
+        metrics["kl_to_start"] = divergence(sampled, token_scores(start, samples), seed=seed)
+    about = {"policy": job.name, "data": job.data, "start": job.policy.start}
+    return make_result("likelihood", about=about, seed=seed, metrics=metrics, items=items, primary="accuracy")
+
+
+def divergence(own: TokenScores, start: TokenScores, *, seed: int) -> dict[str, Any]:
+    """KL(policy, start model) in nats, estimated on replies that the policy itself sampled.
+
+    ``per_reply``: mean of the summed log-ratio, unbiased where the replies are unfiltered samples at temperature 1 (at
+    another temperature, or with top-p, it is that of the sampled distribution's replies and only a gauge).
+    ``per_token``: the same over tokens. ``k3``: mean of r - 1 - log r with r = q/p a token, never negative and less
+    noisy (Schulman 2020).
+    """
+    ratios = [[p - q for p, q in zip(a, b, strict=True)] for (a,), (b,) in zip(own, start, strict=True)]
+    k3 = [fmean(math.expm1(-d) + d for d in row) for row in ratios]
+    return {
+        "per_reply": recorded(bootstrap_mean([math.fsum(row) for row in ratios], seed=seed)),
+        "per_token": recorded(bootstrap_mean([fmean(row) for row in ratios], seed=seed)),
+        "k3": recorded(bootstrap_mean(k3, seed=seed)),
+    }
+
+
+def _item_record(item: LabelledItem, scored: Sequence[Sequence[float]]) -> dict[str, Any]:
+    means = {c.id: fmean(tokens) for c, tokens in zip(item.set.candidates, scored, strict=True)}
+    best = max(item.grades.values())
+    others = [-means[i] for i, g in item.grades.items() if g != best]
+    ranking = Ranking.from_scores(item.set.prompt.id, means)
+    return {
+        "key": item_key(item.set),
+        "id": item.id,
+        "subset": item.subset,
+        "value": credit(ranking, item.grades) if item.decided else None,
+        "scores": means,
+        "tiers": ranking.tiers,
+        "grades": dict(item.grades),
+        "nll_best": fmean(-means[i] for i, g in item.grades.items() if g == best),
+        "nll_others": fmean(others) if others else None,
+        "prompt": item.set.prompt.messages[-1]["content"],
+        "responses": {c.id: c.text for c in item.set.candidates},
+    }
+
+
+def token_scores(policy: Policy, exchanges: Sequence[Exchange]) -> TokenScores:
+    """The policy's log p of every token of every response. UserError where it cannot be loaded."""
+    from cyclealign.policy_scorer import load_policy_scorer
+
+    base = policy.version.base if policy.version.adapter else None
+    scorer = load_policy_scorer(policy.weights, exchanges, base=base)
+    return [[row.tolist() for row in rows] for rows in scorer(exchanges)]

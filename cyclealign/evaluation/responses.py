@@ -1,0 +1,158 @@
+"""Responses to evaluate: from a file, or sampled once from a policy and kept beside the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclealign.config import BlackBoxConfig, Config, DataConfig, GeneratorConfig, PolicyConfig
+from cyclealign.config_loading import parsed_section
+from cyclealign.data import load_prompts, parse_row
+from cyclealign.evaluation.policies import find_policy
+from cyclealign.records import jsonl_rows
+from cyclealign.run_dir import Appender, prompt_from, prompt_record, read_jsonl
+from cyclealign.types import Prompt, UserError, derive_seed
+
+TEXT_KEYS = ("response", "output", "reply", "completion")
+FILE_ENDS = (".jsonl", ".jsonl.gz")
+# Moderate, so that one sample says something of the policy; the seed makes it the same one again.
+SAMPLING = {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256}
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How responses are sampled from policies: prompts (as in ``data.prompts``) and the generator section's keys."""
+
+    prompts: str | None
+    options: tuple[str, ...] = ()
+    limit: int | None = None
+    seed: int = 42
+
+    def check_known(self, *specs: str) -> None:
+        """UserError where a response would have to be sampled: a dry run prices judging, and samples nothing."""
+        for spec in specs:
+            if not spec.endswith(FILE_ENDS):
+                raise UserError(f"{spec}: --dry-run prices judging files of responses; sample them first")
+
+
+def get_responses(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
+    """Responses by prompt id: of the file ``spec``, or sampled from the policy ``spec`` and kept in ``keep``.
+
+    Raises:
+        UserError: a file that cannot be used; a policy without prompts; ``keep`` holds what another policy wrote.
+    """
+    if spec.endswith(FILE_ENDS):
+        return load_responses(Path(spec), limit=sampling.limit)
+    if sampling.prompts is None:
+        raise UserError(f"{spec}: is no .jsonl file of responses; to sample from it as a policy name --prompts")
+    return _sampled(spec, sampling, keep)
+
+
+def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Response]:
+    """Responses by prompt id from JSONL: ``prompt``, ``instruction`` or ``messages``; ``response`` or ``output``.
+
+    Of ``candidates`` or ``responses`` the first is taken. UserError names file and line.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; expected JSONL of responses")
+    found: dict[str, Response] = {}
+    for place, row in jsonl_rows(path):
+        if "responses_of" in row:
+            continue  # our own head line
+        asked = {"prompt": row.get("prompt", row.get("instruction")), "messages": row.get("messages")}
+        prompt = parse_row({k: v for k, v in asked.items() if v is not None}, place)
+        if prompt.id in found:
+            raise UserError(f"{place}: a second response to one prompt; expected one each")
+        found[prompt.id] = Response(prompt, _text(row, place))
+        if len(found) == limit:
+            break
+    if not found:
+        raise UserError(f"{path}: holds no response")
+    return found
+
+
+def _text(row: Mapping[str, Any], place: str) -> str:
+    value = next((row[k] for k in TEXT_KEYS if row.get(k) is not None), None)
+    several = row.get("candidates", row.get("responses"))
+    if value is None and isinstance(several, list) and several:
+        value = several[0].get("text") if isinstance(several[0], dict) else several[0]
+    if not isinstance(value, str):
+        raise UserError(f"{place}: expected {', '.join(TEXT_KEYS)} as text, or candidates")
+    return value
+
+
+# Sampling -----------------------------------------------------------------------------------------------------
+
+
+def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
+    """Chunk by chunk, each from its own seed: a killed eval goes on with the first chunk that is not whole."""
+    prompts = load_prompts(str(sampling.prompts), limit=sampling.limit)
+    config, version = _generator_config(spec, sampling)
+    head = {"responses_of": spec, "generator": config.generator.model_dump(mode="json"), "seed": sampling.seed}
+    _check_same(keep, head)
+    done = dict(_kept(keep))
+    chunks = [prompts[first : first + CHUNK] for first in range(0, len(prompts), CHUNK)]
+    left = [(n, chunk) for n, chunk in enumerate(chunks) if any(p.id not in done for p in chunk)]
+    if left:
+        from cyclealign.generation import build_generator
+
+        generator = build_generator(config, workdir=keep.parent)
+        with Appender(keep) as file:
+            if not done:
+                file.add(head)
+            for number, chunk in left:
+                seed = derive_seed(sampling.seed, "eval", number)
+                for item in generator.generate(chunk, version, seed=seed):
+                    text = item.candidates[0].text if item.candidates else ""
+                    if item.prompt.id not in done:
+                        file.add({**prompt_record(item.prompt), "response": text})
+                        done[item.prompt.id] = Response(item.prompt, text)
+        generator.close()
+    return {p.id: done[p.id] for p in prompts}
+
+
+def _generator_config(spec: str, sampling: Sampling) -> tuple[Config, Any]:
+    policy = find_policy(spec)
+    section = parsed_section(GeneratorConfig, "generator", SAMPLING, sampling.options)
+    made = policy.config.policy if policy.config else PolicyConfig(lora=None)
+    config = Config(
+        name="eval",
+        data=DataConfig(prompts=str(sampling.prompts)),
+        policy=made.model_copy(update={"model": policy.version.base}),
+        # A run needs two candidates at least; an eval samples one.
+        generator=section.model_copy(update={"candidates": 1}),
+        black_box=BlackBoxConfig(backend="local"),  # a config must have one; sampling asks none
+    )
+    return config, policy.version
+
+
+def _kept(keep: Path) -> Iterator[tuple[str, Response]]:
+    for record in read_jsonl(keep):
+        if "responses_of" not in record:
+            prompt = prompt_from(record)
+            yield prompt.id, Response(prompt, record["response"])
+
+
+def _check_same(keep: Path, head: Mapping[str, Any]) -> None:
+    first = next(read_jsonl(keep), None)
+    if first is not None and first != json.loads(json.dumps(head)):
+        raise UserError(f"{keep}: was written by {first.get('responses_of')!r} or other settings; name another --out")
+
+
+def shared_prompts(sides: Sequence[Mapping[str, Response]]) -> list[str]:
+    """Ids of the prompts that all sides answer, in the first one's order. UserError where there is none."""
+    first, *others = sides
+    ids = [i for i in first if all(i in other for other in others)]
+    if not ids:
+        raise UserError("the two sides answer no common prompt; the messages must be the same")
+    return ids

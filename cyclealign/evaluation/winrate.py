@@ -1,0 +1,152 @@
+"""``cyclealign eval winrate``: two checkpoints, or two files of responses, before a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from cyclealign.evaluation.bias import passes_of, position_bias
+from cyclealign.evaluation.judging import Judge, Judged, Verdict, judged
+from cyclealign.evaluation.length_control import length_controlled
+from cyclealign.evaluation.policies import taught_by
+from cyclealign.evaluation.ranker import cost
+from cyclealign.evaluation.responses import Response, shared_prompts
+from cyclealign.evaluation.result import Result, make_result
+from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share, sign_test
+from cyclealign.rank_file import ranker_config
+from cyclealign.types import Candidate, CandidateSet, Ranking
+
+ONE_SIDED = 0.9  # share of items with the same side longer from which equal lengths are a guess
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinRate:
+    """``a`` and ``b`` as the command line names them; the win rate is that of ``a``."""
+
+    a: str
+    b: str
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``value``: 1 where a won, 0.5 for a tie, 0 where b won; None: no verdict."""
+
+    set: CandidateSet
+    value: float | None
+    verdict: Verdict | None
+    shown: tuple[tuple[str, ...], ...] = ()
+
+
+def pairs_of(a: Mapping[str, Response], b: Mapping[str, Response]) -> list[CandidateSet]:
+    """The responses to the prompts that both sides answer, named ``a`` and ``b``."""
+    return [
+        CandidateSet(a[i].prompt, (Candidate("a", a[i].text), Candidate("b", b[i].text)))
+        for i in shared_prompts([a, b])
+    ]
+
+
+def needs_judge(item: CandidateSet) -> bool:
+    """Equal responses are a tie and an empty one loses to any other, whoever judges."""
+    texts = [c.text.strip() for c in item.candidates]
+    return all(texts) and texts[0] != texts[1]
+
+
+def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> Result:
+    """Ask the judge about every pair and measure how often ``a`` is preferred. Raises as ``judged``."""
+    asked = [s for s in sets if needs_judge(s)]
+    found = judged(asked, job.judge, out)
+    verdicts = iter(zip(found.verdicts, found.shown, strict=True))
+    outcomes = [_outcome(s, *next(verdicts)) if needs_judge(s) else _unjudged(s) for s in sets]
+    metrics = winrate_metrics(outcomes, seed=job.judge.seed)
+    metrics["judged"] = {"asked": len(asked), "equal_or_empty": len(sets) - len(asked)}
+    metrics["cost"] = cost([found], len(sets))
+    about = {"a": job.a, "b": job.b, "ranker": job.judge.spec, "options": list(job.judge.settings)}
+    return make_result(
+        "winrate",
+        about=about,
+        seed=job.judge.seed,
+        metrics=metrics,
+        items=[_item_record(o) for o in outcomes],
+        primary="win_rate",
+        warnings=_warnings(job, outcomes, found),
+    )
+
+
+def _outcome(item: CandidateSet, verdict: Verdict, shown: tuple[tuple[str, ...], ...]) -> Outcome:
+    if not isinstance(verdict, Ranking):
+        return Outcome(item, None, verdict, shown)
+    top = verdict.tiers[0]
+    return Outcome(item, 0.5 if len(top) == 2 else float(top[0] == "a"), verdict, shown)
+
+
+def _unjudged(item: CandidateSet) -> Outcome:
+    a, b = (c.text.strip() for c in item.candidates)
+    return Outcome(item, 0.5 if a == b else float(bool(a)), None)
+
+
+def winrate_metrics(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Any]:
+    """Win rate of ``a`` (ties count half) with its bootstrap interval over prompts; raw and at equal length."""
+    known = [o for o in outcomes if o.value is not None]
+    values = [o.value for o in known if o.value is not None]
+    wins, losses = values.count(1.0), values.count(0.0)
+    lengths = [[len(o.set.text(side)) for o in known] for side in ("a", "b")]
+    rankings = [(o.verdict, o.shown) for o in outcomes if isinstance(o.verdict, Ranking)]
+    return {
+        "items": len(outcomes),
+        "win_rate": recorded(bootstrap_mean(values, seed=seed)),
+        "length_controlled_win_rate": recorded(length_controlled(values, *lengths, seed=seed)),
+        "wins": wins,
+        "ties": len(values) - wins - losses,
+        "losses": losses,
+        "sign_test_p": sign_test(wins, losses),
+        "unranked_rate": recorded(share(len(outcomes) - len(known), len(outcomes))),
+        "lengths": {side: _lengths(outcomes, side) for side in ("a", "b")} | {"a_longer": _longer(known)},
+        "position_bias": position_bias([passes_of(r, shown) for r, shown in rankings], seed=seed),
+    }
+
+
+def _lengths(outcomes: Sequence[Outcome], side: str) -> dict[str, float]:
+    texts = [o.set.text(side) for o in outcomes]
+    return {"mean_characters": fmean(map(len, texts)), "mean_words": fmean(len(t.split()) for t in texts)}
+
+
+def _longer(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+    """Share of the pairs of different length whose longer response is a's."""
+    lengths = [(len(o.set.text("a")), len(o.set.text("b"))) for o in outcomes]
+    different = [(a, b) for a, b in lengths if a != b]
+    return recorded(share(sum(a > b for a, b in different), len(different)))
+
+
+def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[str]:
+    judge = ranker_config(job.judge.spec, job.judge.settings)
+    warnings = [w for w in (taught_by(judge, spec) for spec in (job.a, job.b)) if w]
+    if any(len(shown) == 1 for shown in found.shown):
+        warnings.append("one presentation order an item (passes=1): the slot may decide; use passes=2")
+    longer = _longer([o for o in outcomes if o.value is not None])
+    if longer is not None and not 1 - ONE_SIDED <= longer["value"] <= ONE_SIDED:
+        side = "a" if longer["value"] > 0.5 else "b"
+        warnings.append(
+            f"{side} is longer in more than {ONE_SIDED:.0%} of the pairs: the length-controlled win rate says what"
+            " would be at equal lengths, which this data hardly shows"
+        )
+    return warnings
+
+
+def _item_record(outcome: Outcome) -> dict[str, Any]:
+    item, verdict = outcome.set, outcome.verdict
+    record: dict[str, Any] = {
+        "key": item.prompt.id,
+        "value": outcome.value,
+        "prompt": item.prompt.messages[-1]["content"],
+        "responses": {c.id: c.text for c in item.candidates},
+    }
+    if verdict is None:
+        return record
+    if not isinstance(verdict, Ranking):
+        return record | {"unranked": verdict.reason, "detail": verdict.detail}
+    extras = {"scores": verdict.scores, "passes": verdict.passes or None, "shown": outcome.shown or None}
+    return record | {"tiers": verdict.tiers} | {k: v for k, v in extras.items() if v is not None}

@@ -1,0 +1,59 @@
+"""Any causal language model as a scorer of replies: log-probabilities of their tokens, outside a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclealign.collator import EncodedList, encode
+from cyclealign.config import PolicyConfig
+from cyclealign.layouts import choose_plan
+from cyclealign.logprobs import attach
+from cyclealign.policy import compute_dtype
+from cyclealign.saved_models import load_for_use
+from cyclealign.scoring import TokenScorer
+from cyclealign.types import Message
+
+Exchange = tuple[Sequence[Message], Sequence[str]]  # a chat, and replies to it
+
+
+@dataclass(frozen=True)
+class PolicyScorer:
+    """A loaded model, ready to score; prompts keep at most ``prompt_tokens``, half of what the model can hold."""
+
+    score: TokenScorer
+    tokenizer: Any
+    prompt_tokens: int
+
+    def __call__(self, exchanges: Sequence[Exchange]) -> list[tuple[Tensor, ...]]:
+        """For each exchange and reply: log p of every token in nats, the one that ends the reply included."""
+        return self.score([_encoded(self.tokenizer, e, self.prompt_tokens) for e in exchanges])
+
+
+def load_policy_scorer(path: str, exchanges: Sequence[Exchange], *, base: str | None = None) -> PolicyScorer:
+    """The model of ``path`` (as in ``saved_models.load_for_use``) on the first GPU, else on the CPU.
+
+    Args:
+        exchanges: some of what will be scored; a few are used to check how the model's head computes.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = compute_dtype(PolicyConfig(), device)
+    model, tokenizer = load_for_use(path, dtype=dtype, base=base)
+    model.to(device)
+    attach(model)
+    prompt_tokens = model.config.max_position_embeddings // 2
+    sample = [_encoded(tokenizer, e, prompt_tokens) for e in exchanges[:2]]
+    plan = choose_plan(model, sample, "padded", pad=tokenizer.pad_token_id, dtype=dtype)
+    return PolicyScorer(TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype), tokenizer, prompt_tokens)
+
+
+def _encoded(tokenizer: Any, exchange: Exchange, prompt_tokens: int) -> EncodedList:
+    messages, replies = exchange
+    return encode(tokenizer, messages, replies, [True] * len(replies), prompt_tokens)
