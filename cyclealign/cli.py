@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cyclealign import cli_demos
+from cyclealign import cli_demos, cli_prompts
 from cyclealign.cli_eval import eval_app
+from cyclealign.cli_score import score
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def doctor(
 
 
 app.add_typer(cli_demos.app, name="demos")
+app.add_typer(cli_prompts.app, name="prompts")
+app.command()(score)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,6 +33,43 @@ Force = Annotated[bool, typer.Option("--force", help="Write over a file that is 
 
 
 @app.command()
+def build(
+    source: Annotated[str, typer.Argument(metavar="PAIRS_OR_RUN", help="Labelled pairs, or a run directory")],
+    out: Annotated[Path, typer.Option(help="Write the set here", show_default=False)],
+    size: Annotated[int, typer.Option(min=1, help="How many demonstrations")] = 8,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of one, by estimate")] = 240,
+    held_out: Annotated[
+        str | None,
+        typer.Option(help="Eval data that must not be shown: near-copies are passed over", show_default=False),
+    ] = None,
+    missed: Annotated[
+        Path | None,
+        typer.Option(help="Result of demos eval: pairs that the judge got wrong come first", show_default=False),
+    ] = None,
+    gate: Annotated[float, typer.Option(help="Of a run: least chance-corrected agreement")] = 0.3,
+    encoder: Annotated[Literal["auto", "minilm", "tfidf"], typer.Option(help="What compares texts")] = "auto",
+    limit: Annotated[int, typer.Option(help="Most prompts to choose from")] = 2000,
+    template: Template = "rank",
+    seed: Seed = 42,
+    force: Force = False,
+) -> None:
+    """Choose a small, varied, balanced set from labelled pairs or from a run's agreements. Pays for nothing."""
+    from cyclealign.curation.build import BuildPlan, build, from_pairs, from_run
+    from cyclealign.curation.embedding import encoder as encoder_of
+    from cyclealign.curation.evaluate import missed_prompts
+    from cyclealign.curation.sets import new_file
+    from cyclealign.data import load_prompts
+    from cyclealign.rank_template import load_template
+
+    held = load_prompts(held_out) if held_out else []
+    wrong = missed_prompts(missed) if missed else frozenset()
+    run = Path(source).is_dir() and (Path(source) / "config.yaml").exists()
+    options = from_run(Path(source), gate=gate, seed=seed) if run else from_pairs(load_prompts(source, limit=limit))
+    plan = BuildPlan(size=size, max_tokens=max_tokens, seed=seed, missed=wrong)
+    _changed(new_file(out, build(options, plan, load_template(template), encoder_of(encoder), held), force=force))
+
+
+@app.command()
 def show(found: SetName, ids: Ids = None, template: Template = "rank") -> None:
     """List a set, or print demonstrations in full."""
     from cyclealign.curation.sets import chosen, open_set
@@ -166,7 +203,7 @@ def eval_(
     _say("\n".join(lines(figures, names)))
     if result:
         about = {"set": {"name": opened.name, "version": opened.version}, "pool_version": pool.version}
-        _write_result(
+        write_result(
             result, "demos eval", about | measuring.provenance(box, pool.template, pairs, asked, seed) | figures
         )
 
@@ -192,9 +229,8 @@ def search(
     from cyclealign.curation import measuring, pricing
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.search import SearchPlan, lines, search
-    from cyclealign.curation.sets import new_file, open_set
+    from cyclealign.curation.sets import free, new_file, open_set
     from cyclealign.rank_template import load_template
-    from cyclealign.types import UserError
 
     box = measuring.black_box_section(ranker, options or [])
     opened, template = open_set(found), load_template(box.template)
@@ -203,8 +239,7 @@ def search(
         pool=opened.demonstrations, size=size, calls=calls, passes=min(box.passes, 2), method=method, seed=seed
     )
     plan.check(asked)
-    if out.exists() and not force:
-        raise UserError(f"{out}: exists; choose another name or give --force")
+    free(out, force=force)
     if dry_run:
         most = pricing.most_within(calls, pricing.largest(plan.pool, size, asked, template), box, template)
         _say("\n".join(pricing.describe(most, box)))
@@ -215,7 +250,46 @@ def search(
     _say("\n".join([*lines(figures), f"{out} {best.version}"]))
     if result:
         about = {"set": {"name": opened.name, "version": opened.version}, "chosen_version": best.version}
-        _write_result(result, "demos search", about | measuring.provenance(box, template, pairs, asked, seed) | figures)
+        write_result(result, "demos search", about | measuring.provenance(box, template, pairs, asked, seed) | figures)
+
+
+@app.command("export")
+def export_(
+    found: SetName,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write")],
+    format: Annotated[
+        Literal["demonstrations", "preference"],
+        typer.Option(help="A set again, or TRL preference rows (best over worst)"),
+    ] = "demonstrations",
+    force: Force = False,
+) -> None:
+    """Copy a set (packaged, of a run, yours) to a file."""
+    from cyclealign.curation.exchange import write_preferences
+    from cyclealign.curation.sets import free, new_file, open_set
+
+    opened = open_set(found)
+    if format == "demonstrations":
+        _changed(new_file(out, opened.demonstrations, force=force))
+    else:
+        rows = write_preferences(free(out, force=force), opened.demonstrations)
+        _say(f"{out}: {rows} preference rows")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="Demonstrations, or labelled pairs in any known format")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Set to write")],
+    limit: Annotated[int, typer.Option(help="Most demonstrations")] = 1000,
+    seed: Seed = 42,
+    force: Force = False,
+) -> None:
+    """Make a set of all pairs of a file, unchosen (build chooses)."""
+    from cyclealign.curation.exchange import imported
+    from cyclealign.curation.sets import new_file
+
+    _changed(new_file(out, imported(source, limit=limit, seed=seed), force=force))
 
 
 def _pool(opened: DemonstrationSet, dynamic: str | None, token_budget: int, template: str) -> DemonstrationPool:
@@ -239,7 +313,8 @@ def _pool(opened: DemonstrationSet, dynamic: str | None, token_budget: int, temp
     return replace(pool, dynamic=tuple(d for d in held if d.source != "static"))
 
 
-def _write_result(path: Path, kind: str, record: dict[str, object]) -> None:
+def write_result(path: Path, kind: str, record: dict[str, object]) -> None:
+    """All figures of a measurement, with what it ran on."""
     from cyclealign.environment import environment
     from cyclealign.run_dir import write_json
 

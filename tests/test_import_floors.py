@@ -40,16 +40,18 @@ FLOORS: dict[int, set[str]] = {
             "scoring",
             "scorers",
         ),
+        *("score_formats", "score_calibration", "score_store", "score_mix", "teachers"),
         *("checkpoints", "saved_models", "environment", "policy_scorer"),
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
-        *("interaction", "cycle", "building", "curation", "distill"),
+        *("interaction", "cycle", "building", "distill"),
     },
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
-        *("doctor", "cli", "cli_demos", "cli_prompts", "__main__"),
+        *("doctor", "cli", "curation", "cli_demos", "cli_prompts", "__main__"),
         *("evaluation", "cli_eval"),
+        *("score_plan", "score_job", "cli_score"),
     },
 }
 # The public face: ``Cycle.from_config`` builds a cycle of the parts that ``building`` knows. Inside the function.
@@ -59,7 +61,13 @@ OWNERS = {
     "openai": {"rankers.black_box", "rankers.paid_calls", "generation.openai_server"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"warm_start"},
-    "sentence_transformers": {"scorers", "demonstrations", "rankers.reward_model", "distill.adapters"},
+    "sentence_transformers": {
+        "scorers",
+        "demonstrations",
+        "rankers.reward_model",
+        "rankers.encoders",
+        "distill.adapters",
+    },
 }
 
 

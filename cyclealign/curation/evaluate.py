@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cyclealign.curation.measuring import (
@@ -16,7 +17,8 @@ from cyclealign.curation.measuring import (
 )
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.types import CandidateSet, Demonstration
+from cyclealign.run_dir import read_json
+from cyclealign.types import CandidateSet, Demonstration, UserError
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ def _is_main(name: str) -> bool:
 def _gap(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any] | None:
     found = paired_difference(first, second)
     return found.record() if found else None
+
+
+def missed_prompts(path: Path) -> frozenset[str]:
+    """Prompts that the judge got wrong without demonstrations, from a result of ``demos eval``.
+
+    Raises UserError where the file is none.
+    """
+    try:
+        items = read_json(path)["items"]
+        return frozenset(i["prompt_id"] for i in items if i["scores"]["none"] is not None and i["scores"]["none"] < 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a result that `cyclealign demos eval --result` wrote ({error!r})") from error
 
 
 def lines(result: dict[str, Any], names: dict[str, str]) -> Iterator[str]:

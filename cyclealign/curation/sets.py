@@ -112,11 +112,16 @@ def _saved(
     return new
 
 
+def free(path: Path, *, force: bool) -> Path:
+    """The path, where it may be written. UserError where something is there (unless ``force``)."""
+    if path.exists() and (path.is_dir() or not force):
+        raise UserError(f"{path}: exists; choose another name or give --force")
+    return path
+
+
 def new_file(path: Path, demonstrations: Sequence[Demonstration], *, force: bool) -> DemonstrationSet:
     """Write a set to a new file. UserError where the file is there (unless ``force``) or nothing is to be written."""
     if not demonstrations:
         raise UserError(f"{path}: nothing to write: no demonstration is left")
-    if path.exists() and not force:
-        raise UserError(f"{path}: exists; choose another name or give --force")
-    save_demonstrations(path, demonstrations)
+    save_demonstrations(free(path, force=force), demonstrations)
     return DemonstrationSet(str(path), tuple(demonstrations), path)

@@ -1,0 +1,92 @@
+"""``cyclealign prompts``: ranking templates checked, shown, and measured before a run pays for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cyclealign.cli_demos import DryRun, LedgerPath, Options, Pairs, RankerName, Result, Seed, write_result
+
+app = typer.Typer(no_args_is_help=True, help="Ranking templates: check, show and measure them.")
+TemplateName = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Packaged (rank, rank_terse), or a YAML file")]
+Demos = Annotated[str | None, typer.Option(help="Set of demonstrations: JSONL file, builtin:rank, or a run")]
+
+
+@app.command()
+def lint(template: TemplateName, demos: Demos = "builtin:rank") -> None:
+    """Check a template. Exit code 1 where data could break out of it, 2 where it cannot be loaded."""
+    from cyclealign.curation.sets import open_set
+    from cyclealign.curation.templates import lint_template, size_line
+    from cyclealign.rank_template import load_template
+
+    words, shown = load_template(template), open_set(demos).demonstrations if demos else ()
+    problems = lint_template(words, shown)
+    for problem in problems:
+        print(f"{problem.level:>7}  {problem.about}: {problem.message}")
+    print(size_line(words, shown))
+    if any(p.level == "error" for p in problems):
+        raise typer.Exit(1)
+
+
+@app.command()
+def render(
+    template: TemplateName,
+    demos: Demos = None,
+    item: Annotated[
+        Path | None, typer.Option(help="JSONL of candidate sets, of which the first is shown", show_default=False)
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Ask for a line of text, not for JSON")] = False,
+) -> None:
+    """Print the messages that a judge would get."""
+    from cyclealign.curation.sets import open_set
+    from cyclealign.curation.templates import SAMPLE, rendered
+    from cyclealign.data import load_candidate_sets
+    from cyclealign.rank_template import load_template
+
+    asked = load_candidate_sets(item)[0] if item else SAMPLE
+    shown = open_set(demos).demonstrations if demos else ()
+    print("\n\n".join(rendered(load_template(template), shown, asked, structured=not text)))
+
+
+@app.command("eval")
+def eval_(
+    pairs: Pairs,
+    ranker: RankerName,
+    template: Annotated[list[str], typer.Option(help="Give several times to compare; the first is the baseline")],
+    options: Options = None,
+    demos: Demos = "builtin:rank",
+    limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 200,
+    token_budget: Annotated[int, typer.Option(help="demonstrations.token_budget of the run")] = 2048,
+    seed: Seed = 42,
+    ledger: LedgerPath = None,
+    result: Result = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure a judge on labelled pairs with each template, same pairs and presentation orders."""
+    from cyclealign.config import DemonstrationsConfig
+    from cyclealign.curation import measuring, pricing
+    from cyclealign.curation.metering import MeteredLedger
+    from cyclealign.curation.sets import open_set
+    from cyclealign.curation.templates import compare, comparison_lines
+    from cyclealign.demonstrations import DemonstrationPool
+    from cyclealign.rank_template import load_template
+
+    box = measuring.black_box_section(ranker, options or [])
+    config, shown = DemonstrationsConfig(token_budget=token_budget), open_set(demos).demonstrations if demos else ()
+    asked = measuring.labelled(pairs, limit)
+    pools = {t: DemonstrationPool.start(config, static=shown, template=load_template(t)) for t in template}
+    if dry_run:
+        for name, pool in pools.items():
+            questions = [measuring.Question(p, pool.select(p.prompt)) for p in asked]
+            print("\n".join([f"{name}:", *pricing.describe(pricing.most_for(questions, box, pool.template), box)]))
+        return
+    with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
+        judges = {n: measuring.judge(box, record, seed=seed, template=p.template) for n, p in pools.items()}
+        figures = compare(pools, judges, asked, record)
+    print("\n".join(comparison_lines(figures)))
+    if result:
+        first = next(iter(pools.values()))
+        about = {"pool_version": first.version} | measuring.provenance(box, first.template, pairs, asked, seed)
+        write_result(result, "prompts eval", about | figures)
