@@ -127,7 +127,7 @@ def _assemble(config: Config, run: RunDir) -> Cycle:
 
 
 def _checked_parts(config: Config) -> Scorer | None:
-    """Everything that can be found wrong without weights and without a call; returns the scorer.
+    """Everything that can be found wrong without loading weights and without a paid call; returns the scorer.
 
     The black box is asked only after it: even its one probe is paid for.
     """
@@ -137,9 +137,14 @@ def _checked_parts(config: Config) -> Scorer | None:
     from cyclealign.scorers import scorer_by_name
     from cyclealign.training_setup import training_arguments
 
-    if pick_backend(config) != "transformers":
+    backend = pick_backend(config)
+    if backend != "transformers":
         check_servable(config)
     check_policy(config.policy)
+    if backend == "server":
+        from cyclealign.generation.openai_server import check_endpoints
+
+        check_endpoints(config.generator.endpoints)
     training_arguments(config, output_dir=config.run_dir, seed=0, max_steps=1)
     if config.cycle.warm_start is not None:
         _warm_start_examples(config, config.cycle.warm_start.sft)

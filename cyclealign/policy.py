@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -71,7 +72,7 @@ def load_tokenizer(policy: PolicyConfig) -> Any:
 
 
 def check_policy(policy: PolicyConfig) -> None:
-    """What can be found wrong with a policy without its weights: tokenizer, chat template, architecture, adapter.
+    """What can be found wrong with a policy without loading it: tokenizer, template, architecture, adapter, cut files.
 
     Raises:
         UserError: naming the key.
@@ -85,6 +86,12 @@ def check_policy(policy: PolicyConfig) -> None:
         raise UserError(f"policy.model: cannot load {policy.model!r}: {first_line(error)}") from error
     if policy.lora is not None:
         _with_lora(model, policy.lora)
+    for file in sorted(Path(resolve_model(policy.model)).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):  # reads the header, and holds it against the file's size
+                pass
+        except SafetensorError as error:
+            raise UserError(f"policy.model: {file} is damaged or cut short: {first_line(error)}") from error
 
 
 def template_file(name: str) -> Path:

@@ -3,8 +3,9 @@
     python evals/quickstart_gain.py --seeds 5 --out evals/results/quickstart_gain.json
 
 Each seed is one whole quickstart run. The reward is the independent scorer's, on the half of the eval openers that
-takes no part in choosing the kept interaction; the difference is paired by opener. The interval is a bootstrap that
-draws seeds and openers with replacement (both are random: a rerun would have other ones).
+takes no part in choosing the kept interaction: the mean over 16 new replies to each opener, of the start and of the
+kept model, paired by opener. NLL and distinct-2 are the run's own, over all eval openers. The interval is a bootstrap
+that draws seeds and openers with replacement (both are random: a rerun would have other ones).
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from numpy.typing import NDArray
 from cyclealign.config_loading import load_config
 from cyclealign.cycle import Cycle
 from cyclealign.environment import environment
+from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.run_dir import RunDir, read_json, read_sets, write_json
+from cyclealign.scorers import scorer_by_name
+from cyclealign.types import PolicyVersion, derive_seed
 
 DRAWS = 10_000
-SAMPLES = 8
+SHOWN = 8
+REPLIES = 16
 
 
 def main() -> None:
@@ -53,20 +58,32 @@ def measured(run: RunDir) -> dict[str, Any]:
     """Start and kept evaluation of one run, and the paired differences on the reporting half."""
     evaluations, kept = run.evaluations(), read_json(run.best / "kept.json")
     start, end = evaluations[0], evaluations[kept["trained"]]
-    reporting = [p.id for n, p in enumerate(run.eval_prompts()) if n % 2 == 1]
-    paired = [i for i in reporting if i in start["reward_by_prompt"] and i in end["reward_by_prompt"]]
-    gains = {i: end["reward_by_prompt"][i] - start["reward_by_prompt"][i] for i in paired}
-    measures = ("reward", "nll_start", "distinct2", "mean_words")
+    base, adapter = kept["start_model"], run.best / "adapter"
+    before = rewards(run, PolicyVersion("start", base))
+    after = rewards(run, PolicyVersion("kept", base, adapter)) if kept["trained"] else before
+    measures = ("nll_start", "distinct2", "mean_words")
     return {
         "kept": kept["trained"],
         "why": kept["why"],
         "stopped": kept["stopped"],
-        "start": {m: start[m] for m in measures},
-        "end": {m: end[m] for m in measures},
+        "start": {"reward": statistics.fmean(before.values()), **{m: start[m] for m in measures}},
+        "end": {"reward": statistics.fmean(after.values()), **{m: end[m] for m in measures}},
         "nll_rise": end["nll_start"] / start["nll_start"] - 1,
         "distinct2_kept": end["distinct2"] / start["distinct2"],
-        "gains": gains,
+        "gains": {i: after[i] - before[i] for i in before},
     }
+
+
+def rewards(run: RunDir, version: PolicyVersion) -> dict[str, float]:
+    """Mean reward of new replies to each reporting opener."""
+    config = load_config(str(run.config), [f"generator.candidates={REPLIES}", "generator.backend=transformers"])
+    generator, scorer = TransformersGenerator(config), scorer_by_name(str(config.cycle.scorer))
+    reporting = run.eval_prompts()[1::2]
+    sets = list(generator.generate(reporting, version, seed=derive_seed(config.seed, "measure")))
+    generator.close()
+    scores = iter(scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates]))
+    found = {s.prompt.id: statistics.fmean(next(scores) for _ in s.candidates) for s in sets}
+    return {p.id: found[p.id] for p in reporting}
 
 
 def report(results: list[dict[str, Any]], runs: list[RunDir], overrides: list[str]) -> dict[str, Any]:
@@ -113,7 +130,7 @@ def samples(run: RunDir) -> list[dict[str, str]]:
     before = read_sets(run.evaluation(0) / "candidates.jsonl")
     after = read_sets(run.evaluation(kept) / "candidates.jsonl")
     rows = []
-    for prompt in run.eval_prompts()[1 : 2 * SAMPLES : 2]:
+    for prompt in run.eval_prompts()[1 : 2 * SHOWN : 2]:
         texts = (before[prompt.id].candidates[0].text, after[prompt.id].candidates[0].text)
         rows.append({"opener": prompt.messages[-1]["content"], "before": texts[0], "after": texts[1]})
     return rows

@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 class Settings:
     """Shape and optimisation; the defaults are those of the shipped model."""
 
-    minutes: float = 60.0
+    minutes: float = 75.0
     rows: int = 16
     micro_rows: int = 4
     length: int = 256

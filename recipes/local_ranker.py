@@ -33,7 +33,7 @@ from cyclealign.rankers.local import CHAT_TURNS, ResponseScorer
 WIDTH, BATCH, LEARNING_RATE, SEED = 256, 256, 2e-3, 29
 LEVELS = torch.tensor([0, 1, 1, 2, 2, 2])
 LOSS = MultiLevelRanking(separation=0.15, compactness=0.1, squash="sigmoid")
-FIRST_TURN_SHARE, ECHO_SHARE, TOKEN_DROPOUT = 0.35, 0.35, 0.2
+FIRST_TURN_SHARE, ECHO_SHARE, TOKEN_DROPOUT = 0.35, 0.25, 0.2
 SOURCE_SHARES = (0.35, 0.4, 0.25)  # of the batches, in the order of SOURCES
 
 
@@ -100,9 +100,10 @@ def losses(model: ResponseScorer, batch: Sequence[Example]) -> tuple[Tensor, Ten
     """
     count = len(LEVELS)
     u, v, quality = model.towers([thinned(e.chat) for e in batch], [thinned(r) for e in batch for r in e.replies])
+    echoed = model.echoed([e.chat for e in batch for _ in e.replies], [r for e in batch for r in e.replies])
     true, near = (model.log_scale.exp() * u @ v[i::count].T + quality[i::count] for i in (0, 1))
     own = v.view(len(batch), count, -1)
-    listed = model.log_scale.exp() * (u[:, None] * own).sum(dim=2) + quality.view(len(batch), count)
+    listed = model.log_scale.exp() * (u[:, None] * own).sum(dim=2) + (quality + echoed).view(len(batch), count)
     target = torch.arange(len(batch))
     contrast = cross_entropy(torch.cat([true, listed[:, 3:]], dim=1), target) + 0.5 * cross_entropy(near, target)
     levels = LEVELS.expand(len(batch), count)

@@ -7,6 +7,7 @@ All run in this process through the command line's own ``main``; a few also as r
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def template(**changes: str | None) -> str:
 def another_run() -> None:
     finished_run(Path("runs"))
     Path("runs/run").rename("runs/broken")
+
+
+def cut_weights() -> None:
+    shutil.copytree("policy", "cut")
+    weights = Path("cut/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-100])
 
 
 RECORDED = '{"messages": [{"role": "user", "content": "hello a"}], "order": ["0", "1", "2"]}\n'
@@ -203,11 +210,13 @@ CASES = [
     Case(
         "a generation server that is not there",
         ("generator", "127.0.0.1:9"),
-        (
-            "generator={backend: server, endpoints: ['http://127.0.0.1:9/v1'], max_new_tokens: 4}",
-            "black_box={backend: replay, path: r.jsonl}",
-        ),
-        put("r.jsonl", RECORDED),
+        ("generator={backend: server, endpoints: ['http://127.0.0.1:9/v1'], max_new_tokens: 4}",),
+    ),
+    Case(
+        "weights that were cut short",
+        ("policy.model", "model.safetensors", "cut"),
+        ("policy.model=./cut",),
+        cut_weights,
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -48,17 +49,30 @@ def arguments(folder: Path, url: str, *more: str) -> list[str]:
 
 @pytest.mark.timeout(1500)
 def test_twenty_kills_change_nothing_and_repeat_only_what_was_in_flight(tmp_path: Path) -> None:
+    kills_change_nothing(tmp_path, 20, spread=0.4)
+
+
+@pytest.mark.vllm
+@pytest.mark.skipif("VLLM_KILLS" not in os.environ, reason="half a minute a kill: VLLM_KILLS=20 asks for twenty")
+@pytest.mark.timeout(7200)
+def test_kills_change_nothing_where_vllm_generates(tmp_path: Path) -> None:
+    vllm = ("generator.backend=vllm", "data.limit=12", "generator.chunk=4", "cycle.max_interactions=2")
+    kills_change_nothing(tmp_path, int(os.environ["VLLM_KILLS"]), *vllm, spread=2.0)
+
+
+def kills_change_nothing(tmp_path: Path, wanted: int, *more: str, spread: float) -> None:
+    """Runs killed `wanted` times in all are the run that was not: records, ledger, all calls but those in flight."""
     with judge_server(tmp_path / "log.jsonl", delay=0.3) as url:
-        code, output = finish(start("run", *arguments(tmp_path / "whole", url)))
+        code, output = finish(start("run", *arguments(tmp_path / "whole", url, *more)))
         assert code == 0, output
         whole = tmp_path / "whole" / "r"
         calls = requests_answered(tmp_path / "log.jsonl")
         assert calls == done_calls(whole)
         kills = number = 0
-        while kills < 20:  # one run may be over before it was killed so often
+        while kills < wanted:  # one run may be over before it was killed so often
             run, before = tmp_path / str(number) / "r", requests_answered(tmp_path / "log.jsonl")
-            given = arguments(tmp_path / str(number), url)
-            flying = run_with_kills(given, run, kills=20 - kills, seed=number, spread=0.4)
+            given = arguments(tmp_path / str(number), url, *more)
+            flying = run_with_kills(given, run, kills=wanted - kills, seed=number, spread=spread)
             repeated = requests_answered(tmp_path / "log.jsonl") - before - calls
             assert records(run) == records(whole)
             assert ledger_content(run) == ledger_content(whole)

@@ -196,6 +196,12 @@ class ServerGenerator:
         return target
 
 
+def check_endpoints(urls: Sequence[str]) -> None:
+    """UserError, naming the endpoint, where a server does not answer or lists no model."""
+    for url in urls:
+        _connect(url).client.close()
+
+
 def _draw(text: str | None, finish_reason: str | None) -> Draw:
     return Draw(text or "", "length" if finish_reason == "length" else "stop")
 

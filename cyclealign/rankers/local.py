@@ -1,7 +1,8 @@
 """The embedded response ranker: a free, local stand-in for the black box, small enough to ship.
 
-Two bags of token embeddings, one for the chat and one for the reply, compared by cosine, and a small network that knows
-from the reply's bag alone how good it is. It says whether a reply answers the chat, not whether it is true.
+Two bags of token embeddings, one for the chat and one for the reply, compared by cosine; a small network that knows
+from the reply's bag alone how good it is; and one that sees how much of the reply is the chat's own words, as bags
+cannot tell an echo from an answer. It says whether a reply answers the chat, not whether it is true.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ CHAT_TURNS = 2
 
 
 class ResponseScorer(nn.Module):
-    """s(x, y) = a cos(u(x) + A u(x), v(y)) + q(v(y)), u and v weighted means of token embeddings."""
+    """s(x, y) = a cos(u(x) + A u(x), v(y)) + q(v(y)) + e(o(x, y)).
+
+    u and v are weighted means of token embeddings, o is the share of the reply's tokens that the chat has too.
+    """
 
     def __init__(self, *, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -36,6 +40,7 @@ class ResponseScorer(nn.Module):
         self.reply_weight = nn.Parameter(torch.zeros(vocabulary))
         self.turn = nn.Linear(width, width, bias=False)
         self.quality = nn.Sequential(nn.Linear(width, 32), nn.GELU(), nn.Linear(32, 1))
+        self.echo = nn.Sequential(nn.Linear(1, 16), nn.GELU(), nn.Linear(16, 1))
         self.log_scale = nn.Parameter(torch.tensor(2.5))
 
     def towers(self, chats: Sequence[Tensor], replies: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +52,15 @@ class ResponseScorer(nn.Module):
     def forward(self, chats: Sequence[Tensor], replies: Sequence[Tensor]) -> Float[Tensor, " B"]:
         """Scores of aligned (chat, reply) pairs of token ids."""
         u, v, quality = self.towers(chats, replies)
-        result: Tensor = self.log_scale.exp() * (u * v).sum(dim=1) + quality
+        result: Tensor = self.log_scale.exp() * (u * v).sum(dim=1) + quality + self.echoed(chats, replies)
+        return result
+
+    def echoed(self, chats: Sequence[Tensor], replies: Sequence[Tensor]) -> Float[Tensor, " B"]:
+        """What aligned pairs gain or lose for the words that the reply repeats."""
+        shares = [
+            torch.isin(r, c).float().mean() if len(r) else torch.zeros(()) for c, r in zip(chats, replies, strict=True)
+        ]
+        result: Tensor = self.echo(torch.stack(shares)[:, None])[:, 0]
         return result
 
 
