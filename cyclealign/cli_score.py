@@ -1,0 +1,72 @@
+"""``cyclealign score``: the command line of ``score_job``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Candidates: Margin-MSE TSV, triples, BGE JSONL, …")],
+    store: Annotated[Path, typer.Option(help="Score store (SQLite), made where there is none", show_default=False)],
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            help="cross_encoder:PATH, bi_encoder:PATH, causal_lm:PATH, reward_model:PATH, local, openai:MODEL,"
+            " replay:PATH, or file (the scores in FILE); several are averaged",
+            show_default=False,
+        ),
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2"),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(help="margin_mse, margin_mse_text, triples, rerank, trec, bge, rankllm, ntuples, lighton, sets"),
+    ] = "auto",
+    queries: Annotated[Path | None, typer.Option(help="Texts of query ids: TSV, JSONL", show_default=False)] = None,
+    documents: Annotated[
+        Path | None, typer.Option(help="Texts of document ids: TSV, JSONL", show_default=False)
+    ] = None,
+    file_gives: Annotated[
+        Literal["order", "magnitude", "levels"] | None,
+        typer.Option(help="What the scores in FILE are", show_default=False),
+    ] = None,
+    calibrate: Annotated[str, typer.Option(help="raw, zscore, minmax or temperature:T")] = "raw",
+    write: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT:PATH",
+            help="Write the scores: margin_mse, margin_mse_text, trec, bge, rankllm, ntuples, lighton",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option("--for", metavar="LOSS", help="Refuse teachers that cannot feed it")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of a ranker's presentation orders")] = 42,
+) -> None:
+    """Score candidates once with any teacher, into a store; write the scores in any published format."""
+    from cyclealign.score_job import run_score_job
+    from cyclealign.score_plan import ScoreJob
+
+    job = ScoreJob(
+        file=file,
+        store=store,
+        teachers=tuple(teacher),
+        format=format,
+        queries=queries,
+        documents=documents,
+        file_gives=file_gives,
+        calibrate=calibrate,
+        write=write,
+        loss=loss,
+        options=tuple(options or ()),
+        seed=seed,
+    )
+    for line in run_score_job(job):
+        print(line, file=sys.stderr)

@@ -1,0 +1,209 @@
+"""Score files of JSON objects and tables: BGE's, RankLLM's, sentence-transformers' n-tuples, PyLate's three tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclealign.data import load_candidate_sets
+from cyclealign.records import rows
+from cyclealign.score_formats.lists import Item, ScoreList, number, string_list, text, tsv_rows
+from cyclealign.types import UserError
+
+LABELS = ("scores", "score", "labels", "label")
+DOCUMENT_TEXT = ("text", "contents", "content", "body", "segment", "passage")  # as collections name it
+
+
+def read_bge(path: Path) -> Iterator[ScoreList]:
+    """query, pos, neg; pos_scores and neg_scores where it is scored."""
+    for place, row in rows(str(path)):
+        sides = [string_list(row.get(side, []), place, side) for side in ("pos", "neg")]
+        found = [row.get(f"{side}_scores") for side in ("pos", "neg")]
+        scores = None
+        if all(s is not None for s in found) and any(found):
+            scores = tuple(number(s, place) for side in found for s in string_list(side, place, "scores"))
+        yield ScoreList(
+            query=Item.of_text(text(row.get("query"), place, "query")),
+            documents=tuple(Item.of_text(text(d, place, "pos/neg")) for side in sides for d in side),
+            scores=scores,
+            positives=len(sides[0]),
+            place=place,
+        )
+
+
+def read_rankllm(path: Path) -> Iterator[ScoreList]:
+    """query {text, qid} and candidates [{docid, score, doc}], JSONL or one JSON array.
+
+    After re-ranking the scores stand by position, they are ranks in disguise: only the order is read.
+    """
+    for place, row in _objects(path):
+        query, candidates = row.get("query"), row.get("candidates")
+        if not isinstance(query, dict) or not isinstance(candidates, list):
+            raise UserError(f"{place}: expected query {{text, qid}} and candidates, got {', '.join(row)}")
+        documents = []
+        for candidate in candidates:
+            if not isinstance(candidate, dict) or "docid" not in candidate:
+                raise UserError(f"{place}: candidates: expected objects with docid")
+            documents.append(Item(str(candidate["docid"]), _document_text(candidate.get("doc"))))
+        yield ScoreList(
+            query=Item(str(query.get("qid", "")) or Item.of_text(query["text"]).id, query.get("text")),
+            documents=tuple(documents),
+            scores=tuple(float(n) for n in range(len(documents) - 1, -1, -1)),
+            place=place,
+        )
+
+
+def read_ntuples(path: Path) -> Iterator[ScoreList]:
+    """The first column is the query, then documents, each a column or all in one list; scores or margins as label.
+
+    The first document is the known positive. Margins of it over the others become scores with its own at 0.
+    """
+    for place, row in rows(str(path)):
+        label = next((c for c in LABELS if row.get(c) is not None), None)
+        columns = [c for c in row if c not in LABELS]
+        if len(columns) < 2:
+            raise UserError(f"{place}: expected a query and documents, got the columns {', '.join(row)}")
+        query, *documents = [row[c] for c in columns]
+        if len(documents) == 1 and not isinstance(documents[0], str):
+            documents = string_list(documents[0], place, columns[1])
+        yield ScoreList(
+            query=Item.of_text(text(query, place, columns[0])),
+            documents=tuple(Item.of_text(text(d, place, "documents")) for d in documents),
+            scores=None if label is None else _scores(row[label], len(documents), place),
+            positives=1,
+            place=place,
+        )
+
+
+def _scores(label: Any, documents: int, place: str) -> tuple[float, ...]:
+    values = [number(v, place) for v in (label if isinstance(label, list) else [label])]
+    if len(values) == documents - 1:
+        return (0.0, *(-v for v in values))
+    return tuple(values)
+
+
+def read_lighton(path: Path) -> Iterator[ScoreList]:
+    """A directory with tables train (query_id, document_ids, scores), queries and documents (id and text)."""
+    texts = {name: dict(read_texts(_table(path, name))) for name in ("queries", "documents")}
+    for place, row in rows(str(_table(path, "train"))):
+        ids = [str(i) for i in string_list(row.get("document_ids"), place, "document_ids")]
+        scores = row.get("scores")
+        query = str(row.get("query_id"))
+        missing = [i for i in ids if i not in texts["documents"]] or ([] if query in texts["queries"] else [query])
+        if missing:
+            raise UserError(f"{place}: {missing[0]} is in none of the tables")
+        yield ScoreList(
+            query=Item(query, texts["queries"][query]),
+            documents=tuple(Item(i, texts["documents"][i]) for i in ids),
+            scores=None if scores is None else tuple(number(s, place) for s in string_list(scores, place, "scores")),
+            place=place,
+        )
+
+
+def read_sets(path: Path) -> Iterator[ScoreList]:
+    """Candidate sets as ``cyclealign rank`` takes them; a chat of several turns is told as text."""
+    for item in load_candidate_sets(path):
+        query = "\n\n".join(m["content"] for m in item.prompt.messages)
+        documents = tuple(Item.of_text(c.text) for c in item.candidates)
+        yield ScoreList(query=Item(item.prompt.id, query), documents=documents, place=f"{path} ({item.prompt.id})")
+
+
+def read_texts(path: Path) -> Iterator[tuple[str, str]]:
+    """(id, text) of a collection or of queries: tab-separated, JSONL or Parquet, where the id is the column that is or
+    ends in id, and the text the one other (a title is put before it)."""
+    if ".tsv" in path.suffixes:
+        yield from ((fields[0], fields[1]) for _, fields in tsv_rows(path, (2,)))
+        return
+    for place, row in rows(str(path)):
+        key = next((c for c in row if c in ("id", "_id") or c.endswith("_id")), None)
+        body = next((c for c in row if c not in (key, "title") and isinstance(row[c], str)), None)
+        if key is None or body is None:
+            raise UserError(f"{place}: expected an id and a text, got the columns {', '.join(row)}")
+        title = row.get("title")
+        yield str(row[key]), f"{title}. {row[body]}" if title else row[body]
+
+
+def bge_lines(lists: Iterable[ScoreList]) -> Iterator[str]:
+    """One JSON object a list."""
+    for item in lists:
+        texts, scores, cut = _texts(item), list(item.scores or ()), item.positives
+        row = {"query": texts[0], "pos": texts[1 : cut + 1], "neg": texts[cut + 1 :]}
+        yield _json({**row, "pos_scores": scores[:cut], "neg_scores": scores[cut:]})
+
+
+def ntuple_lines(lists: Iterable[ScoreList]) -> Iterator[str]:
+    """query, documents, scores: the labelled-list form, which may be ragged."""
+    for item in lists:
+        query, *documents = _texts(item)
+        yield _json({"query": query, "documents": documents, "scores": list(item.scores or ())})
+
+
+def rankllm_lines(lists: Iterable[ScoreList]) -> Iterator[str]:
+    """query and candidates, best first."""
+    for item in lists:
+        scored = sorted(zip(item.scores or (), item.documents, strict=True), key=lambda pair: -pair[0])
+        candidates = [{"docid": d.id, "score": s, "doc": {"text": d.text}} for s, d in scored]
+        yield _json({"query": {"text": item.query.text, "qid": item.query.id}, "candidates": candidates})
+
+
+def write_lighton(path: Path, lists: Iterable[ScoreList]) -> None:
+    """The three tables as JSONL in a new directory."""
+    path.mkdir(parents=True)
+    seen: set[tuple[str, str]] = set()
+    with (
+        (path / "train.jsonl").open("w", encoding="utf-8") as train,
+        (path / "queries.jsonl").open("w", encoding="utf-8") as queries,
+        (path / "documents.jsonl").open("w", encoding="utf-8") as documents,
+    ):
+        for item in lists:
+            _texts(item)
+            ids = [d.id for d in item.documents]
+            train.write(_json({"query_id": item.query.id, "document_ids": ids, "scores": list(item.scores or ())}))
+            for file, kind, entry in (
+                (queries, "query", item.query),
+                *((documents, "document", d) for d in item.documents),
+            ):
+                if (kind, entry.id) not in seen:
+                    seen.add((kind, entry.id))
+                    file.write(_json({f"{kind}_id": entry.id, "text": entry.text}))
+
+
+def _texts(item: ScoreList) -> list[str]:
+    found = [i.text for i in (item.query, *item.documents) if i.text is not None]
+    if len(found) != 1 + len(item.documents):
+        raise UserError(
+            f"{item.place}: a text is missing; give --queries and --documents, or write ids: margin_mse, trec"
+        )
+    return found
+
+
+def _json(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path.name.endswith(".json"):
+        yield from rows(str(path))
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise UserError(f"{path}: expected a JSON array of objects")
+    yield from ((f"{path}[{n}]", row) for n, row in enumerate(found))
+
+
+def _document_text(doc: Any) -> str | None:
+    if isinstance(doc, str) or doc is None:
+        return doc
+    return next((doc[key] for key in DOCUMENT_TEXT if isinstance(doc.get(key), str)), None)
+
+
+def _table(path: Path, name: str) -> Path:
+    found = [p for p in sorted(path.glob(f"{name}*")) if p.name.endswith((".jsonl", ".jsonl.gz", ".parquet", ".tsv"))]
+    if len(found) != 1:
+        raise UserError(f"{path}: expected one table {name} (.jsonl, .parquet or .tsv), found {len(found)}")
+    return found[0]

@@ -1,0 +1,113 @@
+"""What every score file is made of: a query with its documents, and scores for them where it has any."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cyclealign.types import UserError, sha256_hex
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A query or a document. ``text`` is None where the file names ids only."""
+
+    id: str
+    text: str | None = None
+
+    @staticmethod
+    def of_text(text: str) -> Item:
+        """A text whose file has no ids: the first 32 hex digits of its sha256 are its id."""
+        return Item(sha256_hex(text)[:32], text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreList:
+    """One query with its documents in the file's order.
+
+    scores: one for each document, higher is better. positives: the first so many documents are known to be
+    relevant. place: ``file:line``, for errors.
+    """
+
+    query: Item
+    documents: tuple[Item, ...]
+    scores: tuple[float, ...] | None = None
+    positives: int = 0
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scores is not None and len(self.scores) != len(self.documents):
+            raise UserError(
+                f"{self.place}: expected a score for each of {len(self.documents)} documents, got {len(self.scores)}"
+            )
+
+
+def number(value: Any, place: str) -> float:
+    """A finite number; UserError naming the place."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if isinstance(value, bool) or not math.isfinite(found):
+        raise UserError(f"{place}: expected a finite score, got {value!r}")
+    return found
+
+
+def text(value: Any, place: str, name: str) -> str:
+    """Text; UserError naming the place."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{place}: {name}: expected text, got {value!r}")
+    return value
+
+
+def string_list(value: Any, place: str, name: str) -> list[Any]:
+    """A list, also one that is encoded as a string (as some hub tables have it)."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise UserError(f"{place}: {name}: expected a list, got the text {value[:40]!r}") from error
+    if not isinstance(value, list):
+        raise UserError(f"{place}: {name}: expected a list, got {type(value).__name__}")
+    return value
+
+
+def tsv_rows(path: Path, columns: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
+    """(place, fields) of a tab-separated file without header or quoting; a line has one of these numbers of columns."""
+    for place, line in lines(path):
+        fields = line.split("\t")
+        if len(fields) not in columns:
+            expected = " or ".join(map(str, columns))
+            raise UserError(f"{place}: expected {expected} tab-separated columns, got {len(fields)}")
+        yield place, fields
+
+
+def lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of a text file, compressed where its name ends in .gz; empty lines are skipped.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8; the place is named.
+    """
+    number = 0
+    try:
+        # Only line feeds end a line: texts may hold a bare carriage return.
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.rstrip(b"\r\n").decode("utf-8")
+                if line:
+                    yield f"{path}:{number}", line
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}:{number + 1}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: not UTF-8 text") from error
+
+
+def one_line(value: str) -> str:
+    """Text for a tab-separated field: tabs and line ends become spaces, as the format asks."""
+    return " ".join(value.split())

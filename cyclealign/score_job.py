@@ -1,0 +1,196 @@
+"""``cyclealign score``: teachers score candidates once, into a store; their scores go out in any published format."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from cyclealign.agreement import teacher_utilities
+from cyclealign.atomic import write_atomic
+from cyclealign.config import DemonstrationsConfig
+from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.rankers.encoders import Pair
+from cyclealign.score_formats import READERS, write
+from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.score_mix import mixed
+from cyclealign.score_plan import ScoreJob, beside, checked_teachers, input_format, recorded, target_of
+from cyclealign.score_store import ScoreStore, Teacher
+from cyclealign.teachers import (
+    LISTWISE,
+    TeacherSpec,
+    described,
+    fingerprint,
+    load_ranker,
+    load_scorer,
+    provenance,
+)
+from cyclealign.types import Candidate, CandidateSet, Message, Prompt, RankContext, Ranking, UserError
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+COMMIT = 256  # pairs scored between two commits: what a killed run loses at most
+
+
+def run_score_job(job: ScoreJob) -> list[str]:
+    """Score what is not scored yet, write what is asked for; returns lines that sum up.
+
+    Raises:
+        UserError: before anything is loaded or paid for, where the teachers cannot serve what is asked for.
+    """
+    format = input_format(job)
+    specs = checked_teachers(job, format)
+    target = target_of(job, specs)
+    with closing(ScoreStore(job.store)) as store:
+        store.add_lists(READERS[format](job.file))
+        if job.queries is not None:
+            store.add_texts("query", read_texts(job.queries), str(job.queries))
+        if job.documents is not None:
+            store.add_texts("document", read_texts(job.documents), str(job.documents))
+        lines, names = [], []
+        for spec in specs:
+            name, line = _score(store, spec, job, format)
+            names.append(name)
+            lines.append(line)
+        if target is not None:
+            lines.append(_write(store, names, job, format, target))
+    return lines
+
+
+def _score(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str) -> tuple[str, str]:
+    """One teacher on all that it has not scored: its name in the store, and a line that sums up."""
+    if spec.kind == "file":
+        return _take_over(store, spec, job, format)
+    before = store.count(spec.name)
+    started = time.monotonic()
+    unranked = _rank(store, spec, job) if spec.kind in LISTWISE else _score_pairs(store, spec)
+    new = store.count(spec.name) - before
+    speed = f" ({new / max(time.monotonic() - started, 1e-9):.1f}/s)" if new else ""
+    left = f", {unranked} queries without a verdict" if unranked else ""
+    return spec.name, f"{spec.name} ({described(spec.gives)}): {new} pairs scored{speed}, {before} were there{left}"
+
+
+def _take_over(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str) -> tuple[str, str]:
+    """The scores that stand in the file. Of several for one pair the first is kept."""
+    digest = fingerprint(job.file)
+    found = {"kind": "file", "format": format, "sha256": digest, **recorded(job.file)}
+    name = f"file:{digest[:12]}"
+    store.add_teacher(Teacher(name=name, gives=spec.gives, provenance=found))
+    kept = differing = 0
+    worst = 0.0
+    sign = -1 if spec.gives == "levels" else 1  # level 0 is the best
+    for lists in _chunks(READERS[format](job.file), COMMIT):
+        fresh: dict[tuple[str, str], float] = {}
+        for item in lists:
+            if item.scores is None:
+                raise UserError(f"{item.place}: --teacher file: there are no scores")
+            for document, score in zip(item.documents, item.scores, strict=True):
+                key = (item.query.id, document.id)
+                known = fresh.get(key, store.score(name, *key))
+                if known is None:
+                    fresh[key] = sign * score
+                elif known != sign * score:
+                    differing, worst = differing + 1, max(worst, abs(known - sign * score))
+        store.put(name, ((q, d, s) for (q, d), s in fresh.items()))
+        kept += len(fresh)
+    more = f"; {differing} repeats differed, by {worst:.3g} at most: the first is kept" if differing else ""
+    return name, f"{name} ({described(spec.gives)}): {kept} scores taken over{more}"
+
+
+def _score_pairs(store: ScoreStore, spec: TeacherSpec) -> int:
+    waiting = store.unscored(spec.name)
+    total = sum(len(documents) for _, documents in waiting)
+    if not total:
+        return 0
+    keys = [(query, document) for query, documents in waiting for document in documents]
+    scorer = load_scorer(spec, [_pair(store, *key) for key in keys[:8]])
+    settings = getattr(scorer, "settings", {})
+    store.add_teacher(Teacher(name=spec.name, gives=spec.gives, provenance=provenance(spec, settings)))
+    started = time.monotonic()
+    done = 0
+    for chunk in _chunks(keys, COMMIT):
+        scores = scorer.score([_pair(store, *key) for key in chunk])
+        store.put(spec.name, ((q, d, s) for (q, d), s in zip(chunk, scores, strict=True)))
+        done += len(chunk)
+        left = (time.monotonic() - started) / done * (total - done)
+        log.info("%s: %d of %d pairs, %.0f s left", spec.name, done, total, left)
+    return 0
+
+
+def _rank(store: ScoreStore, spec: TeacherSpec, job: ScoreJob) -> int:
+    """Whole lists, one commit each; returns how many got no verdict."""
+    store.add_teacher(Teacher(name=spec.name, gives=spec.gives, provenance=provenance(spec, {"seed": job.seed})))
+    waiting = store.unscored(spec.name)
+    for query, _ in waiting:
+        if store.ranked(spec.name, query):
+            raise UserError(
+                f"{spec.name} ranks whole lists, and query {query!r} has been ranked with fewer documents;"
+                " use another store"
+            )
+    if not waiting:
+        return 0
+    with ExitStack() as stack:
+        ranker = load_ranker(spec, job.store.with_name(f"{job.store.name}.ledger.sqlite"), stack)
+        pool = DemonstrationPool.start(DemonstrationsConfig())
+        context = RankContext(run="score", interaction=0, seed=job.seed, demonstrations=pool)
+        unranked = 0
+        for sets in _without_repeats(_sets(store, waiting)):
+            queries = {item.prompt.id: query for query, item in sets}
+            for verdict in ranker.rank((item for _, item in sets), context):
+                if isinstance(verdict, Ranking):
+                    query = queries[verdict.prompt_id]
+                    store.put(spec.name, ((query, d, s) for d, s in teacher_utilities(verdict).items()))
+                else:
+                    unranked += 1
+                    log.warning(
+                        "%s: query %s: %s %s", spec.name, queries[verdict.prompt_id], verdict.reason, verdict.detail
+                    )
+    return unranked
+
+
+def _sets(store: ScoreStore, waiting: Sequence[tuple[str, list[str]]]) -> Iterator[tuple[str, CandidateSet]]:
+    for query, documents in waiting:
+        prompt = Prompt((_message(store, query),))
+        yield query, CandidateSet(prompt, tuple(Candidate(d, store.text("document", d)) for d in documents))
+
+
+def _without_repeats(sets: Iterable[tuple[str, CandidateSet]]) -> Iterator[list[tuple[str, CandidateSet]]]:
+    """Rounds in which each prompt is there once: verdicts are joined by the prompt's id."""
+    left = list(sets)
+    while left:
+        chosen = {item.prompt.id: (query, item) for query, item in reversed(left)}
+        yield list(chosen.values())
+        used = {query for query, _ in chosen.values()}
+        left = [(query, item) for query, item in left if query not in used]
+
+
+def _pair(store: ScoreStore, query: str, document: str) -> Pair:
+    return (_message(store, query),), store.text("document", document)
+
+
+def _message(store: ScoreStore, query: str) -> Message:
+    return {"role": "user", "content": store.text("query", query)}
+
+
+def _write(store: ScoreStore, names: Sequence[str], job: ScoreJob, format: str, target: tuple[str, Path]) -> str:
+    """The scores, calibrated and averaged, in the lists of the input file; beside them what they are."""
+    teachers = store.teachers()
+    calibrations = {name: store.calibration(name, job.calibrate) for name in names}
+    write(target[0], target[1], mixed(store, calibrations, READERS[format](job.file)))
+    entries = [{**asdict(teachers[name]), "calibration": asdict(calibrations[name])} for name in names]
+    meta = {"gives": teachers[names[0]].gives, "teachers": entries}
+    write_atomic(beside(target[1]), json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    what = f"the mean of {len(names)} teachers" if len(names) > 1 else names[0]
+    return f"{target[1]}: {what}, {job.calibrate}, as {target[0]}"
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    waiting = iter(items)
+    while chunk := list(islice(waiting, size)):
+        yield chunk

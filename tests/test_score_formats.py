@@ -1,0 +1,223 @@
+"""Score files by value: what is read from published layouts, what is written, and both ways round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cyclealign.score_formats import READERS, WRITERS, Item, ScoreList, detect, write
+from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.types import UserError, sha256_hex
+
+
+def saved(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def plain(lists: Sequence[ScoreList]) -> list[tuple[object, ...]]:
+    """Texts where there are any, else ids."""
+    return [
+        (
+            item.query.text or item.query.id,
+            [d.text or d.id for d in item.documents],
+            None if item.scores is None else list(item.scores),
+            item.positives,
+        )
+        for item in lists
+    ]
+
+
+LITTLE = {
+    "margin_mse": ("a.tsv", "7.5\t-1.25\tq1\td1\td2\n", [("q1", ["d1", "d2"], [7.5, -1.25], 1)]),
+    "margin_mse_text": (
+        "a.tsv",
+        '1\t2.5\twhat is "it\tthe one\tnot\tis\n'.replace("\tis\n", "\n"),
+        [('what is "it', ["the one", "not"], [1.0, 2.5], 1)],
+    ),
+    "margin_mse_text-chunks": (
+        "a.tsv",
+        "1\t2.5\tq\tpos\tneg\t0.5 1.0\t2.5 0.1\n",
+        [("q", ["pos", "neg"], [1.0, 2.5], 1)],
+    ),
+    "triples": ("a.tsv", "q\tpos\tneg\n\nr\tp\tn\r\n", [("q", ["pos", "neg"], None, 1), ("r", ["p", "n"], None, 1)]),
+    "rerank": (
+        "a.tsv",
+        "q1\td1\thow\tone\nq1\td2\thow\ttwo\nq2\td1\twhy\tone\n",
+        [("how", ["one", "two"], None, 0), ("why", ["one"], None, 0)],
+    ),
+    "trec": (
+        "a.run",
+        "q1 Q0 d1 1 3.5 tag\nq1 Q0 d2 2 1e-2 tag\nq2 Q0 d1 1 0 tag\n",
+        [("q1", ["d1", "d2"], [3.5, 0.01], 0), ("q2", ["d1"], [0.0], 0)],
+    ),
+    "trec-3": ("a.run", "q1\td1\t3.5\nq1\td2\t2\n", [("q1", ["d1", "d2"], [3.5, 2.0], 0)]),
+    "bge": (
+        "a.jsonl",
+        '{"query": "q", "pos": ["a"], "neg": ["b", "c"], "pos_scores": [0.9], "neg_scores": [0.1, 0.2]}\n'
+        '{"query": "r", "pos": ["a", "b"], "neg": ["c"]}\n',
+        [("q", ["a", "b", "c"], [0.9, 0.1, 0.2], 1), ("r", ["a", "b", "c"], None, 2)],
+    ),
+    "rankllm": (
+        "a.jsonl",
+        '{"query": {"text": "q", "qid": 7}, "candidates": [{"docid": "x", "score": 0.1, "doc": {"contents": "first"}},'
+        ' {"docid": "y", "score": 9.0, "doc": {"segment": "second"}}]}\n',
+        [("q", ["first", "second"], [1.0, 0.0], 0)],
+    ),
+    "rankllm-array": (
+        "a.json",
+        '[{"query": {"text": "q", "qid": "7"}, "candidates": [{"docid": "x", "score": 0.1, "doc": "first"}]}]',
+        [("q", ["first"], [0.0], 0)],
+    ),
+    "ntuples": (
+        "a.jsonl",
+        '{"anchor": "q", "positive": "a", "negative_1": "b", "negative_2": "c", "label": [3.0, 2.0, 1.0]}\n'
+        '{"anchor": "q", "positive": "a", "negative": "b", "label": 1.5}\n'
+        '{"query": "q", "docs": ["a", "b", "c"], "labels": [3, 2.5, 1]}\n'
+        '{"query": "q", "positive": "a", "negative": "b"}\n',
+        [
+            ("q", ["a", "b", "c"], [3.0, 2.0, 1.0], 1),
+            ("q", ["a", "b"], [0.0, -1.5], 1),
+            ("q", ["a", "b", "c"], [3.0, 2.5, 1.0], 1),
+            ("q", ["a", "b"], None, 1),
+        ],
+    ),
+    "sets": (
+        "a.jsonl",
+        '{"prompt": "hello", "candidates": ["a", {"id": "z", "text": "b"}]}\n',
+        [("hello", ["a", "b"], None, 0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LITTLE)
+def test_reads_the_published_layout(name: str, tmp_path: Path) -> None:
+    file, content, expected = LITTLE[name]
+    path = saved(tmp_path / file, content)
+    format = name.partition("-")[0]
+    assert plain(list(READERS[format](path))) == expected
+    assert detect(path, ids=format == "margin_mse") == format
+
+
+def lighton(folder: Path, *, encoded: bool) -> Path:
+    folder.mkdir()
+    ids, scores = ["1", "2"], [0.5, -1.5]
+    row = {"query_id": "q", "document_ids": ids, "scores": scores}
+    if encoded:
+        row = {"query_id": "q", "document_ids": json.dumps(ids), "scores": json.dumps(scores)}
+    saved(folder / "train.jsonl", json.dumps(row) + "\n")
+    saved(folder / "queries.jsonl", '{"query_id": "q", "text": "how"}\n')
+    saved(folder / "documents.jsonl", '{"document_id": "1", "text": "one"}\n{"document_id": "2", "text": "two"}\n')
+    return folder
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_reads_three_tables_with_lists_or_their_strings(encoded: bool, tmp_path: Path) -> None:
+    folder = lighton(tmp_path / "kd", encoded=encoded)
+    assert detect(folder, ids=False) == "lighton"
+    assert plain(list(READERS["lighton"](folder))) == [("how", ["one", "two"], [0.5, -1.5], 0)]
+
+
+def test_an_id_for_a_text_is_its_hash(tmp_path: Path) -> None:
+    (item,) = READERS["triples"](saved(tmp_path / "a.tsv", "q\tpos\tneg\n"))
+    assert item.documents[0] == Item(sha256_hex("pos")[:32], "pos")
+
+
+SCORED = [
+    ScoreList(
+        query=Item("q1", "how\tmany"),
+        documents=(Item("d1", "one"), Item("d2", "two\nlines"), Item("d3", "three")),
+        scores=(0.1 + 0.2, -1.0, 1e-17),
+        positives=1,
+    ),
+    ScoreList(query=Item("q2", "why"), documents=(Item("d1", "one"), Item("d4", "so")), scores=(2.0, 1.0), positives=1),
+]
+
+
+def test_written_margin_mse_has_each_positive_with_each_other_and_every_digit(tmp_path: Path) -> None:
+    write("margin_mse", tmp_path / "ids.tsv", SCORED)
+    assert (tmp_path / "ids.tsv").read_text() == (
+        "0.30000000000000004\t-1.0\tq1\td1\td2\n0.30000000000000004\t1e-17\tq1\td1\td3\n2.0\t1.0\tq2\td1\td4\n"
+    )
+    write("margin_mse_text", tmp_path / "texts.tsv", SCORED)
+    assert (tmp_path / "texts.tsv").read_text().splitlines()[0] == "0.30000000000000004\t-1.0\thow many\tone\ttwo lines"
+
+
+def test_written_run_is_sorted(tmp_path: Path) -> None:
+    write("trec", tmp_path / "a.run", SCORED)
+    assert (tmp_path / "a.run").read_text().splitlines()[:3] == [
+        "q1 Q0 d1 1 0.30000000000000004 cyclealign",
+        "q1 Q0 d3 2 1e-17 cyclealign",
+        "q1 Q0 d2 3 -1.0 cyclealign",
+    ]
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_what_is_written_is_read_back(format: str, tmp_path: Path) -> None:
+    name = {"lighton": "kd", "margin_mse": "a.tsv", "margin_mse_text": "a.tsv", "trec": "a.run"}.get(format, "a.jsonl")
+    lists = SCORED[1:]
+    write(format, tmp_path / name, lists)
+    assert detect(tmp_path / name, ids=format == "margin_mse") == format
+    (got,) = READERS[format](tmp_path / name)
+    ids_only = format in ("margin_mse", "trec")
+    texts = [d.id if ids_only else d.text for d in lists[0].documents]
+    assert [d.id if ids_only else d.text for d in got.documents] == texts
+    assert got.scores == ((1.0, 0.0) if format == "rankllm" else (2.0, 1.0))
+
+
+def test_write_leaves_nothing_half_done(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="need a known positive"):
+        write("margin_mse", tmp_path / "a.tsv", [*SCORED, ScoreList(query=Item("q"), documents=(), scores=())])
+    nameless = ScoreList(query=Item("q"), documents=(Item("d"),), scores=(1.0,))
+    with pytest.raises(UserError, match="a text is missing"):
+        write("lighton", tmp_path / "kd", [*SCORED, nameless])
+    assert list(tmp_path.iterdir()) == []
+    saved(tmp_path / "a.tsv", "mine")
+    with pytest.raises(UserError, match="is there already"):
+        write("margin_mse", tmp_path / "a.tsv", SCORED)
+
+
+WRONG = [
+    ("margin_mse", "a.tsv", "1\t2\tq\td\n", "a.tsv:1: expected 5 tab-separated columns, got 4"),
+    ("margin_mse", "a.tsv", "1\tnan\tq\td\te\n", "a.tsv:1: expected a finite score, got 'nan'"),
+    ("triples", "a.tsv", "q\tp\tn\nq\tp\n", "a.tsv:2: expected 3 tab-separated columns, got 2"),
+    ("trec", "a.run", "q Q0 d 1 2\n", "a.run:1: expected 6 columns"),
+    ("bge", "a.jsonl", '{"query": 3, "pos": [], "neg": []}\n', "a.jsonl:1: query: expected text, got 3"),
+    (
+        "bge",
+        "a.jsonl",
+        '{"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1], "neg_scores": []}\n',
+        "a.jsonl:1: expected a score for each of 2 documents, got 1",
+    ),
+    ("rankllm", "a.jsonl", '{"query": "q", "candidates": []}\n', "a.jsonl:1: expected query {text, qid}"),
+    ("ntuples", "a.jsonl", '{"query": "q", "label": 1}\n', "a.jsonl:1: expected a query and documents"),
+    ("ntuples", "a.jsonl", '{"q": "q", "a": "x", "b": "y", "label": [1, 2, 3]}\n', "expected a score for each of 2"),
+]
+
+
+@pytest.mark.parametrize(("format", "name", "content", "message"), WRONG, ids=lambda v: str(v)[:20])
+def test_a_wrong_line_is_named(format: str, name: str, content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        list(READERS[format](saved(tmp_path / name, content)))
+    assert message in str(error.value)
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_bytes(b"q\tp\tn\nq\t\xff\tn\n")
+    with pytest.raises(UserError, match=r"a\.tsv:2: not UTF-8 text"):
+        list(READERS["triples"](tmp_path / "a.tsv"))
+    with pytest.raises(UserError, match=r"b\.tsv: no such file"):
+        detect(tmp_path / "b.tsv", ids=False)
+    with pytest.raises(UserError, match=r"c\.txt: no known format; name it by --format"):
+        detect(saved(tmp_path / "c.txt", "just words\n"), ids=False)
+
+
+def test_collections_of_texts(tmp_path: Path) -> None:
+    assert list(read_texts(saved(tmp_path / "q.tsv", "1\thow\n2\twhy\n"))) == [("1", "how"), ("2", "why")]
+    beir = saved(tmp_path / "c.jsonl", '{"_id": "1", "title": "Cats", "text": "They sleep."}\n')
+    assert list(read_texts(beir)) == [("1", "Cats. They sleep.")]
+    with pytest.raises(UserError, match="expected an id and a text"):
+        list(read_texts(saved(tmp_path / "w.jsonl", '{"text": "x"}\n')))
