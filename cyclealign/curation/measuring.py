@@ -139,7 +139,7 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
     """Mean score of the ranked pairs. Where ties give half points, the interval runs from that of the floor to that of
     the ceiling."""
     scores = [o.score for o in outcomes if o.score is not None]
-    reasons = [o.unranked for o in outcomes if o.unranked is not None]
+    reasons: list[str] = [o.unranked for o in outcomes if o.unranked is not None]
     unranked = {r: reasons.count(r) for r in sorted(set(reasons))}
     if not scores:
         return Accuracy(None, 0.0, 1.0, 0, len(outcomes), unranked)

@@ -199,7 +199,8 @@ class LinearModel:
         """Mean [n] and covariance [n, n] of the demonstrations' values."""
         covariance = np.linalg.inv(self._precision)
         mean = covariance @ self._weighted
-        return mean[: self._n], covariance[: self._n, : self._n]
+        n = self._n
+        return np.asarray(mean[:n], dtype=np.float64), np.asarray(covariance[:n, :n], dtype=np.float64)
 
 
 def bandit(asking: _Asking) -> tuple[Subset, dict[int, float]]:
