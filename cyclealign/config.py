@@ -46,7 +46,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """``prompts`` and ``eval_prompts``: path, glob, hub id or ``builtin:openers-train`` / ``builtin:openers-eval``."""
+    """``prompts`` and ``eval_prompts``: path, glob, hub id or ``builtin:openers-train`` / ``-eval`` / ``-report``."""
 
     prompts: str = Field(min_length=1)
     format: Literal["auto", "hh_rlhf", "trl", "jsonl", "parquet"] = "auto"

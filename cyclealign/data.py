@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cyclealign.config import DataConfig
 
 log = logging.getLogger(__name__)
-OPENERS = ("builtin:openers-train", "builtin:openers-eval")
+OPENERS = ("builtin:openers-train", "builtin:openers-eval", "builtin:openers-report")
 # Most held-out prompts of an evaluation: enough for an interval of a few hundredths, and their replies are
 # sampled after every interaction.
 EVAL_LIMIT = 256
@@ -39,7 +39,7 @@ def load_prompts(spec: str, *, format: str = "auto", split: str = "train", limit
     """Distinct prompts in file order, at most ``limit``.
 
     Args:
-        spec: path, directory, glob, hub id, or ``builtin:openers-train`` / ``builtin:openers-eval``.
+        spec: path, directory, glob, hub id, or ``builtin:openers-train`` / ``-eval`` / ``-report``.
         format: ``auto``, ``hh_rlhf``, ``trl``, ``jsonl`` or ``parquet`` (files read as Parquet whatever their names).
 
     Raises:

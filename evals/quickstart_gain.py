@@ -2,33 +2,40 @@
 
     python evals/quickstart_gain.py --seeds 5 --out evals/results/quickstart_gain.json
 
-Each seed is one whole quickstart run. The reward is the independent scorer's, on the half of the eval openers that
-takes no part in choosing the kept interaction: the mean over 16 new replies to each opener, of the start and of the
-kept model, paired by opener. NLL and distinct-2 are the run's own, over all eval openers. The interval is a bootstrap
-that draws seeds and openers with replacement (both are random: a rerun would have other ones).
+Each seed is one whole quickstart run. What it kept and what it started from then answer openers that no run sees, not
+even to choose what it keeps (`builtin:openers-report`), eight times each. Reward by the independent scorer, paired by
+opener; NLL under the start model and distinct-2 of the same replies. The interval is a bootstrap that draws seeds and
+openers with replacement (both are random: a rerun would have other ones).
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclealign.config import Config
 from cyclealign.config_loading import load_config
 from cyclealign.cycle import Cycle
+from cyclealign.data import load_prompts
 from cyclealign.environment import environment
+from cyclealign.evaluating import reply_statistics
 from cyclealign.generation.transformers import TransformersGenerator
-from cyclealign.run_dir import RunDir, read_json, read_sets, write_json
+from cyclealign.rankers.local import LocalRanker
+from cyclealign.run_dir import RunDir, read_json, write_json
 from cyclealign.scorers import scorer_by_name
-from cyclealign.types import PolicyVersion, derive_seed
+from cyclealign.trainable import TrainablePolicy
+from cyclealign.types import CandidateSet, PolicyVersion, Prompt, derive_seed
 
 DRAWS = 10_000
-SHOWN = 8
-REPLIES = 16
+OPENERS = "builtin:openers-report"
+SHOWN = 10
+REPLIES = 8
 
 
 def main() -> None:
@@ -40,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = [run_of(seed, arguments.runs, arguments.overrides) for seed in range(arguments.seeds)]
     results = [measured(run) for run in runs]
-    write_json(arguments.out, report(results, runs, arguments.overrides))
+    write_json(arguments.out, report(results, arguments.overrides))
     print(arguments.out.read_text(encoding="utf-8")[:2000])
 
 
@@ -55,38 +62,59 @@ def run_of(seed: int, root: Path, overrides: list[str]) -> RunDir:
 
 
 def measured(run: RunDir) -> dict[str, Any]:
-    """Start and kept evaluation of one run, and the paired differences on the reporting half."""
-    evaluations, kept = run.evaluations(), read_json(run.best / "kept.json")
-    start, end = evaluations[0], evaluations[kept["trained"]]
-    base, adapter = kept["start_model"], run.best / "adapter"
-    before = rewards(run, PolicyVersion("start", base))
-    after = rewards(run, PolicyVersion("kept", base, adapter)) if kept["trained"] else before
-    measures = ("nll_start", "distinct2", "mean_words")
+    """Start and kept model of one run on the report openers, and the paired differences of reward."""
+    kept = read_json(run.best / "kept.json")
+    config = load_config(str(run.config), [f"generator.candidates={REPLIES}", "generator.backend=transformers"])
+    prompts = load_prompts(OPENERS)
+    adapter = run.best / "adapter" if kept["trained"] else None
+    start, end = (
+        replies(config, prompts, PolicyVersion(name, kept["start_model"], weights))
+        for name, weights in (("start", None), ("kept", adapter))
+    )
+    policy = TrainablePolicy(config, base=kept["start_model"], total_steps=1, seed=0)
+    before, after = (figures(config, policy, sets) for sets in (start, end))
+    gains = {i: after["rewards"][i] - before["rewards"][i] for i in before["rewards"]}
     return {
         "kept": kept["trained"],
         "why": kept["why"],
         "stopped": kept["stopped"],
-        "start": {"reward": statistics.fmean(before.values()), **{m: start[m] for m in measures}},
-        "end": {"reward": statistics.fmean(after.values()), **{m: end[m] for m in measures}},
-        "nll_rise": end["nll_start"] / start["nll_start"] - 1,
-        "distinct2_kept": end["distinct2"] / start["distinct2"],
-        "gains": {i: after[i] - before[i] for i in before},
+        "start": {k: v for k, v in before.items() if k != "rewards"},
+        "end": {k: v for k, v in after.items() if k != "rewards"},
+        "nll_rise": after["nll_start"] / before["nll_start"] - 1,
+        "distinct2_kept": after["distinct2"] / before["distinct2"],
+        "ranker_gain": after["ranker"] - before["ranker"],
+        "gains": gains,
+        "samples": [
+            {"opener": a.prompt.messages[-1]["content"], "before": a.candidates[0].text, "after": b.candidates[0].text}
+            for a, b in zip(start[:: len(start) // SHOWN], end[:: len(end) // SHOWN], strict=True)
+        ],
     }
 
 
-def rewards(run: RunDir, version: PolicyVersion) -> dict[str, float]:
-    """Mean reward of new replies to each reporting opener."""
-    config = load_config(str(run.config), [f"generator.candidates={REPLIES}", "generator.backend=transformers"])
-    generator, scorer = TransformersGenerator(config), scorer_by_name(str(config.cycle.scorer))
-    reporting = run.eval_prompts()[1::2]
-    sets = list(generator.generate(reporting, version, seed=derive_seed(config.seed, "measure")))
+def replies(config: Config, prompts: Sequence[Prompt], version: PolicyVersion) -> list[CandidateSet]:
+    """New replies of a version, in the order of the prompts; the same seed for every version, so paired."""
+    generator = TransformersGenerator(config)
+    found = {s.prompt.id: s for s in generator.generate(prompts, version, seed=derive_seed(config.seed, "report"))}
     generator.close()
-    scores = iter(scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates]))
-    found = {s.prompt.id: statistics.fmean(next(scores) for _ in s.candidates) for s in sets}
-    return {p.id: found[p.id] for p in reporting}
+    return [found[p.id] for p in prompts]
 
 
-def report(results: list[dict[str, Any]], runs: list[RunDir], overrides: list[str]) -> dict[str, Any]:
+def figures(config: Config, policy: TrainablePolicy, sets: Sequence[CandidateSet]) -> dict[str, Any]:
+    """Reward by opener; reward, the ranker's own score, overlap with the opener, NLL, distinct-2, length: means."""
+    flat = [(s.prompt, c.text) for s in sets for c in s.candidates]
+    pairs = [(p.messages, text) for p, text in flat]
+    scores = iter(given := scorer_by_name(str(config.cycle.scorer)).score(pairs))
+    return {
+        "rewards": {s.prompt.id: statistics.fmean(next(scores) for _ in s.candidates) for s in sets},
+        "reward": statistics.fmean(given),
+        "ranker": statistics.fmean(LocalRanker().score(pairs)),
+        "overlap": statistics.fmean(scorer_by_name("overlap").score(pairs)),
+        "nll_start": statistics.fmean(policy.nll(flat, start_model=True)),
+        **reply_statistics([text for _, text in flat]),
+    }
+
+
+def report(results: list[dict[str, Any]], overrides: list[str]) -> dict[str, Any]:
     openers = sorted(set.intersection(*(set(r["gains"]) for r in results)))
     gains = np.array([[r["gains"][i] for i in openers] for r in results])
     low, high = crossed_bootstrap(gains)
@@ -96,6 +124,7 @@ def report(results: list[dict[str, Any]], runs: list[RunDir], overrides: list[st
         "interval95": [low, high],
         "start_reward": statistics.fmean(r["start"]["reward"] for r in results),
         "kept_reward": statistics.fmean(r["end"]["reward"] for r in results),
+        "ranker_gain": statistics.fmean(r["ranker_gain"] for r in results),
         "nll_rise": {
             "mean": statistics.fmean(r["nll_rise"] for r in results),
             "max": max(r["nll_rise"] for r in results),
@@ -107,8 +136,8 @@ def report(results: list[dict[str, Any]], runs: list[RunDir], overrides: list[st
         "seeds": len(results),
         "openers": len(openers),
         "overrides": overrides,
-        "runs": [{k: v for k, v in r.items() if k != "gains"} for r in results],
-        "samples": samples(runs[0]),
+        "runs": [{k: v for k, v in r.items() if k not in ("gains", "samples")} for r in results],
+        "samples": results[0]["samples"],
         **environment(),
     }
 
@@ -122,18 +151,6 @@ def crossed_bootstrap(gains: NDArray[np.float64]) -> tuple[float, float]:
     ]
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
-
-
-def samples(run: RunDir) -> list[dict[str, str]]:
-    """First replies of the start and the kept model to the first reporting openers: not chosen."""
-    kept = read_json(run.best / "kept.json")["trained"]
-    before = read_sets(run.evaluation(0) / "candidates.jsonl")
-    after = read_sets(run.evaluation(kept) / "candidates.jsonl")
-    rows = []
-    for prompt in run.eval_prompts()[1 : 2 * SHOWN : 2]:
-        texts = (before[prompt.id].candidates[0].text, after[prompt.id].candidates[0].text)
-        rows.append({"opener": prompt.messages[-1]["content"], "before": texts[0], "after": texts[1]})
-    return rows
 
 
 if __name__ == "__main__":

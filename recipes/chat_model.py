@@ -45,7 +45,7 @@ class Settings:
     weight_decay: float = 0.1
     warmup: float = 0.02
     decay_from: float = 0.6
-    short_share: float = 0.6
+    short_share: float = 0.4
     user_weight: float = 0.5
     average: float = 0.98
     seed: int = 17

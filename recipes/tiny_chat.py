@@ -36,7 +36,7 @@ SYSTEM_PROMPTS = (
 # questions, SGD the largest and most repetitive.
 VIEWS: dict[bool, dict[Source, float]] = {
     False: {"hh": 1.5, "topical": 1.0, "sgd": 0.5},
-    True: {"hh": 2.0, "topical": 5.0, "sgd": 0.5},
+    True: {"hh": 2.0, "topical": 2.0, "sgd": 1.0},
 }
 
 
