@@ -90,7 +90,7 @@ def _subset(scores: Sequence[float], human: Sequence[float], seed: int) -> dict[
 
 def _rating(row: Row, place: str) -> float:
     value = next((row[k] for k in RATINGS if row.get(k) is not None), None)
-    values = value if isinstance(value, list) and value else [value]
+    values: list[Any] = value if isinstance(value, list) and value else [value]
     if not all(_is_number(v) for v in values):
         raise UserError(f"{place}: expected {' or '.join(RATINGS)}: a number, or a list of numbers; got {value!r}")
     return fmean(values)

@@ -111,7 +111,7 @@ def paired_p(first: Sequence[float], second: Sequence[float], seed: int) -> floa
 
     differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     moved = differences[differences != 0]
-    if len(moved) == 0:
+    if len(moved) < 2:  # the one difference has two signs, both as large
         return 1.0
     zeros = np.zeros_like(moved)
 

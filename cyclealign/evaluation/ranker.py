@@ -41,7 +41,7 @@ def evaluate_ranker(job: RankerEval, items: Sequence[LabelledItem], out: Path) -
     metrics["self_consistency"] = self_consistency([r.rankings for r in rounds], seed=job.judge.seed)
     metrics["cost"] = cost(rounds, len(items))
     about = {"data": job.data, "ranker": job.judge.spec, "options": list(job.judge.settings), "repeats": job.repeats}
-    records = [_item_record(i, v, s) for i, v, s in zip(items, rounds[0].verdicts, rounds[0].shown, strict=True)]
+    records = [item_record(i, v, s) for i, v, s in zip(items, rounds[0].verdicts, rounds[0].shown, strict=True)]
     return make_result("ranker", about=about, seed=job.judge.seed, metrics=metrics, items=records, primary="accuracy")
 
 
@@ -140,7 +140,8 @@ def cost(rounds: Sequence[Judged], items: int) -> dict[str, Any]:
     return found
 
 
-def _item_record(item: LabelledItem, verdict: Ranking | Unranked, shown: Sequence[Sequence[str]]) -> dict[str, Any]:
+def item_record(item: LabelledItem, verdict: Ranking | Unranked, shown: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What the result file says of one item: its texts, labels, and what the ranker made of it."""
     record: dict[str, Any] = {
         "key": item_key(item.set),
         "id": item.id,

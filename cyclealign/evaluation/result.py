@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from cyclealign.environment import environment
 from cyclealign.types import CandidateSet, UserError, sha256_hex
 
 FORMAT = 1
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 Result = dict[str, Any]
 
 
@@ -51,7 +53,7 @@ def write_result(path: Path, result: Result) -> None:
     lines = ",\n".join(f"    {json.dumps(item, ensure_ascii=False)}" for item in result["items"])
     body = f'{head[:-2]},\n  "items": [\n{lines}\n  ]\n}}\n'
     # A lone surrogate, which models do write, is no UTF-8: it is kept as the escape that JSON has for it.
-    write_atomic(path, "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in body))
+    write_atomic(path, LONE_SURROGATE.sub(lambda c: f"\\u{ord(c[0]):04x}", body))
 
 
 def read_result(path: Path) -> Result:

@@ -57,7 +57,7 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, draws: int = DRAWS
 
     The plain percentile interval is too narrow by sqrt((n-1)/n) and by using normal for Student quantiles; taking
     its quantiles a little further out mends both to first order (Hesterberg 2015, arXiv 1411.5279, section 5.1).
-    Where all values are equal a bootstrap knows no spread at all: values in [0, 1] then get Wilson's interval.
+    Where all values are equal a bootstrap knows no spread: all 0 or all 1 then get Wilson's interval, others none.
     """
     n = len(values)
     if n == 0:
@@ -65,10 +65,10 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, draws: int = DRAWS
     found = np.asarray(values, dtype=np.float64)
     mean = float(found.mean())
     if n == 1 or np.ptp(found) == 0.0:
-        known = wilson(mean, n) if mean in (0.0, 1.0) else (None, None)
-        return Estimate(mean, *known, n)
-    low, high = np.quantile(_resampled_means(found, np.random.default_rng(seed), draws), expanded_tails(n))
-    return Estimate(mean, float(low), float(high), n)
+        low, high = wilson(mean, n) if mean in (0.0, 1.0) else (None, None)
+        return Estimate(mean, low, high, n)
+    ends = np.quantile(_resampled_means(found, np.random.default_rng(seed), draws), expanded_tails(n))
+    return Estimate(mean, float(ends[0]), float(ends[1]), n)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Estimate | None:

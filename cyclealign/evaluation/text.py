@@ -41,9 +41,9 @@ def evaluate_text(
     metrics: dict[str, Any] = {"items": len(texts), "texts": text_figures(list(texts.values()), seed=seed)}
     values: dict[str, float] = {}
     if pairs:
-        overlap, values = overlap_figures([h for _, h, _ in pairs], [r for _, _, r in pairs], seed=seed)
+        overlap, rouge = overlap_figures([h for _, h, _ in pairs], [r for _, _, r in pairs], seed=seed)
         metrics = metrics | overlap | {"with_reference": len(pairs)}
-        values = dict(zip((i for i, _, _ in pairs), values, strict=True))
+        values = dict(zip((i for i, _, _ in pairs), rouge, strict=True))
     items = [
         {
             "key": i,

@@ -70,7 +70,7 @@ def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> R
         about=about,
         seed=job.judge.seed,
         metrics=metrics,
-        items=[_item_record(o) for o in outcomes],
+        items=[outcome_record(o) for o in outcomes],
         primary="win_rate",
         warnings=_warnings(job, outcomes, found),
     )
@@ -136,7 +136,8 @@ def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[
     return warnings
 
 
-def _item_record(outcome: Outcome) -> dict[str, Any]:
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """What the result file says of one pair."""
     item, verdict = outcome.set, outcome.verdict
     record: dict[str, Any] = {
         "key": item.prompt.id,
