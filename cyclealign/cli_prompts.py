@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cyclealign.cli_demos import DryRun, LedgerPath, Options, Pairs, RankerName, Result, Seed, write_result
+from cyclealign.cli_demos_measure import DryRun, LedgerPath, Options, Pairs, RankerName, Result, Seed, write_result
 
 app = typer.Typer(no_args_is_help=True, help="Ranking templates: check, show and measure them.")
 TemplateName = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Packaged (rank, rank_terse), or a YAML file")]

@@ -49,9 +49,9 @@ FLOORS: dict[int, set[str]] = {
     },
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
-        *("doctor", "cli", "curation", "cli_demos", "cli_prompts", "__main__"),
+        *("doctor", "cli", "curation", "cli_demos", "cli_demos_measure", "cli_prompts", "__main__"),
         *("evaluation", "cli_eval"),
-        *("score_plan", "score_job", "cli_score"),
+        *("score_plan", "score_job", "cli_score", "cli_distill"),
     },
 }
 # The public face: ``Cycle.from_config`` builds a cycle of the parts that ``building`` knows. Inside the function.
@@ -67,6 +67,7 @@ OWNERS = {
         "rankers.reward_model",
         "rankers.encoders",
         "distill.adapters",
+        "distill.students",
     },
 }
 

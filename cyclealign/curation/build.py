@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.agreement import agree
 from cyclealign.curation.embedding import Embed, unit_rows
 from cyclealign.curation.overlap import NEAR_COPY, containment
 from cyclealign.demonstrations import accept, prompt_text
 from cyclealign.evaluating import labelled_pairs
+from cyclealign.interaction import Interaction, agreements, trusted
 from cyclealign.prompting import demonstration_tokens
 from cyclealign.rank_template import RankTemplate
-from cyclealign.run_dir import RunDir, read_rankings, read_sets
+from cyclealign.run_dir import RunDir, read_sets
 from cyclealign.types import Demonstration, Prompt, UserError
 
 
@@ -48,17 +48,17 @@ def from_pairs(prompts: Sequence[Prompt]) -> list[Demonstration]:
 
 
 def from_run(path: Path, *, gate: float, seed: int) -> list[Demonstration]:
-    """The agreements of all interactions of a run that pass the gate, the latest of each prompt.
+    """The trusted agreements of all interactions of a run that pass the gate, the latest of each prompt.
 
     Raises UserError where there is none.
     """
     run = RunDir(path)
     found: dict[str, Demonstration] = {}
     for number, files in enumerate(run.interactions()):
-        sets, black, white = read_sets(files.candidates), read_rankings(files.black_box), read_rankings(files.white_box)
-        both = [i for i in sets if i in black and i in white]
-        agreed = [agree(black[i], white[i]) for i in both]
-        for demo in accept([sets[i] for i in both], agreed, gate=gate, interaction=number, seed=seed):
+        sets = read_sets(files.candidates)
+        it = Interaction(number, 0, 0, tuple(s.prompt for s in sets.values()), files)
+        agreed = trusted(it, agreements(it))
+        for demo in accept(sets.values(), agreed, gate=gate, interaction=number, seed=seed):
             tagged = replace(demo, source="static", note=f"agreement of interaction {number} of {path.name}")
             found[demo.prompt.id] = tagged
     if not found:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from cyclealign.config import DemonstrationsConfig
 from cyclealign.demonstration_files import BUILTIN, content_version, load_demonstrations, save_demonstrations
+from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.rank_template import load_template
 from cyclealign.resources import resource
 from cyclealign.run_dir import RunDir
 from cyclealign.types import Demonstration, UserError
@@ -64,6 +66,23 @@ def run_config(run: Path) -> DemonstrationsConfig:
     from cyclealign.config_loading import load_config
 
     return load_config(RunDir(run).config).demonstrations
+
+
+def pool_of(found: DemonstrationSet, dynamic: str | None, *, token_budget: int, template: str) -> DemonstrationPool:
+    """The set as a run would show it; a run directory brings its own template and way of showing.
+
+    ``dynamic``: a saved pool or a run whose dynamic demonstrations take the place of the set's own.
+    """
+    config = DemonstrationsConfig(token_budget=token_budget)
+    words = load_template(template)
+    if Path(found.name).is_dir():
+        config, words = run_config(Path(found.name)), load_template(str(Path(found.name) / "prompts/template.yaml"))
+    held = found.demonstrations
+    if dynamic:
+        others = open_set(dynamic).demonstrations
+        held = (*(d for d in held if d.source == "static"), *(d for d in others if d.source != "static"))
+    pool = DemonstrationPool.start(config, static=[d for d in held if d.source == "static"], template=words)
+    return replace(pool, dynamic=tuple(d for d in held if d.source != "static"))
 
 
 def writable(found: DemonstrationSet) -> Path:

@@ -1,0 +1,123 @@
+"""``cyclealign demos eval | search``: what pays. Options that other measuring commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+SetName = Annotated[str, typer.Argument(metavar="SET", help="JSONL file, builtin:rank, or a run directory")]
+Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="Labelled pairs: HH-RLHF, TRL preference, hub id")]
+Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… price.input=0.15"),
+]
+RankerName = Annotated[str, typer.Option(help="openai:MODEL", show_default=False)]
+LedgerPath = Annotated[
+    Path | None, typer.Option(help="Where calls are recorded (default runs/demos.ledger.sqlite)", show_default=False)
+]
+Seed = Annotated[int, typer.Option(help="Of the presentation orders and the choices")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what it can cost at most; call and write nothing")]
+Result = Annotated[
+    Path | None, typer.Option("--result", help="Write all figures and per-item records here (JSON)", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there")]
+
+
+def measure(
+    found: SetName,
+    pairs: Pairs,
+    ranker: RankerName,
+    options: Options = None,
+    dynamic: Annotated[
+        str | None, typer.Option(help="Dynamic demonstrations: a saved pool or a run", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 200,
+    leave_one_out: Annotated[bool, typer.Option(help="Measure also without each demonstration")] = True,
+    token_budget: Annotated[int, typer.Option(help="demonstrations.token_budget of the run")] = 2048,
+    seed: Seed = 42,
+    ledger: LedgerPath = None,
+    result: Result = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Measure a judge on labelled pairs with none, static, static and dynamic demonstrations, and without each."""
+    from cyclealign.curation import measuring, pricing
+    from cyclealign.curation.evaluate import arms_of, evaluate, lines
+    from cyclealign.curation.metering import MeteredLedger
+    from cyclealign.curation.sets import open_set, pool_of
+    from cyclealign.curation.showing import opening
+
+    box = measuring.black_box_section(ranker, options or [])
+    opened = open_set(found)
+    pool = pool_of(opened, dynamic, token_budget=token_budget, template=box.template)
+    asked = measuring.labelled(pairs, limit)
+    arms = arms_of(pool, leave_one_out=leave_one_out)
+    shown = f"{len(pool.static_shown)} of {len(pool.static)} static demonstrations fit the token budget"
+    print(f"{opened.name} {opened.version}: {shown}; {len(asked)} labelled pairs, {len(arms)} arms")
+    if dry_run:
+        questions = [q for arm in arms for q in arm.questions(asked)]
+        print("\n".join(pricing.describe(pricing.most_for(questions, box, pool.template), box)))
+        return
+    with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
+        figures = evaluate(arms, asked, measuring.judge(box, record, seed=seed, template=pool.template), record)
+    names = {d.id: opening(d) for d in (*pool.static, *pool.dynamic)}
+    print("\n".join(lines(figures, names)))
+    if result:
+        about = {"set": {"name": opened.name, "version": opened.version}, "pool_version": pool.version}
+        write_result(
+            result, "demos eval", about | measuring.provenance(box, pool.template, pairs, asked, seed) | figures
+        )
+
+
+def search(
+    found: SetName,
+    pairs: Pairs,
+    ranker: RankerName,
+    size: Annotated[int, typer.Option(help="How many demonstrations to choose", show_default=False)],
+    calls: Annotated[int, typer.Option(help="Most calls, repairs and retries included", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Write the chosen set here", show_default=False)],
+    options: Options = None,
+    method: Annotated[Literal["greedy", "bandit"], typer.Option(help="How to choose")] = "greedy",
+    limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 1000,
+    seed: Seed = 42,
+    ledger: LedgerPath = None,
+    result: Result = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Choose the demonstrations that serve a judge best. Started again, it goes on and pays for no call twice."""
+    from cyclealign.curation import measuring, pricing
+    from cyclealign.curation.metering import MeteredLedger
+    from cyclealign.curation.search import SearchPlan, lines, search
+    from cyclealign.curation.sets import free, new_file, open_set
+    from cyclealign.rank_template import load_template
+
+    box = measuring.black_box_section(ranker, options or [])
+    opened, template = open_set(found), load_template(box.template)
+    asked = measuring.labelled(pairs, limit)
+    plan = SearchPlan(
+        pool=opened.demonstrations, size=size, calls=calls, passes=min(box.passes, 2), method=method, seed=seed
+    )
+    plan.check(asked)
+    free(out, force=force)
+    if dry_run:
+        most = pricing.most_within(calls, pricing.largest(plan.pool, size, asked, template), box, template)
+        print("\n".join(pricing.describe(most, box)))
+        return
+    with MeteredLedger(ledger or measuring.DEFAULT_LEDGER, most_calls=calls) as record:
+        figures = search(plan, asked, measuring.judge(box, record, seed=seed, template=template), record)
+    best = new_file(out, [d for d in plan.pool if d.id in figures["chosen"]], force=force)
+    print("\n".join([*lines(figures), f"{out} {best.version}"]))
+    if result:
+        about = {"set": {"name": opened.name, "version": opened.version}, "chosen_version": best.version}
+        write_result(result, "demos search", about | measuring.provenance(box, template, pairs, asked, seed) | figures)
+
+
+def write_result(path: Path, kind: str, record: dict[str, object]) -> None:
+    """All figures of a measurement, with what it ran on."""
+    from cyclealign.environment import environment
+    from cyclealign.run_dir import write_json
+
+    write_json(path, {"kind": kind, "environment": environment()} | record)
+    print(str(path))
