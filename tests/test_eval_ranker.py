@@ -97,6 +97,39 @@ def test_judging_resumes_from_the_ledger_and_repeats_are_new_calls() -> None:
     assert repeated["metrics"]["cost"]["calls"] == 4 * PAIRS + 2 - 1
 
 
+def test_lists_are_shown_in_the_orders_that_the_result_says() -> None:
+    """A judge that answers by slot: every presentation's first choice must be what stood first in it."""
+    candidates = [{"id": t, "text": f"text {t}", "grade": n} for n, t in enumerate("wxyz")]
+    rows = [{"prompt": f"q{n}", "candidates": candidates} for n in (0, 0, 1)]
+    Path("lists.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with Loopback(judge=same_slot) as server:
+        assert main(["eval", "ranker", "lists.jsonl", *openai(server, "passes=3")]) == 0
+    result = json.loads(Path("eval_ranker.json").read_text())
+    assert result["metrics"]["position_bias"]["first_slot_share"] == {
+        "value": 1.0,
+        "low": pytest.approx(0.7, abs=0.01),
+        "high": 1.0,
+        "n": 9,
+    }
+    assert result["metrics"]["position_bias"]["first_slot_chance"] == pytest.approx(0.25)
+    assert all(item["passes"] == item["shown"] for item in result["items"])
+    shown = [item["shown"] for item in result["items"]]
+    assert shown[0] != shown[1]  # the same prompt twice is another item
+
+
+def test_a_spent_budget_ends_the_eval_and_a_larger_one_goes_on(capsys: Captured) -> None:
+    prices = ("price.input=1.0", "price.output=2.0", "max_concurrency=1")
+    with Loopback() as server:
+        arguments = ["eval", "ranker", str(labelled()), *openai(server, *prices)]
+        assert main([*arguments, "budget_usd=0.01"]) == 1
+        assert "budget" in capsys.readouterr().err
+        assert 0 < len(server.requests) < 2 * PAIRS
+        assert not Path("eval_ranker.json").exists()
+        assert main([*arguments, "budget_usd=1.0"]) == 0
+        assert len(server.requests) == 2 * PAIRS + 1
+        assert set(server.counts().values()) == {1}
+
+
 def test_a_refusing_judge_leaves_items_unranked_and_guesses_nothing() -> None:
     with Loopback(judge=lambda _: "I cannot help with that.", structured=False) as server:
         result = evaluated(*openai(server))
