@@ -145,6 +145,13 @@ def test_the_page_holds_what_models_wrote_and_runs_none_of_it() -> None:
     assert {link[1:] for link in links} <= set(ids)
 
 
+def test_nobody_is_asked_where_no_judge_is_needed() -> None:
+    a, b = write("a.jsonl", ["same", ""]), write("b.jsonl", ["same", "some"])
+    metrics = winrate(a, b, "--ranker", "openai:judge", "base_url=http://127.0.0.1:9/v1")["metrics"]
+    assert (metrics["wins"], metrics["ties"], metrics["losses"]) == (0, 1, 1)
+    assert metrics["position_bias"] is None
+
+
 def test_a_dry_run_prices_files_and_samples_nothing(capsys: Captured) -> None:
     a, b = write("a.jsonl", ["one", "same"]), write("b.jsonl", ["two", "same"])
     judge = ["--ranker", "openai:judge", "--dry-run"]

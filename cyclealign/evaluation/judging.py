@@ -82,6 +82,8 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int
         UserError: the ranker cannot be built or asked.
         BudgetExhausted: the rest does not fit in the budget; what was paid for is on the ledger.
     """
+    if not sets:
+        return Judged(verdicts=(), shown=(), seconds=0.0, spend=None)
     started = time.monotonic()
     again = (f"request.seed={repeat}",) if repeat and judge.paid else ()
     job = RankJob(file=out, ranker=judge.spec, options=(*judge.settings, *again), out=out, seed=judge.seed)
