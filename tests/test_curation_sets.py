@@ -172,6 +172,16 @@ def test_yaml_gives_back_every_text(rows: list[tuple[str, str, str, str]]) -> No
     assert from_yaml(as_yaml(demos), "x") == demos
 
 
+@pytest.mark.parametrize(
+    "text", ["a\nb\x85", "a\r\nb", "a\n\u2028b", " a\n b\n", "a\n\n", "no", "1e-5", "order", "\tx\n# y"]
+)
+def test_yaml_gives_back_odd_texts(text: str, tmp_path: Path) -> None:
+    """Also through a file."""
+    demos = (demo("q", (text, "other")),)
+    (tmp_path / "x.yaml").write_text(as_yaml(demos), encoding="utf-8")
+    assert from_yaml((tmp_path / "x.yaml").read_text(encoding="utf-8"), "x") == demos
+
+
 def test_the_packaged_set_goes_through_yaml() -> None:
     demos = open_set("builtin:rank").demonstrations
     assert from_yaml(as_yaml(demos), "x") == demos

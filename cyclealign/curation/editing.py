@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -24,6 +25,8 @@ _HEADER = """\
 # Keys; all else is quoted, so that no reader takes a text for a number.
 _PLAIN = ("messages", "role", "content", "responses", "order", "source", "agreement", "note", "tags")
 
+_OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")  # YAML reads them as line feeds, in a block
+
 
 class _Blocks(yaml.SafeDumper):
     """Texts of several lines as blocks, as a person would write them."""
@@ -33,7 +36,8 @@ class _Blocks(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    style = "" if value in _PLAIN else "|" if "\n" in value else '"'
+    block = "\n" in value and not _OTHER_BREAKS.search(value)
+    style = "" if value in _PLAIN else "|" if block else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
