@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -42,6 +43,28 @@ def test_class_agreement_by_hand() -> None:
     assert figures["macro_f1"] == pytest.approx((0 + 2 / 3 + 0.8) / 3)
     assert cohen_kappa(gold, said) == pytest.approx((4 / 6 - 14 / 36) / (1 - 14 / 36))
     assert cohen_kappa([1, 1], [1, 1]) == 1.0
+
+
+def test_whole_cells_must_equal_what_is_published(tmp_path: Path) -> None:
+    data, published = tmp_path / "data", tmp_path / "Dataset/LLMBar/Adversarial/GPT^Out/evaluators/GPT-4/Chain_of"
+    data.mkdir()
+    published.mkdir(parents=True)
+    instances = [{"id": f"i{n}", "subset": "Adversarial/GPTOut", "label": 1 + n % 2} for n in range(3)]
+    with gzip.open(data / "instances.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(i) + "\n" for i in instances)
+    with gzip.open(data / "llm_judgments.tsv.gz", "wt") as file:
+        file.write("id\tevaluator\tstrategy\twinner_given_order\twinner_swapped_order\n")
+        file.writelines(f"i{n}\tGPT-4\tChain-of\t{a}\t{b}\n" for n, (a, b) in enumerate(("11", "21", ("NA", "1"))))
+    counts = {"correct_False": "2 / 3 = 66.7%", "correct_True": "2 / 3 = 66.7%", "correct_both": "1 / 3 = 33.3%"}
+    for wrong in (False, True):
+        stated = counts | ({"correct_True": "1 / 3 = 33.3%"} if wrong else {})
+        (published / "statistics.json").write_text(json.dumps(stated))
+        out = tmp_path / "out.json"
+        where = ["--data", str(data), "--published", str(tmp_path), "--out", str(out)]
+        subprocess.run([sys.executable, "evals/llmbar_recorded.py", *where], cwd=ROOT, check=True, capture_output=True)
+        found = json.loads(out.read_text())["metrics"]["against_published"]
+        equal = 3 - wrong
+        assert found == {"counts": 3, "possible": equal, "counts_of_whole_cells": 3, "equal_of_whole_cells": equal}
 
 
 @pytest.mark.data
