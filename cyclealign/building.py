@@ -16,6 +16,7 @@ from cyclealign.data import load_prompts, run_prompts
 from cyclealign.demonstrations import DemonstrationPool, load_static
 from cyclealign.evaluating import Evaluator
 from cyclealign.hosts import check_host, remember_host
+from cyclealign.losses import feeds, losses_fed_by
 from cyclealign.rank_template import RankTemplate, find_template, load_template
 from cyclealign.run_dir import RunDir, prompt_record, write_json, write_jsonl
 from cyclealign.team import Team, launch_team
@@ -193,10 +194,10 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 
         assert box.path is not None
         replay = ReplayRanker(box.path)
-        if config.loss.needs == "magnitude" and replay.gives == "order":
+        if not feeds(replay.gives, config.loss.needs):
             raise UserError(
                 f"loss.name: {config.loss.name} needs magnitudes, but black_box.path={box.path} records orders alone;"
-                " use loss.gap_temperature=false (pro), or rrhf, listmle, simpo, dpo"
+                f" use loss.gap_temperature=false (pro), or {', '.join(losses_fed_by(replay.gives))}"
             )
         return replay
     from cyclealign.rankers.local import LocalRanker

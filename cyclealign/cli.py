@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cyclealign import cli_demos, cli_prompts
+from cyclealign import cli_demos, cli_distill, cli_prompts
 from cyclealign.cli_eval import eval_app
 from cyclealign.cli_score import score
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
@@ -172,6 +172,7 @@ def doctor(
 app.add_typer(cli_demos.app, name="demos")
 app.add_typer(cli_prompts.app, name="prompts")
 app.command()(score)
+app.add_typer(cli_distill.app, name="distill")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

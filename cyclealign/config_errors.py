@@ -64,13 +64,13 @@ def known_keys(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> I
             yield from (("loss", f.name) for f in fields)
 
 
-def check_keys(raw: Mapping[str, Any], *, where: str = "") -> None:
-    """Refuse keys that the schema does not know.
+def check_keys(raw: Mapping[str, Any], *, where: str = "", model: type[BaseModel] = Config) -> None:
+    """Refuse keys that the schema (of a run, or ``model``) does not know.
 
     Raises:
         UserError: ``unknown key loss.betaa; did you mean loss.beta?``, after ``where``.
     """
-    known = set(known_keys())
+    known = set(known_keys(model))
     for path in _paths(raw):
         if path not in known or (path[0] == "loss" and len(path) > 1 and path[1] not in _loss_fields(raw)):
             raise UserError(f"{where}unknown key {'.'.join(path)}{_hint(path, raw, known)}")

@@ -124,6 +124,24 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
     return _with_loss_name(changed)
 
 
+def load_sections(kind: type[S], path_or_name: str | Path, overrides: Sequence[str]) -> S:
+    """Any other schema of whole files, read as ``load_config`` reads a run's.
+
+    Raises:
+        UserError: as ``load_config``.
+    """
+    path = find_config(path_or_name)
+    raw = _read(path)
+    check_keys(raw, where=f"{path}: ", model=kind)
+    for override in sorted(overrides, key=lambda o: not o.startswith("loss.name=")):
+        raw = with_override(raw, override)
+    check_keys(raw, model=kind)
+    try:
+        return kind.model_validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        raise UserError(readable(error, raw)) from error
+
+
 def dump_config(config: Config) -> str:
     """YAML of the resolved config, every default written out; ``load_config`` reads it back to an equal one."""
     return write_yaml(config.model_dump(mode="json"))

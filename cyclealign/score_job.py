@@ -19,8 +19,9 @@ from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.rankers.encoders import Pair
 from cyclealign.score_formats import READERS, write
 from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.score_formats.sidecar import beside, recorded
 from cyclealign.score_mix import mixed
-from cyclealign.score_plan import ScoreJob, beside, checked_teachers, input_format, recorded, target_of
+from cyclealign.score_plan import ScoreJob, checked_teachers, input_format, target_of
 from cyclealign.score_store import ScoreStore, Teacher
 from cyclealign.teachers import (
     LISTWISE,

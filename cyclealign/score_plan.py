@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cyclealign.score_calibration import check_method
 from cyclealign.score_formats import ORDER_ONLY, READERS, WRITERS, detect
-from cyclealign.score_store import Gives
+from cyclealign.score_formats.sidecar import Gives, recorded_gives
 from cyclealign.teachers import TeacherSpec, check_feeds, described, parse_teacher
 from cyclealign.types import UserError
 
@@ -53,7 +51,7 @@ def checked_teachers(job: ScoreJob, format: str) -> list[TeacherSpec]:
     """The teachers, checked against each other, the calibration and the loss; nothing is loaded."""
     if not job.teachers:
         raise UserError("--teacher: at least one is needed")
-    file_gives: Gives = job.file_gives or _recorded_gives(job.file) or ("order" if format == "rankllm" else "magnitude")
+    file_gives: Gives = job.file_gives or recorded_gives(job.file) or ("order" if format == "rankllm" else "magnitude")
     specs = [parse_teacher(spec, job.options, file_gives=file_gives) for spec in dict.fromkeys(job.teachers)]
     check_method(job.calibrate)
     ordinal = [spec for spec in specs if spec.gives != "magnitude"]
@@ -81,25 +79,3 @@ def target_of(job: ScoreJob, specs: Sequence[TeacherSpec]) -> tuple[str, Path] |
                 f" {described(spec.gives)}; use {' or '.join(ORDER_ONLY)}"
             )
     return format, Path(path)
-
-
-def beside(path: Path) -> Path:
-    """Where a score file's provenance lies."""
-    return path.with_name(f"{path.name}.meta.json")
-
-
-def recorded(path: Path) -> dict[str, Any]:
-    """What an earlier run of ours said about a score file."""
-    file = beside(path)
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON: {error}") from error
-    return {"teachers": found.get("teachers"), "gives": found.get("gives")}
-
-
-def _recorded_gives(path: Path) -> Gives | None:
-    gives: Gives | None = recorded(path).get("gives")
-    return gives

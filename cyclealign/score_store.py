@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from cyclealign.score_calibration import Calibration, Spread, fit
 from cyclealign.score_formats.lists import Item, ScoreList
+from cyclealign.score_formats.sidecar import Gives
 from cyclealign.types import UserError, canonical_json
 
-Gives = Literal["order", "magnitude", "levels"]
 APPLICATION, LAYOUT = 0x63615363, 1
 _TABLES = """
 CREATE TABLE texts (kind TEXT NOT NULL, id TEXT NOT NULL, text TEXT, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID;

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from cyclealign.config import BlackBoxConfig
 from cyclealign.config_loading import parsed_section
-from cyclealign.losses import feeds, losses_fed_by
+from cyclealign.losses import losses_fed_by
 from cyclealign.rankers.encoders import BiEncoderScorer, CausalScorer, CrossEncoderScorer, Pair, PairScorer
-from cyclealign.score_store import Gives
+from cyclealign.score_formats.sidecar import Gives
 from cyclealign.types import Ranker, UserError
 
 POINTWISE = ("cross_encoder", "bi_encoder", "causal_lm", "reward_model", "local")
@@ -81,11 +81,11 @@ def check_feeds(specs: Sequence[TeacherSpec], loss: str) -> None:
     if loss not in known:
         raise UserError(f"--for: expected one of {', '.join(known)}; got {loss!r}")
     for spec in specs:
-        needs = "order" if loss in losses_fed_by("order") else "magnitude"
-        if not feeds(spec.gives, needs):
+        fed = losses_fed_by(spec.gives)
+        if loss not in fed:
             raise UserError(
                 f"--for {loss}: needs magnitudes, but {spec.name} gives {described(spec.gives)};"
-                f" it can feed {', '.join(losses_fed_by(spec.gives))}"
+                f" it can feed {', '.join(fed)}"
             )
 
 

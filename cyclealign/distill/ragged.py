@@ -21,12 +21,14 @@ class RaggedCollator:
     All documents become one tokenised column, list after list; the labels [B, longest] hold NaN where a list has ended.
 
     preprocess: ``model.preprocess``. prompts: prompt of a column by its name. tasks: of the query and the documents,
-        for models that tell them apart (a Router, a multi-vector model: "query", "document").
+        for models that tell them apart (a Router, a multi-vector model: "query", "document"). max_tokens: of a query
+        and of a document; None leaves it to the model.
     """
 
     preprocess: Callable[..., Mapping[str, Any]]
     prompts: Mapping[str, str] | None = None
     tasks: tuple[str | None, str | None] = (None, None)
+    max_tokens: tuple[int, int] | None = None
     valid_label_columns: tuple[str, ...] = LABEL_COLUMNS
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -41,9 +43,10 @@ class RaggedCollator:
                 )
         texts = ([row[columns[0]] for row in rows], [text for row in rows for text in row[columns[1]]])
         batch: dict[str, Any] = {"label": padded_labels([torch.tensor(row[label]) for row in rows])}
-        for column, column_texts, task in zip(columns, texts, self.tasks, strict=True):
+        for n, (column, column_texts, task) in enumerate(zip(columns, texts, self.tasks, strict=True)):
             prompt = (self.prompts or {}).get(column)
-            for key, value in self.preprocess(column_texts, prompt=prompt, task=task).items():
+            cut = {} if self.max_tokens is None else {"max_length": self.max_tokens[n]}
+            for key, value in self.preprocess(column_texts, prompt=prompt, task=task, **cut).items():
                 batch[f"{column}_{key}"] = value
             if task is not None:
                 batch[f"{column}_task"] = task

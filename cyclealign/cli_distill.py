@@ -1,0 +1,29 @@
+"""``cyclealign distill``: one command a method."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Distillers: a teacher's judgement into a smaller model.")
+ConfigName = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config: distill/margin_mse")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides: student.kind=colbert data.scores=scores.tsv"),
+]
+
+
+@app.command("margin_mse")
+def margin_mse(config: ConfigName, overrides: Overrides = None) -> None:
+    """Train a bi-encoder, ColBERT or cross-encoder on a teacher's scores; any other ranking loss by loss.name."""
+    from cyclealign.config_loading import load_sections
+    from cyclealign.distill.config import ListDistillConfig
+    from cyclealign.distill.list_distiller import distill_lists
+
+    loaded = load_sections(ListDistillConfig, config, overrides or [])
+    for key, value in distill_lists(loaded).items():
+        print(f"{key}: {value}")
+    print(f"model: {loaded.run_dir / 'model'}")
