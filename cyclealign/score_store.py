@@ -25,7 +25,6 @@ from cyclealign.types import UserError, canonical_json
 APPLICATION, LAYOUT = 0x63615363, 1
 _TABLES = """
 CREATE TABLE texts (kind TEXT NOT NULL, id TEXT NOT NULL, text TEXT, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID;
-CREATE TABLE pairs (query TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (query, document)) STRICT, WITHOUT ROWID;
 CREATE TABLE teachers (
   name TEXT PRIMARY KEY, gives TEXT NOT NULL, provenance TEXT NOT NULL, since REAL NOT NULL
 ) STRICT;
@@ -37,6 +36,12 @@ CREATE TABLE calibrations (
   teacher TEXT NOT NULL, method TEXT NOT NULL, shift REAL NOT NULL, scale REAL NOT NULL, pairs INTEGER NOT NULL,
   PRIMARY KEY (teacher, method)
 ) STRICT;
+"""
+# What this process was asked for; a file of its own, since lists may be many.
+_WANTED = """
+CREATE TEMP TABLE pairs (
+  query TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (query, document)
+) STRICT, WITHOUT ROWID;
 """
 _APPEND_ONLY = "".join(
     f"CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, 'append-only'); END;\n"
@@ -74,7 +79,7 @@ class ScoreStore:
         self._db.close()
 
     def add_lists(self, lists: Iterable[ScoreList]) -> None:
-        """Register what is to be scored; texts may come now or later, but never change.
+        """Register what this process is to score; texts may come now or later, but never change.
 
         Raises:
             UserError: an id that had another text.
@@ -116,7 +121,7 @@ class ScoreStore:
         return {name: Teacher(name=name, gives=gives, provenance=json.loads(p)) for name, gives, p in rows}
 
     def unscored(self, teacher: str) -> list[tuple[str, list[str]]]:
-        """(query id, document ids) that a teacher has not scored yet, by query id."""
+        """(query id, document ids) of the registered lists that a teacher has not scored yet, by query id."""
         found: dict[str, list[str]] = {}
         for query, document in self._db.execute(_UNSCORED, (teacher,)):
             found.setdefault(query, []).append(document)
@@ -237,6 +242,7 @@ def _open(path: Path) -> sqlite3.Connection:
             db.executescript(f"BEGIN; {_TABLES} {_APPEND_ONLY} {stamp} COMMIT;")
         elif found != (APPLICATION, LAYOUT):
             raise UserError(f"score store {path}: expected layout {LAYOUT} of a score store, got another database")
+        db.executescript(_WANTED)
     except BaseException:
         db.close()
         raise

@@ -63,6 +63,11 @@ def test_a_cross_encoder_scores_each_pair_once_and_writes_its_logits(capsys: Cap
     assert teacher["calibration"] == {"method": "raw", "shift": 0.0, "scale": 1.0, "pairs": 5}
     assert score("--teacher", "cross_encoder:ce") == 0
     assert "0 pairs scored, 5 were there" in capsys.readouterr().err
+    # Only what this file asks for, not all that the store has heard of.
+    Path("more.tsv").write_text("a dog\tthe cat\tthe bird\n")
+    tiny_encoders.save_encoder(Path("other"), head=True, seed=1)
+    assert score("--teacher", "cross_encoder:other", file="more.tsv") == 0
+    assert "2 pairs scored" in capsys.readouterr().err
 
 
 def test_a_killed_run_goes_on_where_it_stopped(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

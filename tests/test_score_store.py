@@ -42,6 +42,10 @@ def test_what_is_left_to_score(store: ScoreStore, tmp_path: Path) -> None:
     store.put("t", SCORES[:2])
     # Another process finds it as it was left.
     again = ScoreStore(tmp_path / "s.sqlite")
+    assert again.unscored("t") == []  # it was asked for nothing yet
+    again.add_lists(LISTS[2:])
+    assert again.unscored("t") == [("q2", ["d1"])]
+    again.add_lists(LISTS)
     assert again.unscored("t") == [("q1", ["d3"]), ("q2", ["d1"])]
     assert again.unscored("other") == store.unscored("other") == [("q1", ["d1", "d2", "d3"]), ("q2", ["d1"])]
     assert again.count("t") == 2

@@ -107,6 +107,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
 
 
 def _trained(config: ListDistillConfig, student: Student, rows: dict[str, list[Any]]) -> Any:
+    import torch
     from datasets import Dataset
 
     folder = config.run_dir / "checkpoints"
@@ -117,7 +118,12 @@ def _trained(config: ListDistillConfig, student: Student, rows: dict[str, list[A
         "save_steps": config.save_every,
         "save_total_limit": 2,
     }
-    defaults: dict[str, Any] = {"report_to": [], "logging_steps": 10, "lr_scheduler_type": "constant"}
+    defaults: dict[str, Any] = {
+        "report_to": [],
+        "logging_steps": 10,
+        "lr_scheduler_type": "constant",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
     if config.steps is not None:
         own["max_steps"] = config.steps
     trainer = keeping_loss_state(student.trainer)(
