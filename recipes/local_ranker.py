@@ -3,10 +3,10 @@
     python recipes/local_ranker.py --data DATA --out cyclealign/assets/local_ranker --minutes 5
 
 Levels that need no human labels: the true reply (0) over another turn of the same dialogue (1) over a reply of
-another dialogue (2); every eighth list has in level 2 the user's own words given back, so that an echo is not an
-answer.
-First the towers learn to find the true reply among all replies of the batch (InfoNCE), then the lists are trained
-with multi-level ranking beside it. Evaluated on dialogues that neither the ranker nor the policy was trained on, and
+another dialogue of the same source (2); every other list has in level 2 the user's own words given back, so that an echo
+is not an answer.
+First the towers learn to find the true reply, and the dialogue, among those of the batch (InfoNCE), then the lists are
+trained with multi-level ranking beside it. Evaluated on dialogues that neither the ranker nor the policy was trained on, and
 that are not the policy's held-out ones.
 """
 
@@ -33,7 +33,7 @@ from cyclealign.rankers.local import CHAT_TURNS, ResponseScorer
 WIDTH, BATCH, LEARNING_RATE, SEED = 256, 256, 2e-3, 29
 LEVELS = torch.tensor([0, 1, 1, 2, 2, 2])
 LOSS = MultiLevelRanking(separation=0.15, compactness=0.1, squash="sigmoid")
-FIRST_TURN_SHARE, ECHO_SHARE, TOKEN_DROPOUT = 0.35, 0.25, 0.2
+FIRST_TURN_SHARE, ECHO_SHARE, TOKEN_DROPOUT = 0.35, 0.5, 0.2
 SOURCE_SHARES = (0.35, 0.4, 0.25)  # of the batches, in the order of SOURCES
 
 
