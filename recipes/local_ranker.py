@@ -1,13 +1,12 @@
 """Trains the embedded local ranker: two bags of token embeddings that score a reply to a chat.
 
-    python recipes/local_ranker.py --data DATA --out cyclealign/assets/local_ranker --minutes 5
+    python recipes/local_ranker.py --data DATA --out cyclealign/assets/local_ranker --minutes 6
 
 Levels that need no human labels: the true reply (0) over another turn of the same dialogue (1) over a reply of
-another dialogue of the same source (2); every other list has in level 2 the user's own words given back, so that an echo
-is not an answer.
-First the towers learn to find the true reply, and the dialogue, among those of the batch (InfoNCE), then the lists are
-trained with multi-level ranking beside it. Evaluated on dialogues that neither the ranker nor the policy was trained on, and
-that are not the policy's held-out ones.
+another dialogue of the same source (2); every other list has in level 2 the user's own words given back, so that an
+echo is not an answer. First the towers learn to find the true reply, and the dialogue, among those of the batch
+(InfoNCE), then the lists are trained with multi-level ranking beside it. Evaluated on dialogues that neither the
+ranker nor the policy was trained on, and that are not the policy's held-out ones.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with hh_rlhf, topical_chat, sgd_dialogues")
     parser.add_argument("--policy", type=Path, default=Path("cyclealign/assets/tiny_chat"), help="whose tokenizer")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, default=6.0)
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
     tokenizer = Tokenizer.from_file(str(arguments.policy / "tokenizer.json"))
