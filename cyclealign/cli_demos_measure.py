@@ -78,7 +78,7 @@ def search(
     calls: Annotated[int, typer.Option(help="Most calls, repairs and retries included", show_default=False)],
     out: Annotated[Path, typer.Option(help="Write the chosen set here", show_default=False)],
     options: Options = None,
-    method: Annotated[Literal["greedy", "bandit"], typer.Option(help="How to choose")] = "greedy",
+    method: Annotated[Literal["greedy", "bandit"], typer.Option(help="How to choose")] = "bandit",
     limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 1000,
     seed: Seed = 42,
     ledger: LedgerPath = None,
