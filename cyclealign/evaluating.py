@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cyclealign.config import DriftConfig
-from cyclealign.run_dir import Appender, read_sets, set_record, write_json
+from cyclealign.run_dir import Appender, read_sets, set_record, verdict_record, write_json, write_jsonl
 from cyclealign.scorers import Scorer
 from cyclealign.team import Team
 from cyclealign.types import (
@@ -61,7 +61,7 @@ class Evaluator:
     def evaluate(
         self, folder: Path, parts: Measured, team: Team, version: PolicyVersion, context: RankContext, *, seed: int
     ) -> None:
-        """Sample replies, score them, and write ``candidates.jsonl`` and ``metrics.json`` into ``folder``.
+        """Sample replies, score them, and write what came of it into ``folder``, ``metrics.json`` last.
 
         Called on every process; the seeds are the same at every evaluation, so that differences are paired.
         """
@@ -73,9 +73,13 @@ class Evaluator:
         white = list(parts.white_box.rank(labelled, context)) if labelled else []
         if team.is_main:
             black = list(parts.black_box.rank(iter(labelled), replace(context, purpose="eval"))) if labelled else []
+            for name, verdicts in (("white_box", white), ("black_box", black)):
+                if verdicts:
+                    write_jsonl(folder / f"{name}.jsonl", map(verdict_record, verdicts))
             metrics = {
                 **reply_statistics([text for _, text in pairs]),
                 "nll_start": fmean(nll) if nll else None,
+                "nll_by_prompt": _by_prompt(sets, nll),
                 **self._rewards(sets),
                 "white_box_accuracy": accuracy(white),
                 "black_box_accuracy": accuracy(black),
@@ -98,8 +102,8 @@ class Evaluator:
         """Mean score per prompt over its replies; means over the reporting and the choosing half."""
         if self.scorer is None:
             return {}
-        scores = iter(self.scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates]))
-        by_prompt = {s.prompt.id: fmean(next(scores) for _ in s.candidates) for s in sets}
+        scores = self.scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates])
+        by_prompt = _by_prompt(sets, scores)
         position = {p.id: n for n, p in enumerate(self.prompts)}
         choosing = [v for i, v in by_prompt.items() if position[i] % 2 == 0]
         reporting = [v for i, v in by_prompt.items() if position[i] % 2 == 1] or choosing
@@ -109,6 +113,12 @@ class Evaluator:
             "reward_choosing": fmean(choosing),
             "reward_by_prompt": {p.id: by_prompt[p.id] for p in self.prompts if p.id in by_prompt},
         }
+
+
+def _by_prompt(sets: Sequence[CandidateSet], values: Sequence[float]) -> dict[str, float]:
+    """Mean over each prompt's replies of values that stand in the order of all replies."""
+    left = iter(values)
+    return {s.prompt.id: fmean(next(left) for _ in s.candidates) for s in sets}
 
 
 def labelled_pairs(prompts: Sequence[Prompt], limit: int | None = LABELLED_PAIRS) -> list[CandidateSet]:

@@ -225,6 +225,14 @@ class Ledger:
             rows = self._db.execute(f"{_SPEND}, {group} FROM calls GROUP BY {group} ORDER BY {group}").fetchall()
         return {row[-1]: _spend(row[:-1]) for row in rows}
 
+    def spend_by_stage(self) -> dict[tuple[int | None, str], Spend]:
+        """Totals by interaction (None: probes) and purpose, in that order."""
+        with self._lock:
+            rows = self._db.execute(
+                f"{_SPEND}, interaction, purpose FROM calls GROUP BY interaction, purpose ORDER BY interaction, purpose"
+            ).fetchall()
+        return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
+
     def close(self) -> None:
         with self._lock:
             self._db.close()

@@ -6,21 +6,26 @@ file wrote is escaped. Works at any moment of a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cyclealign.atomic import write_atomic
-from cyclealign.reporting.figures import Facts, headline, paired_interval, read_facts, spending
+from cyclealign.reporting.changes import demonstrations, interactions
+from cyclealign.reporting.figures import Facts, paired_interval, read_facts
+from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import Html, details, join, table, tag
 from cyclealign.reporting.run_charts import run_charts
-from cyclealign.reporting.samples import before_and_after, demonstrations, interactions, last_rankings
+from cyclealign.reporting.samples import OUTCOME, REWARD, before_and_after, interaction_filter, rankings
+from cyclealign.reporting.spend import spend_table
 from cyclealign.run_dir import RunDir, read_json
 
 __all__ = ["headline", "paired_interval", "render_report", "write_report"]
 
 CSS = Path(__file__).with_name("reporting") / "page.css"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+Part = tuple[str, str, Html | None]
+"""A section: its title, its id and its body."""
 
 
 def write_report(run: RunDir) -> Path:
@@ -32,34 +37,40 @@ def write_report(run: RunDir) -> Path:
 def render_report(run: RunDir) -> str:
     """The page as text. A part of the run that does not exist yet is left out of it."""
     facts, figures = read_facts(run), headline(run)
+    rules = "".join(f.rules() for f in (REWARD, OUTCOME, interaction_filter(run)))
     name = str(figures["name"])
-    parts = [(title, key, body) for title, key, body in _sections(run, facts) if body]
-    links = [tag("a", title, href=f"#{key}") for title, key, _ in parts]
+    return page(name, f"{name}: cyclealign run", [_headline(figures)], _sections(run, facts), rules)
+
+
+def page(heading: str, title: str, top: Iterable[Html], sections: Iterable[Part], rules: str = "") -> str:
+    """A self-contained page; sections without a body are left out. ``rules``: style besides the common one."""
+    parts = [(name, key, body) for name, key, body in sections if body]
+    links = [tag("a", name, href=f"#{key}") for name, key, _ in parts]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{name}: cyclealign run"),
-        tag("style", Html(CSS.read_text(encoding="utf-8"))),
+        tag("title", title),
+        tag("style", Html(CSS.read_text(encoding="utf-8") + rules)),
     )
     body = tag(
         "body",
-        tag("header", tag("h1", name), _headline(figures), tag("nav", *links)),
-        tag("main", *(tag("section", tag("h2", title), body, id=key) for title, key, body in parts)),
+        tag("header", tag("h1", heading), *top, tag("nav", *links)),
+        tag("main", *(tag("section", tag("h2", name), body, id=key) for name, key, body in parts)),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _sections(run: RunDir, facts: Facts) -> Iterator[tuple[str, str, Html | None]]:
+def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:
     charts = run_charts(run, facts)
     yield "Charts", "charts", tag("div", *charts, class_="charts") if charts else None
     yield "Interactions", "interactions", interactions(run)
     yield "Before and after", "samples", before_and_after(run, facts)
-    yield "Rankings of the last interaction", "rankings", last_rankings(run)
+    yield "Both rankings", "rankings", rankings(run)
     yield "Demonstrations", "demonstrations", demonstrations(run)
-    yield "Spend", "paid", _spend_table(run)
-    yield "Configuration", "config", _file(run.config)
+    yield "Spend", "paid", spend_table(run)
+    yield "Configuration", "config", _files(run)
     yield "Environment", "environment", _environment(run.environment)
 
 
@@ -77,7 +88,9 @@ def _headline(figures: dict[str, Any]) -> Html:
         )
     note = (
         f"Reward: mean over the {figures['prompts']} held-out prompts of the reporting half (odd positions; the even"
-        " ones choose what is kept); 95% interval by a bootstrap over prompts, paired."
+        " ones choose what is kept). 95% intervals are of the change: by a bootstrap over prompts, paired; of"
+        " distinct-2 by a jackknife over prompts; of accuracies paired where their verdicts are on record, else as if"
+        " independent (Newcombe)."
     )
     if figures["compared"] is None:
         note = f"The {label} model has not been evaluated."
@@ -85,37 +98,10 @@ def _headline(figures: dict[str, Any]) -> Html:
     return join([*lines, tag("div", table(head, rows), class_="headline"), tag("p", note, class_="note")])
 
 
-def _spend_table(run: RunDir) -> Html | None:
-    found = spending(run)
-    if isinstance(found, str) or not found[0].calls:
-        return None
-    head = [
-        "purpose",
-        "calls",
-        "failed",
-        "no reply",
-        "sent again",
-        "tokens in",
-        "tokens out",
-        "USD",
-        "USD at most, no reply",
-    ]
-    rows = [
-        (
-            str(purpose),
-            *(f"{n:,}" for n in (s.calls, s.failed, s.unfinished, s.repeated, s.input_tokens, s.output_tokens)),
-            f"{s.usd:.4f}",
-            f"{s.reserved_usd:.4f}",
-        )
-        for purpose, s in [*found[2].items(), ("all", found[0])]
-    ]
-    return table(head, rows)
-
-
-def _file(path: Path) -> Html | None:
-    if not path.exists():
-        return None
-    return details("resolved, as the run uses it", tag("pre", path.read_text(encoding="utf-8")))
+def _files(run: RunDir) -> Html | None:
+    found = [("resolved, as the run uses it", run.config), ("the judge's prompt", run.prompts / "template.yaml")]
+    shown = [details(name, tag("pre", path.read_text(encoding="utf-8"))) for name, path in found if path.exists()]
+    return join(shown) if shown else None
 
 
 def _environment(path: Path) -> Html | None:

@@ -49,7 +49,7 @@ class Page(HTMLParser):
         assert len({name for name, _ in attrs}) == len(attrs)
         node = Node(tag, dict(attrs))
         self.open[-1].children.append(node)
-        if tag != "meta":
+        if tag not in ("meta", "input"):
             self.open.append(node)
 
     def handle_endtag(self, tag: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from fakes import Fuse, Killed, make_cycle
 from report_page import Node, Page, every, page
-from report_run import hand_made_run
+from report_run import demonstration, hand_made_run
 from test_cycle import config_in
 
 from cyclealign.report import headline, render_report, write_report
 from cyclealign.reporting.markup import CUT, Html, passage, tag
+from cyclealign.reporting.samples import even_choice
 from cyclealign.run_dir import RunDir, read_json, read_jsonl, write_json, write_jsonl
 
 HOSTILE = "</div><script>alert('x')</script><img src=\"https://evil.example/p.png\" onerror='alert(1)'>&lt;\x00\x1b[31m"
@@ -101,7 +102,7 @@ def test_a_long_candidate_is_cut_and_says_so(tmp_path: Path) -> None:
             record["candidates"][0]["text"] = "x" * 20_000
         write_jsonl(file, records)
     text = render_report(run)
-    assert text.count("cut: the first 4,000 of 20,000 characters") == 12 + 8
+    assert text.count("cut: the first 4,000 of 20,000 characters") == 20 + 8
     assert "x" * CUT in text
     assert "x" * (CUT + 1) not in text
     assert len(text.encode()) < 2_000_000
@@ -122,8 +123,8 @@ def test_before_and_after_are_the_first_reporting_prompts_side_by_side(tmp_path:
     run = hand_made_run(tmp_path)
     (section,) = page(run).all("section", id="samples")
     articles = section.all("article")
-    odd = run.eval_prompts()[1::2][:12]
-    assert len(articles) == 12
+    odd = run.eval_prompts()[1::2][:24]
+    assert len(articles) == 20
     start, kept = ({r["prompt_id"]: r for r in read_jsonl(run.evaluation(n) / "candidates.jsonl")} for n in (0, 2))
     rewards = run.evaluations()
     for prompt, article in zip(odd, articles, strict=True):
@@ -134,30 +135,81 @@ def test_before_and_after_are_the_first_reporting_prompts_side_by_side(tmp_path:
         assert after.all("h4")[0].text == f"kept model, mean reward {rewards[2]['reward_by_prompt'][prompt.id]:.3f}"
 
 
-def test_last_rankings_show_both_orders(tmp_path: Path) -> None:
+def test_rankings_show_both_orders_side_by_side(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     (section,) = page(run).all("section", id="rankings")
-    black = {r["prompt_id"]: [t[0] for t in r["tiers"]] for r in read_jsonl(run.interaction(2).black_box)}
-    white = {r["prompt_id"]: r for r in read_jsonl(run.interaction(2).white_box)}
-    texts = {
-        r["prompt_id"]: {c["id"]: c["text"] for c in r["candidates"]} for r in read_jsonl(run.interaction(2).candidates)
-    }
-    agreed = {r["prompt_id"]: r["ids"] for r in read_jsonl(run.interaction(2).agreement)}
-    for prompt, article in zip(run.train_prompts()[:8], section.all("article"), strict=True):
-        i = prompt.id
-        rows = [[c.text for c in row.children if isinstance(c, Node)] for row in article.all("tbody")[0].all("tr")]
-        assert [r[0] for r in rows] == ["1", "2", "3", "4"]
-        assert [r[3] for r in rows] == [texts[i][c] for c in black[i]]
+    articles = section.all("article")
+    assert [a.attributes["data-interaction"] for a in articles] == ["2"] * 8 + ["1"] * 8 + ["0"] * 8
+    files = run.interaction(2)
+    black = {r["prompt_id"]: [t[0] for t in r["tiers"]] for r in read_jsonl(files.black_box)}
+    white = {r["prompt_id"]: r for r in read_jsonl(files.white_box)}
+    agreed = {r["prompt_id"]: r for r in read_jsonl(files.agreement)}
+    sets = {r["messages"][-1]["content"]: r for r in read_jsonl(files.candidates)}
+    for article in articles[:8]:
+        asked = article.all("div", class_="prompt")[0].all("div", class_="text")[-1].text
+        item = sets[asked]
+        i, texts = item["prompt_id"], {c["id"]: c["text"] for c in item["candidates"]}
+        cards = article.all("div", class_="pair ranked")[0].all("section")
+        assert [card.all("div", class_="text")[0].text for card in cards] == [texts[c] for c in black[i]]
         places = {c: n for n, tier in enumerate(white[i]["tiers"], start=1) for c in tier}
-        assert [r[1] for r in rows] == [f"{places[c]} ({white[i]['scores'][c]:.3f})" for c in black[i]]
-        assert [r[2] for r in rows] == ["yes" if c in agreed[i] else "" for c in black[i]]
+        assert [card.all("h4")[0].text for card in cards] == [
+            f"{'ABCD'[int(c)]} · black box {n} · white box {places[c]} ({white[i]['scores'][c]:.3f})"
+            + (" · agreed" if c in agreed[i]["ids"] else "")
+            for n, c in enumerate(black[i], start=1)
+        ]
+        spelled = " > ".join("ABCD"[int(c)] for c in black[i])
+        assert f"interaction 2 · black box {spelled} · white box " in article.all("p", class_="note")[0].text
+        above = agreed[i]["corrected"] > 0
+        expected = "settled" if agreed[i]["settled"] else "agreed" if above else "apart"
+        assert article.attributes["data-outcome"] == expected
 
 
-def test_demonstrations_are_counted_and_shown_best_first(tmp_path: Path) -> None:
-    (section,) = page(hand_made_run(tmp_path)).all("section", id="demonstrations")
-    assert "2 static, 1 from agreement after interaction 2." in section.text
-    (article,) = section.all("article")
-    assert [n.text for n in article.all("td")] == ["A pothos: it forgives everything.", "A cactus, perhaps."]
+def test_samples_can_be_filtered_without_a_script(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    metrics = run.evaluations()[2]
+    fallen = metrics["reward_by_prompt"] | {run.eval_prompts()[n].id: -1.0 for n in (1, 5)}
+    write_json(run.evaluation(2) / "metrics.json", metrics | {"reward_by_prompt": fallen})
+    root = page(run)
+    style = root.all("style")[0].text
+    for section in ("samples", "rankings"):
+        (part,) = root.all("section", id=section)
+        articles, boxes = part.all("article"), part.all("fieldset")
+        assert boxes
+        for box in boxes:
+            buttons = [(label.all("input")[0], label.text) for label in box.all("label")]
+            key = (buttons[0][0].attributes["name"] or "").removeprefix(f"{section}-")
+            assert [b.attributes["value"] for b, _ in buttons if "checked" in b.attributes] == ["all"]
+            for button, label in buttons:
+                value = button.attributes["value"]
+                own = [a for a in articles if value in ("all", a.attributes[f"data-{key}"])]
+                assert label.endswith(f"({len(own)})")
+                rule = f'#{section}:has(input[name="{section}-{key}"][value="{value}"]:checked)'
+                assert (rule + f' article:not([data-{key}="{value}"])' in style) == (value != "all")
+
+
+def test_shown_prompts_are_spread_over_the_outcomes() -> None:
+    outcomes = dict(zip("abcdefgh", ["apart"] * 5 + ["settled", "agreed", "settled"], strict=True))
+    assert even_choice(outcomes, 4) == ["a", "b", "f", "g"]
+    assert even_choice(outcomes, 6) == ["a", "b", "c", "f", "g", "h"]
+    assert even_choice(outcomes, 99) == list("abcdefgh")
+
+
+def test_demonstrations_and_how_they_changed(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    static = [demonstration("static"), demonstration("static") | {"responses": ["x", "y"]}]
+    learned = {n: demonstration(str(n)) | {"responses": [f"worse {n}", f"better {n}"]} for n in range(3)}
+    write_jsonl(run.prompts / "demonstrations.jsonl", static)
+    for n, own in enumerate(([0], [0, 1], [1, 2])):
+        write_jsonl(run.interaction(n).demonstrations, [*static, *(learned[i] for i in own)])
+    (section,) = page(run).all("section", id="demonstrations")
+    assert "2 static, 2 from agreement, after interaction 2." in section.text
+    rows = [[c.text for c in row.children if isinstance(c, Node)] for row in section.all("tbody")[0].all("tr")]
+    assert rows == [["0", "1", "1", "0"], ["1", "2", "1", "0"], ["2", "2", "1", "1"]]
+    steps = {d.all("summary")[0].text: d for d in section.all("details")}
+    last = steps["interaction 2: 1 added, 1 dropped"]
+    assert [n.text for n in last.all("td")] == ["better 2", "worse 2", "better 0", "worse 0"]
+    assert [n.text for n in steps["the latest pool: 2 from agreement"].all("td")][::2] == ["better 1", "better 2"]
+    assert len(steps["static: 2"].all("article")) == 2
 
 
 # Runs that are only half there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loopback import Loopback, same_slot
 from report_page import Node, figure, page
-from report_run import STAGES, hand_made_run
+from report_run import STAGES, call, hand_made_run
 
 from cyclealign.chance import expected_lcs
+from cyclealign.config import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.ledger import Ledger
+from cyclealign.rank_template import load_template
+from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.report import headline
 from cyclealign.reporting.drawing import short, ticks
 from cyclealign.reporting.figures import wilson
-from cyclealign.run_dir import read_jsonl, write_jsonl
+from cyclealign.reporting.ranking_charts import place_counts
+from cyclealign.run_dir import read_jsonl, read_sets, verdict_record, write_jsonl
+from cyclealign.types import RankContext, Ranking, derive_seed
 
 
 def axis(chart: Node, kind: str, coordinate: str) -> tuple[float, float]:
@@ -125,7 +134,7 @@ def test_bars_hold_the_seconds_and_the_money(tmp_path: Path) -> None:
 def test_every_chart_has_a_text_alternative_units_and_its_numbers(tmp_path: Path) -> None:
     root = page(hand_made_run(tmp_path))
     figures = root.all("figure")
-    assert len(figures) == 10
+    assert len(figures) == 12
     ids = [
         n.attributes["id"]
         for name in ("section", "figure", "title", "desc")
@@ -141,6 +150,106 @@ def test_every_chart_has_a_text_alternative_units_and_its_numbers(tmp_path: Path
         assert len(desc.text) > 40
         assert len(svg.all("text", class_="axis")) == 2
         assert len(chart.all("details")[0].all("tr")) >= 3
+
+
+def test_loss_has_its_parts_and_the_order_learned(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    rows = [
+        {"loss": 3.0, "rank_loss": 1.0, "best_nll": 2.0, "anchor": 0.0, "accuracy": 0.4, "step": 21.0},
+        {"loss": 2.5, "rank_loss": 0.5, "best_nll": 2.0, "anchor": 0.1, "accuracy": 0.6, "step": 22.0},
+    ]
+    write_jsonl(run.interaction(2).train_log, rows)
+    root = page(run)
+    parts = figure(root, "loss-parts")
+    assert [e.text for e in parts.all("span", class_="entry")] == [
+        "ranking loss",
+        "NLL of the best",
+        "distance to the start model",
+    ]
+    rank, nll, anchor = drawn_lines(parts)
+    assert (rank, nll, anchor) == (
+        near([(21, 1.0), (22, 0.5)], 0.01), near([(21, 2), (22, 2)], 0.01), near([(21, 0), (22, 0.1)], 0.01),
+    )  # fmt: skip
+    (order,) = drawn_lines(figure(root, "train-accuracy"))
+    assert order == near([(21, 0.4), (22, 0.6)], 2e-3)
+
+
+def counts_of(chart: Node) -> list[list[float]]:
+    """The numbers below a grid."""
+    rows = chart.all("details")[0].all("tbody")[0].all("tr")
+    return [[float(cell.text) for cell in row.all("td")] for row in rows]
+
+
+def test_confusion_counts_places_of_both_rankers(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    root = page(run)
+    for n in (0, 2):
+        chart = figure(root, f"confusion-{n}")
+        expected = np.zeros((4, 4))
+        white = {r["prompt_id"]: [t[0] for t in r["tiers"]] for r in read_jsonl(run.interaction(n).white_box)}
+        for record in read_jsonl(run.interaction(n).black_box):
+            for row, (candidate,) in enumerate(record["tiers"]):
+                expected[row, white[record["prompt_id"]].index(candidate)] += 1
+        assert counts_of(chart) == expected.tolist()
+        shares = [cell.number("fill-opacity") for cell in chart.all("rect", class_="cell")]
+        assert shares == pytest.approx((expected / 30).ravel(), abs=6e-3)
+        assert "by chance every cell has 25%" in chart.text
+    assert not root.all("figure", id="confusion-1")
+
+
+def test_a_tie_counts_in_equal_parts_at_its_places() -> None:
+    black = Ranking(prompt_id="p", tiers=(("a",), ("b", "c")))
+    white = Ranking.from_order("p", "cab")
+    assert place_counts([(black, white)], 3) == ((0, 1, 0), (0.5, 0, 0.5), (0.5, 0, 0.5))
+    assert place_counts([(white, black)], 3) == tuple(zip(*place_counts([(black, white)], 3), strict=True))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+def test_position_bias_of_a_judge_that_answers_by_slot(tmp_path: Path, passes: int) -> None:
+    run = hand_made_run(tmp_path / "run")
+    run.config.write_text(f"name: run\nseed: 5\nblack_box: {{backend: openai, passes: {passes}}}\n")
+    config = BlackBoxConfig(backend="openai", model="judge", base_url="http://127.0.0.1:1/v1", passes=passes)
+    for n in range(3):
+        sets = list(read_sets(run.interaction(n).candidates).values())
+        context = RankContext(
+            run="run",
+            interaction=n,
+            seed=derive_seed(5, "rank", n),
+            demonstrations=DemonstrationPool.start(DemonstrationsConfig()),
+        )
+        with Loopback(judge=same_slot) as server, Ledger(tmp_path / f"{n}.sqlite") as ledger:
+            ranker = BlackBoxRanker(config.model_copy(update={"base_url": server.url}), load_template("rank"), ledger)
+            write_jsonl(run.interaction(n).black_box, map(verdict_record, ranker.rank(sets, context)))
+    chart = figure(page(run), "position")
+    first, last = drawn_lines(chart)
+    assert first == near([(1, 1), (2, 0), (3, 0), (4, 0)], 3e-3)
+    assert last == near([(1, 0), (2, 0), (3, 0), (4, 1)], 3e-3)
+    assert f"{90 * passes} answers on lists of 4" in chart.text
+    assert ("100% (96% to 100%) of 90 lists shown in several" in chart.text) == (passes == 2)
+
+
+def test_a_ranker_that_is_shown_no_order_has_no_position_chart(tmp_path: Path) -> None:
+    assert not page(hand_made_run(tmp_path)).all("figure", id="position")
+
+
+def test_spend_is_stacked_by_what_it_was_for(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    with Ledger(run.ledger) as ledger:
+        for n, purpose in ((0, "repair"), (1, "eval"), (1, "eval")):
+            one = replace(call(n, 1), purpose=purpose, options={"n": purpose, "m": ledger.spend().calls})
+            row = ledger.start(one, reserved_usd=0.01)
+            ledger.done(row, reply="x", input_tokens=1, output_tokens=1, usd=0.004, http_status=200, latency_s=0.1)
+    root = page(run)
+    rows = [[c.text for c in r.all("td")] for r in figure(root, "spend").all("tbody")[0].all("tr")]
+    head = [c.text for c in figure(root, "spend").all("thead")[0].all("th")]
+    assert head == ["interaction", "ranking", "repairs", "labelled pairs", "without a reply, at most", "total"]
+    assert rows == [
+        ["0.01", "0.004", "0", "0", "0.014"], ["0.01", "0", "0.008", "0", "0.018"], ["0.01", "0", "0", "0.002", "0.012"]
+    ]  # fmt: skip
+    table = root.all("section", id="paid")[0]
+    assert [r.all("th")[0].text for r in table.all("tbody")[0].all("tr")] == [
+        "ranking", "repairs", "labelled pairs", "all"
+    ]  # fmt: skip
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans())

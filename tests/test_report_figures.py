@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from report_page import Node, page
 from report_run import REWARDS, hand_made_run
 
+from cyclealign.evaluating import WORDS, reply_statistics
 from cyclealign.report import headline, paired_interval
-from cyclealign.reporting.figures import mean_interval, wilson
-from cyclealign.run_dir import write_json
+from cyclealign.reporting.figures import jackknife, mean_interval, newcombe, wilson
+from cyclealign.run_dir import read_sets, verdict_record, write_json, write_jsonl
+from cyclealign.types import CandidateSet, Ranking
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=1, max_size=30), st.integers(0, 2**32))
@@ -54,6 +56,55 @@ def test_wilson_against_known_values() -> None:
     assert wilson(0.0, 0) == (0.0, 1.0)
 
 
+def test_newcombe_against_known_values() -> None:
+    # Newcombe 1998 (Statistics in Medicine 17, 873-890), table II, method 10.
+    assert newcombe(48 / 80, 80, 56 / 70, 70) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert newcombe(3 / 10, 10, 9 / 10, 10) == pytest.approx((0.1705, 0.8090), abs=5e-5)
+    assert newcombe(0.0, 10, 1.0, 10) == pytest.approx((0.6075, 1.0), abs=5e-5)
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = np.array([1.0, 2.0, 3.0, 6.0])
+    without = [float(np.delete(values, n).mean()) for n in range(4)]
+    assert jackknife(3.0, without) == pytest.approx(mean_interval(list(values))[1])
+    assert jackknife(3.0, [2.0]) is None
+
+
+def test_intervals_of_drift_are_over_prompts(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    ids = [p.id for p in run.eval_prompts()]
+    nll = {0: dict.fromkeys(ids, 2.0), 2: {i: 2.0 + 0.01 * n for n, i in enumerate(ids)}}
+    for n, own in nll.items():
+        write_json(run.evaluation(n) / "metrics.json", run.evaluations()[n] | {"nll_by_prompt": own})
+    rows = headline(run)["rows"]
+    assert (rows[1]["low"], rows[1]["high"]) == paired_interval(list(nll[0].values()), list(nll[2].values()))[1:]
+    replies = [read_sets(run.evaluation(n) / "candidates.jsonl") for n in (0, 2)]
+    words = [[np.mean([len(WORDS.findall(c.text)) for c in s[i].candidates]) for i in ids] for s in replies]
+    assert (rows[3]["low"], rows[3]["high"]) == pytest.approx(paired_interval(*words)[1:], abs=1e-12)
+
+    def distinct2(sets: dict[str, CandidateSet], left_out: str) -> float:
+        texts = [c.text for i, s in sets.items() if i != left_out for c in s.candidates]
+        return reply_statistics(texts)["distinct2"]
+
+    whole = distinct2(replies[1], "") - distinct2(replies[0], "")
+    without = [distinct2(replies[1], i) - distinct2(replies[0], i) for i in ids]
+    assert (rows[2]["low"], rows[2]["high"]) == pytest.approx(jackknife(whole, without), abs=1e-12)
+
+
+def test_accuracies_are_paired_where_the_verdicts_are_on_record(tmp_path: Path) -> None:
+    run = hand_made_run(tmp_path)
+    rows = headline(run)["rows"]
+    assert (rows[4]["low"], rows[4]["high"]) == newcombe(0.5, 64, 0.6, 64)
+    assert (rows[5]["low"], rows[5]["high"]) == newcombe(0.75, 60, 0.75, 60)
+    right = {0: [1, 0, 0.5, 0] * 10, 2: [1, 1, 0.5, 0] * 10}
+    orders = {1: (("chosen",), ("rejected",)), 0: (("rejected",), ("chosen",)), 0.5: (("chosen", "rejected"),)}
+    for n, values in right.items():
+        verdicts = [Ranking(prompt_id=str(i), tiers=orders[v]) for i, v in enumerate(values)]
+        write_jsonl(run.evaluation(n) / "black_box.jsonl", map(verdict_record, verdicts))
+    black = headline(run)["rows"][5]
+    assert (black["low"], black["high"]) == paired_interval(right[0], right[2])[1:]
+
+
 def test_mean_interval() -> None:
     mean, interval = mean_interval([1.0, 2.0, 3.0, 6.0])
     half = 1.959963984540054 * math.sqrt(14 / 3) / 2
@@ -77,10 +128,10 @@ def test_headline_by_value(tmp_path: Path) -> None:
     assert (reward["low"], reward["high"]) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1e-12)
     assert reward["low"] < REWARDS[2] - REWARDS[0] < reward["high"]
     assert nll["text"] == ("2.000", "2.100", "+0.100 (+5.0%)", "")
-    assert distinct2["text"] == ("0.800", "0.780", "-0.020 (-2.5%)", "")
-    assert words["text"] == ("12.0", "14.0", "+2.0 (+16.7%)", "")
-    assert white["text"] == ("0.500", "0.600", "+0.100", "")
-    assert black["text"] == ("0.750", "0.750", "+0.000", "")
+    assert distinct2["text"][:3] == ("0.800", "0.780", "-0.020 (-2.5%)")
+    assert words["text"][:3] == ("12.0", "14.0", "+2.0 (+16.7%)")
+    assert white["text"][:3] == ("0.500", "0.600", "+0.100")
+    assert black["text"][:3] == ("0.750", "0.750", "+0.000")
     assert figures["kept"] == {"trained": 2, "why": "highest reward on the choosing half"}
     assert (figures["status"], figures["label"], figures["prompts"]) == ("finished", "kept", 20)
     assert figures["spend"].startswith("0.0300 USD, 31 calls (0 failed), 15,000 tokens in, 240 out; 1 without a reply")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-VOID = frozenset({"meta"})  # elements without an end tag
+VOID = frozenset({"meta", "input"})  # elements without an end tag
 CUT = 4000
 """Characters of one text that are shown; the page says how many there were."""
 LONG = 600  # characters from which a text scrolls, and therefore takes the keyboard's focus

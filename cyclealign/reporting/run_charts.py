@@ -7,33 +7,41 @@ so charts of both kinds stand at the same n.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterator
 
 from cyclealign.agreement import expected_lcs
 from cyclealign.reporting.charts import BarChart, Line, LineChart, bar_chart, line_chart
-from cyclealign.reporting.figures import Facts, mean_interval, reward_change, spending, wilson
+from cyclealign.reporting.figures import Facts, mean_interval, reward_change, wilson
+from cyclealign.reporting.grids import Grid, grid
+from cyclealign.reporting.loss_charts import loss_charts
 from cyclealign.reporting.markup import Html
+from cyclealign.reporting.ranking_charts import confusion_grids, position_chart
+from cyclealign.reporting.spend import spend_chart, time_chart
 from cyclealign.run_dir import RunDir, read_jsonl
 
 TRAINED = "interactions trained"
-STAGES = ("generate_and_rank", "white_box", "train", "evaluate")  # in the order of their bars; others above
-LOSS_POINTS = 300  # a longer training log is averaged over consecutive rows
 
 
 def run_charts(run: RunDir, facts: Facts) -> list[Html]:
     """All charts that the run has records for."""
-    found: list[LineChart | BarChart | None] = [
+    found: list[LineChart | BarChart | Grid | None] = [
         reward_chart(facts),
         *agreement_charts(run, facts),
         accuracy_chart(facts),
+        *confusion_grids(run),
+        position_chart(run, facts),
         *drift_charts(facts),
-        loss_chart(run),
-        spend_chart(run, facts),
+        *loss_charts(run),
+        spend_chart(run),
         time_chart(run),
     ]
-    return [line_chart(c) if isinstance(c, LineChart) else bar_chart(c) for c in found if c is not None]
+    return [_drawn(c) for c in found if c is not None]
+
+
+def _drawn(chart: LineChart | BarChart | Grid) -> Html:
+    if isinstance(chart, Grid):
+        return grid(chart)
+    return line_chart(chart) if isinstance(chart, LineChart) else bar_chart(chart)
 
 
 def reward_chart(facts: Facts) -> LineChart | None:
@@ -140,70 +148,6 @@ def drift_charts(facts: Facts) -> Iterator[LineChart]:
                 rules=(("start", 1.0), *rules[key]),
                 mark=_kept(facts),
             )
-
-
-def loss_chart(run: RunDir) -> LineChart | None:
-    """Every logged training loss, over optimiser steps."""
-    rows = [r for i in run.interactions() for r in read_jsonl(i.train_log) if "loss" in r]
-    if not rows:
-        return None
-    points = [(float(r.get("step", n + 1)), float(r["loss"])) for n, r in enumerate(rows)]
-    size = math.ceil(len(points) / LOSS_POINTS)
-    groups = [points[n : n + size] for n in range(0, len(points), size)]
-    means = tuple((g[-1][0], sum(y for _, y in g) / len(g)) for g in groups)
-    return LineChart(
-        key="loss",
-        title="Training loss",
-        x_label="optimiser steps",
-        y_label="mean loss of a list",
-        lines=(Line("loss", means),),
-        note=f"Each point is the mean of {size} logged rows." if size > 1 else "",
-    )
-
-
-def spend_chart(run: RunDir, facts: Facts) -> BarChart | None:
-    """Money by interaction; tokens where no call had a price."""
-    found = spending(run)
-    if isinstance(found, str) or not found[0].calls:
-        return None
-    total, by_interaction, _ = found
-    groups = sorted(by_interaction.items(), key=lambda item: -1 if item[0] is None else item[0])
-    labelled = any(m.get("black_box_accuracy") for m in facts.evaluations.values())
-    money = total.usd + total.reserved_usd > 0
-    parts = ("answered", "without a reply, at most") if money else ("input", "output")
-    return BarChart(
-        key="spend",
-        title="Spend by interaction",
-        x_label="interaction",
-        y_label="USD" if money else "tokens (no price given)",
-        parts=parts,
-        bars=tuple(
-            ("probe" if n is None else str(n), (s.usd, s.reserved_usd) if money else (s.input_tokens, s.output_tokens))
-            for n, s in groups
-        ),
-        note="Labelled pairs of evaluation n are counted with interaction n." if labelled else "",
-    )
-
-
-def time_chart(run: RunDir) -> BarChart | None:
-    """Minutes per stage; evaluation n, which comes before interaction n, stands in its bar."""
-    seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for row in read_jsonl(run.timings):
-        seconds[row["interaction"]][row["stage"]] += row["seconds"]
-    if not seconds:
-        return None
-    stages = list(dict.fromkeys([*STAGES, *(stage for s in seconds.values() for stage in s)]))
-    unit, size = ("minutes", 60.0) if max(sum(s.values()) for s in seconds.values()) >= 120 else ("seconds", 1.0)
-    return BarChart(
-        key="time",
-        title="Time by stage",
-        x_label="interaction",
-        y_label=unit,
-        parts=tuple(s.replace("_", " ") for s in stages),
-        bars=tuple((str(n), tuple(seconds[n][stage] / size for stage in stages)) for n in sorted(seconds)),
-        note="Evaluation n, of the policy that interaction n starts from, stands in bar n. A stage that a kill cut"
-        " short is not counted.",
-    )
 
 
 def _measured(facts: Facts, key: str) -> tuple[tuple[float, float], ...]:

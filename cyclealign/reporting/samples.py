@@ -1,18 +1,42 @@
-"""What models wrote: replies before and after, rankings of the last interaction, demonstrations at the end."""
+"""What models wrote: replies before and after, and candidates with the places that both rankers gave them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cyclealign.reporting.figures import Facts
-from cyclealign.reporting.markup import Html, Value, details, join, passage, table, tag
-from cyclealign.run_dir import RunDir, Verdict, read_json, read_jsonl, read_sets, read_verdicts
+from cyclealign.reporting.filters import Filter, filtered
+from cyclealign.reporting.markup import Html, details, join, passage, tag
+from cyclealign.run_dir import InteractionDir, RunDir, Verdict, read_jsonl, read_sets, read_verdicts
 from cyclealign.types import CandidateSet, Message, Ranking
 
-COMPARED = 12  # prompts before and after
-RANKED = 8  # prompts with both rankings
+COMPARED = 24  # prompts before and after
+RANKED = 8  # prompts of one interaction with both rankings
+INTERACTIONS = 6  # interactions of which rankings are shown
 OPEN_REPLIES = 2  # replies of one policy that are shown at once; the others open on demand
+
+REWARD = Filter(
+    "samples", "reward", "Reward", {"risen": "risen", "fallen": "fallen", "same": "the same", "none": "not measured"}
+)
+OUTCOME = Filter(
+    "rankings",
+    "outcome",
+    "Both rankings",
+    {
+        "settled": "the same",
+        "agreed": "agree more than by chance",
+        "apart": "agree no more than by chance",
+        "unranked": "not ranked",
+        "open": "not compared yet",
+    },
+)
+
+
+def interaction_filter(run: RunDir) -> Filter:
+    """By the interactions of which rankings are shown, the latest first."""
+    shown = _shown_interactions(run)
+    return Filter("rankings", "interaction", "Interaction", {str(n): str(n) for n in (int(i.path.name) for i in shown)})
 
 
 def before_and_after(run: RunDir, facts: Facts) -> Html | None:
@@ -23,23 +47,42 @@ def before_and_after(run: RunDir, facts: Facts) -> Html | None:
     shown = [i for i in reporting if i in start][:COMPARED]
     if not shown:
         return None
-    return join(
-        tag(
-            "article",
-            conversation(start[i].prompt.messages),
-            tag(
-                "div",
-                _replies("start model", start[i], facts, 0),
-                _replies(f"{facts.label} model", then[i], facts, trained) if trained and i in then else None,
-                class_="pair",
+    note = f"The first {len(shown)} held-out prompts of the reporting half, not chosen; seeds as before."
+    articles = [
+        (
+            {"reward": _movement(facts, i, trained)},
+            join(
+                [
+                    conversation(start[i].prompt.messages),
+                    tag(
+                        "div",
+                        replies("start model", start[i], facts, 0),
+                        replies(f"{facts.label} model", then[i], facts, trained) if trained and i in then else None,
+                        class_="pair",
+                    ),
+                ]
             ),
         )
         for i in shown
-    )
+    ]
+    return join([tag("p", note, class_="note"), filtered([REWARD], articles)])
 
 
-def _replies(title: str, item: CandidateSet, facts: Facts, trained: int) -> Html:
-    score = facts.evaluations.get(trained, {}).get("reward_by_prompt", {}).get(item.prompt.id)
+def _movement(facts: Facts, prompt_id: str, trained: int | None) -> str:
+    before, after = (_reward(facts, prompt_id, n) for n in (0, trained))
+    if before is None or after is None:
+        return "none"
+    return "same" if before == after else "risen" if after > before else "fallen"
+
+
+def _reward(facts: Facts, prompt_id: str, trained: int | None) -> float | None:
+    found = facts.evaluations.get(-1 if trained is None else trained, {}).get("reward_by_prompt", {}).get(prompt_id)
+    return None if found is None else float(found)
+
+
+def replies(title: str, item: CandidateSet, facts: Facts, trained: int) -> Html:
+    """One model's replies to a prompt, with their mean reward where there is one."""
+    score = _reward(facts, item.prompt.id, trained)
     head = title if score is None else f"{title}, mean reward {score:.3f}"
     texts = [passage(c.text) for c in item.candidates]
     more = details(f"{len(texts) - OPEN_REPLIES} more", *texts[OPEN_REPLIES:]) if texts[OPEN_REPLIES:] else None
@@ -47,36 +90,99 @@ def _replies(title: str, item: CandidateSet, facts: Facts, trained: int) -> Html
     return tag("section", tag("h4", head), *texts[:OPEN_REPLIES], more, empty)
 
 
-def last_rankings(run: RunDir) -> Html | None:
-    """Candidates of the latest interaction that has verdicts, in the black box's order, with both places."""
-    interactions = [i for i in run.interactions() if any(read_jsonl(i.black_box))]
-    if not interactions:
+def rankings(run: RunDir) -> Html | None:
+    """Candidates side by side in the black box's order, with the places that both rankers gave them."""
+    articles = [article for interaction in _shown_interactions(run) for article in _of_interaction(run, interaction)]
+    if not articles:
         return None
-    last = interactions[-1]
-    sets, black, white = read_sets(last.candidates), read_verdicts(last.black_box), read_verdicts(last.white_box)
-    agreed = {r["prompt_id"]: r["ids"] for r in read_jsonl(last.agreement)}
-    both = [p for p in run.train_prompts() if p.id in sets and p.id in black][:RANKED]
-    articles = [
-        tag(
-            "article",
-            conversation(p.messages),
-            _ranked(sets[p.id], black[p.id], white.get(p.id), agreed.get(p.id, ())),
-        )
-        for p in both
-    ]
-    return join(
-        [tag("p", f"Interaction {int(last.path.name)}, the first {len(both)} prompts.", class_="note"), *articles]
+    note = (
+        f"At most {RANKED} prompts of an interaction, as even over the outcomes as they come; a candidate's letter is"
+        " its place in the file. Scores of the white box: mean log-likelihood, nats a token."
     )
+    return join([tag("p", note, class_="note"), filtered([interaction_filter(run), OUTCOME], articles)])
 
 
-def _ranked(item: CandidateSet, black: Verdict, white: Verdict | None, agreed: Sequence[str]) -> Html:
+def _shown_interactions(run: RunDir) -> list[InteractionDir]:
+    """The latest, the first, and some between them, evenly spaced; of those that have verdicts. Latest first."""
+    found = [i for i in run.interactions() if any(read_jsonl(i.black_box))]
+    if len(found) > INTERACTIONS:
+        places = {round(n * (len(found) - 1) / (INTERACTIONS - 1)) for n in range(INTERACTIONS)}
+        found = [found[n] for n in sorted(places)]
+    return found[::-1]
+
+
+def _of_interaction(run: RunDir, interaction: InteractionDir) -> Iterator[tuple[Mapping[str, str], Html]]:
+    sets, black = read_sets(interaction.candidates), read_verdicts(interaction.black_box)
+    white = read_verdicts(interaction.white_box)
+    agreed = {r["prompt_id"]: r for r in read_jsonl(interaction.agreement)}
+    ids = [p.id for p in run.train_prompts() if p.id in sets and p.id in black]
+    outcomes = {i: outcome(black[i], agreed.get(i)) for i in ids}
+    for i in even_choice(outcomes, RANKED):
+        about = {"interaction": str(int(interaction.path.name)), "outcome": outcomes[i]}
+        yield about, _ranked(sets[i], black[i], white.get(i), agreed.get(i), about["interaction"])
+
+
+def outcome(black: Verdict, agreed: Mapping[str, Any] | None) -> str:
+    """The value of ``OUTCOME`` for a prompt, from the black box's verdict and the agreement's record."""
+    if not isinstance(black, Ranking):
+        return "unranked"
+    if agreed is None:
+        return "open"
+    if agreed["settled"]:
+        return "settled"
+    return "agreed" if agreed["corrected"] > 0 else "apart"
+
+
+def even_choice(outcomes: Mapping[str, str], limit: int) -> list[str]:
+    """At most ``limit`` ids, taken in turn from each outcome; in their order."""
+    queues = {o: [i for i, own in outcomes.items() if own == o] for o in dict.fromkeys(outcomes.values())}
+    turns = [(turn, i) for queue in queues.values() for turn, i in enumerate(queue)]
+    place = {i: n for n, i in enumerate(outcomes)}
+    chosen = sorted(turns, key=lambda t: (t[0], place[t[1]]))[:limit]
+    return sorted((i for _, i in chosen), key=place.__getitem__)
+
+
+def _ranked(
+    item: CandidateSet, black: Verdict, white: Verdict | None, agreed: Mapping[str, Any] | None, interaction: str
+) -> Html:
     order = black.order if isinstance(black, Ranking) else item.ids
     ids = [*order, *(i for i in item.ids if i not in order)]
-    rows = [(_place(black, i), _place(white, i), "yes" if i in agreed else "", passage(item.text(i))) for i in ids]
-    note = (
-        [] if isinstance(black, Ranking) else [tag("p", f"not ranked: {black.reason}. {black.detail}", class_="note")]
+    letters = {i: letter(n) for n, i in enumerate(item.ids)}
+    common = tuple(agreed["ids"]) if agreed else ()
+    lines = [f"interaction {interaction}"]
+    if isinstance(black, Ranking):
+        lines.append(f"black box {_spelled(black, letters)}")
+    else:
+        lines.append(f"not ranked by the black box: {black.reason}. {black.detail}")
+    if isinstance(white, Ranking):
+        lines.append(f"white box {_spelled(white, letters)}")
+    if agreed:
+        lines.append(f"agreed {' > '.join(letters[i] for i in common)} ({agreed['corrected']:+.2f} against chance)")
+    cards = [
+        tag("section", tag("h4", _head(letters[i], i, black, white, i in common)), passage(item.text(i))) for i in ids
+    ]
+    return join(
+        [
+            tag("p", " · ".join(lines), class_="note"),
+            conversation(item.prompt.messages),
+            tag("div", *cards, class_="pair ranked"),
+        ]
     )
-    return join([*note, table(["black box", "white box", "agreed", "candidate"], rows)])
+
+
+def letter(n: int) -> str:
+    """A, B, … Z, A1, B1, …"""
+    return chr(ord("A") + n % 26) + (str(n // 26) if n >= 26 else "")
+
+
+def _spelled(ranking: Ranking, letters: Mapping[str, str]) -> str:
+    return " > ".join(" = ".join(letters[i] for i in tier) for tier in ranking.tiers)
+
+
+def _head(name: str, candidate: str, black: Verdict, white: Verdict | None, agreed: bool) -> str:
+    places = [(box, _place(verdict, candidate)) for box, verdict in (("black box", black), ("white box", white))]
+    parts = [name, *(f"{box} {place}" for box, place in places if place), *(["agreed"] if agreed else [])]
+    return " · ".join(parts)
 
 
 def _place(verdict: Verdict | None, candidate: str) -> str:
@@ -90,56 +196,9 @@ def _place(verdict: Verdict | None, candidate: str) -> str:
     return str(place) if score is None else f"{place} ({score:.3f})"
 
 
-def demonstrations(run: RunDir) -> Html | None:
-    """How many static ones, and the dynamic pool after the latest interaction, best response first."""
-    saved = [i for i in run.interactions() if i.demonstrations.exists()]
-    if not saved:
-        return None
-    records = list(read_jsonl(saved[-1].demonstrations))
-    dynamic = [r for r in records if r["source"] != "static"]
-    count = f"{len(records) - len(dynamic)} static, {len(dynamic)} from agreement after interaction"
-    shown = [
-        tag(
-            "article",
-            tag("p", f"from interaction {r['source']}, chance-corrected agreement {r['agreement']:.2f}", class_="note"),
-            conversation(r["messages"]),
-            table(["place", "response"], [(n, passage(r["responses"][i])) for n, i in enumerate(r["order"], start=1)]),
-        )
-        for r in dynamic
-    ]
-    return join(
-        [tag("p", f"{count} {int(saved[-1].path.name)}."), details("the dynamic ones", *shown) if shown else None]
-    )
-
-
 def conversation(messages: Sequence[Message]) -> Html:
     """The last turn, with the turns before it on demand."""
     *earlier, last = messages
     turns = [tag("div", tag("b", m["role"]), passage(m["content"])) for m in earlier]
     before = details(f"{len(turns)} earlier turn{'s' if len(turns) > 1 else ''}", *turns) if turns else None
     return tag("div", before, tag("b", last["role"]), passage(last["content"]), class_="prompt")
-
-
-def interactions(run: RunDir) -> Html | None:
-    """The summaries, one row an interaction."""
-    head = (
-        "interaction",
-        "batch",
-        "round",
-        "prompts",
-        "ranked",
-        "unranked",
-        "tau of passes",
-        "settled",
-        "accepted",
-        "pool",
-    )
-    rows = [_summary(read_json(i.summary)) for i in run.interactions() if i.summary.exists()]
-    return table(head, rows) if rows else None
-
-
-def _summary(s: dict[str, Any]) -> list[Value]:
-    unranked = ", ".join(f"{n} {reason}" for reason, n in s["unranked"].items()) or "0"
-    tau = "" if s["pass_tau"] is None else f"{s['pass_tau']:.2f}"
-    before: list[Value] = [s["interaction"], s["batch"], s["round"], s["prompts"], s["ranked"]]
-    return [*before, unranked, tau, s["settled"], s["accepted"], s["pool"]]

@@ -1,0 +1,89 @@
+"""A grid of shares as inline SVG: the darker a cell, the larger its share; the number stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cyclealign.reporting.drawing import short
+from cyclealign.reporting.markup import Html, details, table, tag
+
+WIDTH, LEFT, TOP, RIGHT, BOTTOM = 440, 56, 40, 430, 44
+CELL_HEIGHT = 40
+LABELLED_UP_TO = 8  # columns; narrower cells hold no number
+DARK = 0.5  # share of the scale from which the number is white
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``counts[row][column]``; a cell is drawn by its share of its row. ``names``: of rows and of columns alike."""
+
+    key: str
+    title: str
+    x_label: str
+    y_label: str
+    names: tuple[str, ...]
+    counts: tuple[tuple[float, ...], ...]
+    note: str = ""
+
+    @property
+    def shares(self) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(c / (sum(row) or 1.0) for c in row) for row in self.counts)
+
+
+def grid(chart: Grid) -> Html:
+    """The figure of a grid, with a text alternative and its counts in a table."""
+    k = len(chart.names)
+    height = TOP + CELL_HEIGHT * k + BOTTOM
+    width = (RIGHT - LEFT) / k
+    drawn = [
+        _cell(share, LEFT + column * width, TOP + row * CELL_HEIGHT, width, k)
+        for row, shares in enumerate(chart.shares)
+        for column, share in enumerate(shares)
+    ]
+    columns = [
+        tag("text", name, x=LEFT + width * (n + 0.5), y=height - BOTTOM + 17, text_anchor="middle")
+        for n, name in enumerate(chart.names)
+    ]
+    rows = [
+        tag("text", name, x=LEFT - 8, y=TOP + CELL_HEIGHT * (n + 0.5) + 4, text_anchor="end")
+        for n, name in enumerate(chart.names)
+    ]
+    svg = tag(
+        "svg",
+        tag("title", chart.title, id=f"{chart.key}-title"),
+        tag("desc", _spoken(chart), id=f"{chart.key}-desc"),
+        tag("text", chart.y_label, x=2, y=16, class_="axis"),
+        *drawn,
+        *columns,
+        *rows,
+        tag("text", chart.x_label, x=(LEFT + RIGHT) / 2, y=height - 8, text_anchor="middle", class_="axis"),
+        viewBox=f"0 0 {WIDTH} {height}",
+        role="img",
+        aria_labelledby=f"{chart.key}-title {chart.key}-desc",
+    )
+    counts = [[name, *map(short, row)] for name, row in zip(chart.names, chart.counts, strict=True)]
+    data = details("numbers", table([f"{chart.y_label} \\ {chart.x_label}", *chart.names], counts))
+    return tag("figure", tag("h3", chart.title), svg, tag("figcaption", chart.note), data, id=chart.key)
+
+
+def _cell(share: float, x: float, y: float, width: float, k: int) -> Html:
+    box = tag(
+        "rect", x=x, y=y, width=width, height=CELL_HEIGHT, fill="#16324f", fill_opacity=round(share, 3), class_="cell"
+    )
+    if k > LABELLED_UP_TO:
+        return box
+    ink = {"fill": "#fff", "class_": "inverse"} if share >= DARK else {}
+    at = {"x": x + width / 2, "y": y + CELL_HEIGHT / 2 + 4, "text_anchor": "middle"}
+    return Html(box + tag("text", f"{share:.0%}", **at, **ink))
+
+
+def _spoken(chart: Grid) -> str:
+    return "; ".join(
+        f"{chart.y_label} {name}: " + ", ".join(f"{share:.0%} {at}" for at, share in _named(chart.names, shares))
+        for name, shares in zip(chart.names, chart.shares, strict=True)
+    )
+
+
+def _named(names: Sequence[str], shares: Sequence[float]) -> list[tuple[str, float]]:
+    return list(zip(names, shares, strict=True))

@@ -1,0 +1,122 @@
+"""What a run paid and how long it took: one line, a table, and bars stacked by stage."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from typing import Any
+
+from cyclealign.ledger import Ledger, Spend
+from cyclealign.reporting.charts import BarChart
+from cyclealign.reporting.figures import Facts
+from cyclealign.reporting.markup import Html, table
+from cyclealign.run_dir import RunDir, read_jsonl
+from cyclealign.types import UserError
+
+STAGES = ("generate_and_rank", "white_box", "train", "evaluate")  # in the order of their bars; others above
+PURPOSES = {"rank": "ranking", "repair": "repairs", "eval": "labelled pairs", "probe": "probe"}
+Groups = dict[tuple[int | None, str], Spend]
+
+
+def spending(run: RunDir) -> tuple[Spend, Groups] | str:
+    """Totals over all, and by interaction and purpose; or why there are none."""
+    if not run.ledger.exists():
+        return "no paid calls"
+    try:
+        with Ledger(run.ledger, read_only=True) as ledger:
+            return ledger.spend(), ledger.spend_by_stage()
+    except (UserError, sqlite3.Error) as error:
+        return f"the ledger cannot be read: {error}"
+
+
+def spend_text(run: RunDir, facts: Facts) -> str:
+    """One line on what was paid for."""
+    found = spending(run)
+    black_box = facts.config.get("black_box") or {}
+    if isinstance(found, str) or not found[0].calls:
+        backend = black_box.get("backend", "unknown")
+        return f"{found if isinstance(found, str) else 'no paid calls'} (black box: {backend})"
+    total = found[0]
+    tokens = f"{total.input_tokens:,} tokens in, {total.output_tokens:,} out"
+    money = f"{total.usd:.4f} USD" if black_box.get("price") else "no price given"
+    if black_box.get("price") and black_box.get("budget_usd") is not None:
+        money += f" of {black_box['budget_usd']:g}"
+    open_calls = (
+        f"; {total.unfinished} without a reply, at most {total.reserved_usd:.4f} USD" if total.unfinished else ""
+    )
+    return f"{money}, {total.calls:,} calls ({total.failed:,} failed), {tokens}{open_calls}"
+
+
+def spend_table(run: RunDir) -> Html | None:
+    """Calls, tokens and money by purpose."""
+    found = spending(run)
+    if isinstance(found, str) or not found[0].calls:
+        return None
+    total, groups = found
+    head = ["calls", "failed", "no reply", "sent again", "tokens in", "tokens out", "USD", "USD at most, no reply"]
+    by_purpose: dict[str, list[Spend]] = defaultdict(list)
+    for (_, purpose), spend in groups.items():
+        by_purpose[purpose].append(spend)
+    rows = [(PURPOSES.get(p, p), *_cells(by_purpose[p])) for p in _ordered(by_purpose)]
+    return table(["purpose", *head], [*rows, ("all", *_cells([total]))])
+
+
+def _cells(spends: list[Spend]) -> list[str]:
+    counts = ("calls", "failed", "unfinished", "repeated", "input_tokens", "output_tokens")
+    money = ("usd", "reserved_usd")
+    return [
+        *(f"{sum(getattr(s, name) for s in spends):,}" for name in counts),
+        *(f"{sum(getattr(s, name) for s in spends):.4f}" for name in money),
+    ]
+
+
+def spend_chart(run: RunDir) -> BarChart | None:
+    """Money by interaction, stacked by what it was for; tokens where no call had a price."""
+    found = spending(run)
+    if isinstance(found, str) or not found[0].calls:
+        return None
+    total, groups = found
+    purposes = _ordered({purpose for _, purpose in groups})
+    interactions = sorted({n for n, _ in groups}, key=lambda n: -1 if n is None else n)
+    money = total.usd + total.reserved_usd > 0
+    open_calls = money and total.reserved_usd > 0
+
+    def bar(n: int | None) -> tuple[float, ...]:
+        spends = [groups.get((n, p), Spend()) for p in purposes]
+        paid = [s.usd if money else float(s.input_tokens + s.output_tokens) for s in spends]
+        return (*paid, sum(s.reserved_usd for s in spends)) if open_calls else tuple(paid)
+
+    return BarChart(
+        key="spend",
+        title="Spend by stage",
+        x_label="interaction",
+        y_label="USD" if money else "tokens (no price given)",
+        parts=(*(PURPOSES.get(p, p) for p in purposes), *(("without a reply, at most",) if open_calls else ())),
+        bars=tuple(("probe" if n is None else str(n), bar(n)) for n in interactions),
+        note="Labelled pairs of evaluation n are counted with interaction n." if "eval" in purposes else "",
+    )
+
+
+def _ordered(purposes: Any) -> list[str]:
+    return [*(p for p in PURPOSES if p in purposes), *sorted(p for p in purposes if p not in PURPOSES)]
+
+
+def time_chart(run: RunDir) -> BarChart | None:
+    """Minutes per stage; evaluation n, which comes before interaction n, stands in its bar."""
+    seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for row in read_jsonl(run.timings):
+        seconds[row["interaction"]][row["stage"]] += row["seconds"]
+    if not seconds:
+        return None
+    stages = list(dict.fromkeys([*STAGES, *(stage for s in seconds.values() for stage in s)]))
+    unit, size = ("minutes", 60.0) if max(sum(s.values()) for s in seconds.values()) >= 120 else ("seconds", 1.0)
+    return BarChart(
+        key="time",
+        title="Time by stage",
+        x_label="interaction",
+        y_label=unit,
+        parts=tuple(s.replace("_", " ") for s in stages),
+        bars=tuple((str(n), tuple(seconds[n][stage] / size for stage in stages)) for n in sorted(seconds)),
+        note="Evaluation n, of the policy that interaction n starts from, stands in bar n. A stage that a kill cut"
+        " short is not counted.",
+    )
