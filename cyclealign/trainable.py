@@ -243,10 +243,12 @@ class TrainablePolicy:
 
 
 def _cut(example: RankingExample, places: Sequence[int]) -> RankingExample:
-    responses, ended, teacher = (
-        tuple(values[i] for i in places) for values in (example.responses, example.ended, example.teacher)
+    return replace(
+        example,
+        responses=tuple(example.responses[i] for i in places),
+        ended=tuple(example.ended[i] for i in places),
+        teacher=tuple(example.teacher[i] for i in places),
     )
-    return replace(example, responses=responses, ended=ended, teacher=teacher)
 
 
 def _steps_done(start: Path | None) -> int:
