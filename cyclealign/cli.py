@@ -142,12 +142,24 @@ def export(
 
 
 @app.command()
-def report(run: RunPath) -> None:
-    """Write the run's page (report.html) and print its figures; at any moment of a run."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page of several runs (default comparison.html)", show_default=False),
+    ] = None,
+) -> None:
+    """Write the run's page (report.html) and print its figures, at any moment of a run; compare several runs."""
     from cyclealign.status import open_run
-    from cyclealign.summary import show_summary
+    from cyclealign.summary import show_comparison, show_summary
 
-    show_summary(open_run(run))
+    found = [open_run(run) for run in runs]
+    if len(found) > 1:
+        show_comparison(found, out or Path("comparison.html"))
+        return
+    if out is not None:
+        raise UserError("report: --out is for several runs; one run's page is its report.html")
+    show_summary(found[0])
 
 
 @app.command()

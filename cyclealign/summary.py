@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from cyclealign.comparison import columns_of, differences, write_comparison
 from cyclealign.report import headline, write_report
 from cyclealign.run_dir import RunDir
 
@@ -25,6 +30,26 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     for line in (figures["status"], _kept(figures["kept"]), figures["spend"], f"report: {write_report(run)}"):
         if line:
             console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None = None) -> None:
+    """Write the page of several runs and print their figures side by side."""
+    console = console or Console()
+    columns = columns_of(runs)
+    table = Table(title="change from the start model to the kept one, with 95% intervals")
+    table.add_column("measure")
+    for column in columns:
+        table.add_column(Text(column.name), justify="right", overflow="fold")
+    rows = {(c.name, row["measure"]): row["text"] for c in columns for row in c.figures["rows"]}
+    for measure in dict.fromkeys(measure for _, measure in rows):
+        texts = [rows.get((c.name, measure), ("",) * 4) for c in columns]
+        table.add_row(Text(measure), *(f"{change}\n{interval}" for _, _, change, interval in texts))
+    console.print(table)
+    for first, second, n, change, low, high in differences(columns):
+        line = f"kept reward, {second} - {first}: {change:+.4f} ({low:+.4f} to {high:+.4f}) over {n} prompts"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    page = write_comparison(out, columns)
+    console.print(f"comparison: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _kept(kept: dict[str, object] | None) -> str:

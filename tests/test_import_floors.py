@@ -50,7 +50,7 @@ FLOORS: dict[int, set[str]] = {
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
         *("doctor", "cli", "curation", "cli_demos", "cli_demos_measure", "cli_prompts", "__main__"),
-        *("evaluation", "cli_eval"),
+        *("evaluation", "cli_eval", "comparison"),
         *("score_plan", "score_job", "cli_score", "cli_distill"),
     },
 }

@@ -27,7 +27,16 @@ LINES = (
     Stroke("#0b4f8a", None, "circle"),
     Stroke("#c2570c", "7 4", "square"),
     Stroke("#4a7a52", "2 3", "triangle"),
+    Stroke("#7a3b8f", "10 3 2 3", "diamond"),
+    Stroke("#5f6b76", "1 5", "ring"),
+    Stroke("#a32035", "12 5", "bar"),
 )
+CORNERS = {
+    "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
+    "triangle": ((0, -5), (5, 4), (-5, 4)),
+    "diamond": ((0, -6), (5, 0), (0, 6), (-5, 0)),
+    "bar": ((-6, -2), (6, -2), (6, 2), (-6, 2)),
+}
 FILLS = ("#16324f", "#5f8fbf", "#b5cfe4", "#ffffff", "#8a8a8a")  # parts of a bar have outlines too
 
 
@@ -108,8 +117,10 @@ def marker(stroke: Stroke, x: float, y: float, name: str) -> Html:
     title = tag("title", name) if name else None
     if stroke.shape == "circle":
         return tag("circle", title, cx=x, cy=y, r=4, fill=stroke.colour)
-    corners = [(-4, -4), (4, -4), (4, 4), (-4, 4)] if stroke.shape == "square" else [(0, -5), (5, 4), (-5, 4)]
-    return tag("polygon", title, points=coordinates([(x + a, y + b) for a, b in corners]), fill=stroke.colour)
+    if stroke.shape == "ring":
+        return tag("circle", title, cx=x, cy=y, r=4, fill="#fff", stroke=stroke.colour, stroke_width=2)
+    corners = [(x + a, y + b) for a, b in CORNERS[stroke.shape]]
+    return tag("polygon", title, points=coordinates(corners), fill=stroke.colour)
 
 
 def stack(parts: Sequence[str], values: Sequence[float], middle: float, width: float, y: Scale) -> Html:

@@ -23,6 +23,11 @@ TRAINED = "interactions trained"
 
 
 def run_charts(run: RunDir, facts: Facts) -> list[Html]:
+    """All charts that the run has records for, drawn."""
+    return [drawn(chart) for chart in charts_of(run, facts)]
+
+
+def charts_of(run: RunDir, facts: Facts) -> list[LineChart | BarChart | Grid]:
     """All charts that the run has records for."""
     found: list[LineChart | BarChart | Grid | None] = [
         reward_chart(facts),
@@ -35,10 +40,11 @@ def run_charts(run: RunDir, facts: Facts) -> list[Html]:
         spend_chart(run),
         time_chart(run),
     ]
-    return [_drawn(c) for c in found if c is not None]
+    return [c for c in found if c is not None]
 
 
-def _drawn(chart: LineChart | BarChart | Grid) -> Html:
+def drawn(chart: LineChart | BarChart | Grid) -> Html:
+    """The figure of a chart."""
     if isinstance(chart, Grid):
         return grid(chart)
     return line_chart(chart) if isinstance(chart, LineChart) else bar_chart(chart)
