@@ -50,9 +50,7 @@ def test_the_page_lays_the_runs_over_each_other(tmp_path: Path) -> None:
     reward = figure(root, "reward")
     assert [e.text for e in reward.all("span", class_="entry")] == ["low/seed-0", "high/seed-0"]
     low, high = drawn_lines(reward)
-    assert [y for _, y in low] == pytest.approx(
-        [run_y for _, run_y in columns[0].charts["reward"].lines[0].points], abs=2e-3
-    )
+    assert [y for _, y in low] == pytest.approx([m["reward"] for m in runs[0].evaluations().values()], abs=2e-3)
     assert high[2][1] - low[2][1] == pytest.approx(0.12, abs=2e-3)
     looks = {(p.attributes["stroke"], p.attributes.get("stroke-dasharray")) for p in reward.all("polyline")}
     assert len(looks) == 2
