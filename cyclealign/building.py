@@ -104,18 +104,24 @@ def _unlocked_on_failure(config: Config, run: RunDir) -> Cycle:
 def _assemble(config: Config, run: RunDir) -> Cycle:
     """The parts, from what the run directory holds; heavy imports from here on."""
     from cyclealign.generation import build_generator
+    from cyclealign.tracking import Tracking, TrainerRows
     from cyclealign.trainable import TrainablePolicy
+    from cyclealign.training_setup import training_arguments
 
     team = launch_team(run.state_file)
     team.share("building", lambda: _record_environment(run))
     template = load_template(str(run.prompts / "template.yaml"))
     scorer = _checked_parts(config)
+    tracking = Tracking(
+        training_arguments(config, output_dir=config.run_dir, seed=0, max_steps=1), run, is_main=team.is_main
+    )
     black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
     started = config.model_copy(update={"policy": policy})
     generator: Generator = build_generator(started, workdir=run.path) if team.is_main else Idle()
-    trainer = TrainablePolicy(started, base=base, total_steps=_total_steps(config, run, team), seed=config.seed)
+    steps, rows = _total_steps(config, run, team), TrainerRows(tracking, team.progress)
+    trainer = TrainablePolicy(started, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])
     parts = Parts(
         generator=generator,
         black_box=black_box,
@@ -123,6 +129,7 @@ def _assemble(config: Config, run: RunDir) -> Cycle:
         pool=_pool(config, run, template),
         evaluator=Evaluator(tuple(run.eval_prompts()), scorer, config.generator.chunk),
         start_model=base,
+        tracker=tracking,
     )
     return Cycle(config, run, parts, team)
 
@@ -233,9 +240,7 @@ class Idle:
 
     gives: Literal["order", "magnitude"] = "order"
 
-    def generate(
-        self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int
-    ) -> Iterator[CandidateSet]:
+    def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]:
         raise RunStopped("only the main process generates")
 
     def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample:

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from cyclealign.run_dir import (
     write_json,
     write_jsonl,
 )
+from cyclealign.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.team import Team
 from cyclealign.types import (
     BudgetExhausted,
@@ -66,6 +67,7 @@ class Parts:
     pool: DemonstrationPool
     evaluator: Evaluator
     start_model: str
+    tracker: Tracker = field(default_factory=NoTracker)
 
 
 class Cycle:
@@ -105,6 +107,7 @@ class Cycle:
             raise
         finally:
             self.parts.generator.close()
+            self.parts.tracker.close()
             self.run_dir.unlock()
         return self.run_dir.path
 
@@ -201,7 +204,10 @@ class Cycle:
         sets = read_sets(it.files.candidates)
         with self._timed("white_box", it.index):
             ordered = (sets[p.id] for p in it.active if sets[p.id].candidates)
-            found = list(white_box.rank(ordered, self._context(it.index)))
+            found = []
+            for verdict in white_box.rank(ordered, self._context(it.index)):
+                found.append(verdict)
+                self.team.progress(len(found), len(it.active))
         if self.team.is_main:
             write_jsonl(it.files.white_box, [verdict_record(v) for v in found])
 
@@ -222,6 +228,7 @@ class Cycle:
             write_jsonl(it.files.agreement, [agreement_record(a) for a in agreed])
             pool.save(it.files.demonstrations)
             write_json(it.files.summary, summary(it, agreed) | pool_record)
+            self.parts.tracker.log(interaction_metrics(self.run_dir, it.index))
         return [a.prompt_id for a in agreed if a.settled]
 
     def _train(self, it: Interaction) -> None:
@@ -253,6 +260,8 @@ class Cycle:
             context, version = self._context(trained), self.policy.version
             with self._timed("evaluate", trained):
                 self.parts.evaluator.evaluate(folder, self.parts, self.team, version, context, seed=self.config.seed)
+            if self.team.is_main:
+                self.parts.tracker.log(evaluation_metrics(self.run_dir, trained))
         return self.team.share("drift", lambda: drift_broken(self.config.drift, self.run_dir.evaluations(), trained))
 
     def _keep_best(self, stopped: str | None) -> None:

@@ -1,22 +1,28 @@
-"""What a person sees of a running cycle: one live line on a terminal, one line a stage anywhere else."""
+"""What a person sees of a running cycle: live bars on a terminal, one line a stage anywhere else.
+
+Everything is read from the run's files, so that a resumed run and ``cyclealign status`` say the same.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cyclealign.run_dir import RunDir
+from cyclealign.run_dir import RunDir, read_jsonl
 from cyclealign.status import Status, duration, money, read_status
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
-    from rich.status import Status as LiveLine
+    from rich.progress import Progress, TaskID
 
 POLL_SECONDS = 1.0
+WINDOW_SECONDS = 60.0  # over which a rate is measured: sampling comes in chunks, and rates drift
+UNITS = {"generate_and_rank": "ranked", "white_box": "scored", "train": "steps", "evaluate": "sampled"}
 
 
 @contextmanager
@@ -26,19 +32,21 @@ def shown(run: RunDir) -> Iterator[None]:
 
     console = Console(stderr=True)
     done = threading.Event()
-    with console.status("starting") as live:
-        watcher = threading.Thread(
-            target=_watch, args=(run, done, live if console.is_terminal else None), name="progress", daemon=True
-        )
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
+    bars = Bars(run) if console.is_terminal else None
+    watcher = threading.Thread(target=_watch, args=(run, done, bars), name="progress", daemon=True)
+    if bars is not None:
+        bars.progress.start()
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        if bars is not None:
+            bars.progress.stop()
 
 
-def _watch(run: RunDir, done: threading.Event, live: LiveLine | None) -> None:
+def _watch(run: RunDir, done: threading.Event, bars: Bars | None) -> None:
     began = time.monotonic()
     last_stage: tuple[str, int | None] | None = None
     while not done.wait(POLL_SECONDS):
@@ -46,22 +54,115 @@ def _watch(run: RunDir, done: threading.Event, live: LiveLine | None) -> None:
             status = read_status(run)
         except (OSError, ValueError, KeyError, UserError):
             continue  # a file in the middle of its first write: the next look will find it whole
-        line = progress_line(status, time.monotonic() - began)
-        if live is not None:
-            live.update(line)
+        if bars is not None:
+            bars.update(status)
         elif (status.stage, status.interaction) != last_stage:
-            print(line, file=sys.stderr, flush=True)
+            print(progress_line(status, time.monotonic() - began), file=sys.stderr, flush=True)
         last_stage = (status.stage, status.interaction)
 
 
+class Pace:
+    """Units a second over the last ``WINDOW_SECONDS``, and the time that the rest takes at that pace."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def saw(self, done: int, at: float) -> None:
+        """What was there at the first look was done before: it tells nothing of the pace."""
+        self._seen.append((at, done))
+        while len(self._seen) > 2 and at - self._seen[1][0] >= WINDOW_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """None until something was seen to be done."""
+        if len(self._seen) < 2:
+            return None
+        (first, before), (last, now) = self._seen[0], self._seen[-1]
+        return (now - before) / (last - first) if now > before and last > first else None
+
+    def left(self, total: int) -> float | None:
+        """Seconds until ``total``; None where the pace is not known."""
+        rate = self.rate
+        return None if rate is None else max(total - self._seen[-1][1], 0) / rate
+
+
+class Bars:
+    """A bar for the run's interactions and one for the present stage; finished stages leave a line."""
+
+    def __init__(self, run: RunDir) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.progress: Progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._run = run
+        self._whole: TaskID = self.progress.add_task("starting", total=None, said="")
+        self._stage: TaskID | None = None
+        self._key: tuple[str, int | None] | None = None
+        self._pace = Pace()
+        self._began = time.monotonic()
+
+    def update(self, status: Status) -> None:
+        """Take in a look at the run."""
+        key = (status.stage, status.interaction)
+        if key != self._key:
+            self._next_stage(status, key)
+        assert self._stage is not None
+        if status.done is not None:
+            self._pace.saw(status.done, time.monotonic())
+        self.progress.update(
+            self._stage, completed=status.done or 0, total=status.total or None, said=said(status, self._pace)
+        )
+        at_most = run_seconds_left(self._run, status)
+        whole = [money(status)] if status.spend is not None else []
+        whole += [f"at most {duration(at_most)} left"] if at_most is not None else []
+        name = f"interaction {min(status.trained + 1, status.planned)} of at most {status.planned}"
+        self.progress.update(
+            self._whole, description=name, completed=status.trained, total=status.planned, said=" · ".join(whole)
+        )
+
+    def _next_stage(self, status: Status, key: tuple[str, int | None]) -> None:
+        if self._stage is not None and self._key is not None:
+            stage, interaction = self._key
+            name = stage.replace("_", " ") + ("" if interaction is None else f" {interaction}")
+            self.progress.console.print(f"{name}: {duration(time.monotonic() - self._began)}", highlight=False)
+            self.progress.remove_task(self._stage)
+        self._key, self._pace, self._began = key, Pace(), time.monotonic()
+        self._stage = self.progress.add_task(status.stage.replace("_", " "), total=None, said="")
+
+
+def said(status: Status, pace: Pace) -> str:
+    """``31 of 64 ranked · 0.5/s · 1 min 6 s left``; empty where the stage tells nothing."""
+    if status.done is None or not status.total:
+        return ""
+    parts = [f"{status.done} of {status.total} {UNITS.get(status.stage, '')}".rstrip()]
+    left = pace.left(status.total)
+    if pace.rate is not None and left is not None:
+        parts += [f"{pace.rate:.1f}/s", f"{duration(left)} left"]
+    return " · ".join(parts)
+
+
+def run_seconds_left(run: RunDir, status: Status) -> float | None:
+    """Most seconds for the interactions to come, from the mean of those that were trained; None before the first."""
+    rows = [row for row in read_jsonl(run.timings) if row["stage"] != "evaluate" or row["interaction"] > 0]
+    if not status.trained:
+        return None
+    return sum(float(row["seconds"]) for row in rows) / status.trained * max(status.planned - status.trained, 0)
+
+
 def progress_line(status: Status, elapsed: float) -> str:
-    """``interaction 2 · generate_and_rank · 31 of 64 ranked (0.5/s) · $0.0123 of $5.00 · 3 min 5 s``."""
+    """``interaction 2 · generate and rank · 31 of 64 ranked · $0.0123 of $5.00 · 3 min 5 s``."""
     parts = [] if status.interaction is None else [f"interaction {status.interaction}"]
     parts.append(status.stage.replace("_", " "))
-    if status.stage == "generate_and_rank":
-        parts.append(f"{status.candidates} sampled, {status.ranked} ranked of {status.active}")
-        if elapsed > 0 and status.ranked:
-            parts.append(f"{status.ranked / max(status.quiet, 1.0):.1f}/s")
+    if status.done is not None and status.total:
+        parts.append(f"{status.done} of {status.total} {UNITS.get(status.stage, '')}".rstrip())
     if status.spend is not None:
         parts.append(money(status))
     return " · ".join([*parts, duration(elapsed)])

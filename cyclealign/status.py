@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from cyclealign.types import UserError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """``measured``: the part of ``spend`` that went into labelled pairs. ``seconds``: in finished stages. ``quiet``:
-    seconds since the state file last changed.
+    seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
+    ``planned``: most interactions of the run; fewer are needed where prompts settle.
     """
 
     stage: str
@@ -35,6 +37,9 @@ class Status:
     seconds: float
     quiet: float
     stopped: str | None
+    done: int | None
+    total: int | None
+    planned: int
 
 
 def open_run(path: Path) -> RunDir:
@@ -51,7 +56,9 @@ def read_status(run: RunDir) -> Status:
     interactions = run.interactions()
     last = interactions[-1] if interactions else None
     settled = {r["prompt_id"] for i in interactions for r in read_jsonl(i.agreement) if r["settled"]}
-    black_box = _section(run, "black_box")
+    black_box, cycle = _section(run, "black_box"), _section(run, "cycle")
+    done, total = _stage_progress(run, state)
+    prompts = _lines(run.prompts / "train.jsonl")
     spend, measured = _spend(run) if black_box.get("backend") == "openai" else (None, Spend())
     return Status(
         stage=str(state.get("stage", "not begun")),
@@ -60,7 +67,7 @@ def read_status(run: RunDir) -> Status:
         active=int(state.get("prompts", 0)),
         candidates=_lines(last.candidates) if last else 0,
         ranked=_lines(last.black_box) if last else 0,
-        prompts=_lines(run.prompts / "train.jsonl"),
+        prompts=prompts,
         settled=len(settled),
         trained=sum(i.trained for i in interactions),
         spend=spend,
@@ -69,7 +76,20 @@ def read_status(run: RunDir) -> Status:
         seconds=sum(float(row["seconds"]) for row in read_jsonl(run.timings)),
         quiet=max(time.time() - float(state["at"]), 0.0) if "at" in state else 0.0,
         stopped=state.get("stopped"),
+        done=done,
+        total=total,
+        planned=math.ceil(prompts / int(cycle.get("batch_size", 1))) * int(cycle.get("max_interactions", 1)),
     )
+
+
+def _stage_progress(run: RunDir, state: dict[str, Any]) -> tuple[int | None, int | None]:
+    """How much of the present stage is done, of how much: ranked prompts, sampled evaluations, scored lists, steps."""
+    stage, index = state.get("stage"), state.get("interaction")
+    if index is not None and stage == "generate_and_rank":
+        return _lines(run.interaction(index).black_box), int(state.get("prompts", 0))
+    if index is not None and stage == "evaluate":
+        return _lines(run.evaluation(index) / "candidates.jsonl"), _lines(run.prompts / "eval.jsonl")
+    return state.get("done"), state.get("of")
 
 
 def status_lines(status: Status) -> list[str]:

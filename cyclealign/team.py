@@ -20,6 +20,7 @@ from cyclealign.types import RunStopped
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 KEPT_TURNS = 32
+TELL_SECONDS = 1.0
 
 
 class Team:
@@ -31,6 +32,7 @@ class Team:
         self._state_file = state_file
         self._launch = launch
         self._turn = 0
+        self._told = 0.0  # when progress was last written
         self._state: dict[str, Any] = {}
 
     @property
@@ -45,6 +47,7 @@ class Team:
         self._turn += 1
         if not self.is_main:
             return self._wait()  # type: ignore[no-any-return]
+        self._state = {k: v for k, v in self._state.items() if k not in ("done", "of")}  # of the stage before
         self.publish(stage=stage, **about)
         try:
             value = work()
@@ -56,6 +59,13 @@ class Team:
         self._state["values"] = dict(list(values.items())[-KEPT_TURNS:])
         self.publish()
         return value
+
+    def progress(self, done: int, of: int) -> None:
+        """How far the present stage is, for those who watch; written at most once in ``TELL_SECONDS``."""
+        now = time.monotonic()
+        if self.is_main and now - self._told >= TELL_SECONDS:
+            self._told = now
+            self.publish(done=done, of=of)
 
     def publish(self, **about: Any) -> None:
         """Merge into ``state.json`` (main process only); also what ``cyclealign status`` reads."""

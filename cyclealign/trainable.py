@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from cyclealign.chat_template import check_template, render_prompt, response_ids
 from cyclealign.checkpoints import load_weights, put_in_place, save_policy
@@ -51,12 +52,16 @@ class TrainablePolicy:
     """The white box. Every method is called on every process; the results are the same on all.
 
     ``base``: the start model (path, hub id, or builtin). ``total_steps``: optimiser steps that the run plans,
-    the length of its learning-rate schedule. An interaction's directory holds ``adapter/`` (or ``model/``
-    after full fine-tuning) and ``checkpoint/`` (optimiser, schedule, random states).
+    the length of its learning-rate schedule. ``callbacks``: of every interaction's Trainer. An interaction's
+    directory holds ``adapter/`` (or ``model/`` after full fine-tuning) and ``checkpoint/`` (optimiser, schedule,
+    random states).
     """
 
-    def __init__(self, config: Config, *, base: str, total_steps: int, seed: int) -> None:
+    def __init__(
+        self, config: Config, *, base: str, total_steps: int, seed: int, callbacks: Sequence[TrainerCallback] = ()
+    ) -> None:
         self._config = config
+        self._callbacks = list(callbacks)
         self._policy = config.policy.model_copy(update={"model": base})
         self._total_steps = total_steps
         self._seed = seed
@@ -174,7 +179,9 @@ class TrainablePolicy:
     # Training -----------------------------------------------------------------------------------------------
 
     def _arguments(self, work: Path, *, max_steps: int) -> Any:
-        return training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=max_steps)
+        arguments = training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=max_steps)
+        arguments.report_to = []  # the run's trackers are among the callbacks (cyclealign.tracking)
+        return arguments
 
     def _lists(self, examples: Sequence[RankingExample]) -> list[TrainingList]:
         limit = self._policy.max_prompt_tokens
@@ -200,6 +207,7 @@ class TrainablePolicy:
             plan=self._plan_for([item.encoded for item in lists]),
             total_steps=self._total_steps,
             pad=self._tokenizer.pad_token_id,
+            callbacks=self._callbacks,
         )
 
     # Files --------------------------------------------------------------------------------------------------

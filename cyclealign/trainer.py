@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cyclealign.collator import RankingCollator, TrainingBatch, TrainingList
 from cyclealign.config import AnchorConfig
@@ -64,8 +64,12 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         plan: Plan,
         total_steps: int,
         pad: int,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=RankingCollator(pad))
+        collator = RankingCollator(pad)
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, data_collator=collator, callbacks=list(callbacks)
+        )
         self.remove_callback(PrinterCallback)
         self.ranking_loss = ranking_loss
         self.anchor = anchor

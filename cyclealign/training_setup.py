@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,8 @@ def training_defaults(config: Config) -> dict[str, Any]:
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "report_to": "none",
-        "disable_tqdm": not sys.stderr.isatty(),
+        "run_name": config.name,
+        "disable_tqdm": True,  # the run shows its own progress, over all stages
         "use_cpu": not cuda,
         "bf16": cuda and config.policy.dtype == "bfloat16",
         "fp16": cuda and config.policy.dtype == "float16",

@@ -45,7 +45,7 @@ FLOORS: dict[int, set[str]] = {
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
-        *("interaction", "cycle", "building", "distill"),
+        *("interaction", "cycle", "building", "distill", "tracking", "run_metrics"),
     },
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),

@@ -1,0 +1,134 @@
+"""What a running cycle shows: paces, what is left, lines and bars, from the run's files."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from report_run import hand_made_run
+from rich.console import Console
+
+from cyclealign import progress
+from cyclealign.ledger import Spend
+from cyclealign.progress import Bars, Pace, progress_line, run_seconds_left, said, shown
+from cyclealign.run_dir import RunDir, read_jsonl, write_json, write_jsonl
+from cyclealign.status import read_status
+from cyclealign.team import Team
+
+
+def running(folder: Path, *, ranked: int = 20) -> RunDir:
+    """In interaction 2 of 6, with ``ranked`` of 30 prompts; 0.03 of 5 dollars spent."""
+    run = hand_made_run(folder)
+    run.config.write_text(
+        "name: run\nblack_box: {backend: openai, budget_usd: 5}\ncycle: {batch_size: 15, max_interactions: 3}\n"
+    )
+    files = run.interaction(2)
+    write_jsonl(files.black_box, list(read_jsonl(files.black_box))[:ranked])
+    files.train_log.unlink()
+    state = {"stage": "generate_and_rank", "interaction": 2, "prompts": 30, "pid": 1, "at": time.time()}
+    write_json(run.state_file, state)
+    return run
+
+
+def test_pace_counts_what_it_saw_happen() -> None:
+    pace = Pace()
+    pace.saw(100, 0.0)
+    assert (pace.rate, pace.left(200)) == (None, None)
+    pace.saw(110, 10.0)
+    assert pace.rate == 1.0
+    assert pace.left(200) == 90.0
+    pace.saw(110, 20.0)
+    assert pace.rate == 0.5
+
+
+def test_pace_forgets_what_is_long_ago() -> None:
+    pace = Pace()
+    for second in range(200):
+        pace.saw(second * 10 if second < 100 else 1000 + (second - 100), float(second))
+    assert pace.rate == pytest.approx(1.0)
+
+
+def test_pace_without_movement_is_unknown() -> None:
+    pace = Pace()
+    pace.saw(5, 0.0)
+    pace.saw(5, 10.0)
+    assert pace.rate is None
+
+
+def test_status_tells_how_far_the_stage_is(tmp_path: Path) -> None:
+    run = running(tmp_path)
+    status = read_status(run)
+    assert (status.done, status.total, status.planned, status.trained) == (20, 30, 6, 2)
+    write_json(run.state_file, {"stage": "evaluate", "interaction": 1, "at": 0.0})
+    assert (read_status(run).done, read_status(run).total) == (40, 40)
+    Team(run.state_file).publish(stage="train", interaction=2)
+    assert (read_status(run).done, read_status(run).total) == (None, None)
+    team = Team(run.state_file)
+    team.share("train", lambda: None, interaction=2)
+    team.progress(3, 8)
+    assert (read_status(run).done, read_status(run).total) == (3, 8)
+    team.progress(4, 8)  # within the same second: not worth a write
+    assert read_status(run).done == 3
+    team.share("evaluate", lambda: None, interaction=9)
+    assert "done" not in run.state()
+
+
+def test_time_left_is_bounded_by_the_interactions_to_come(tmp_path: Path) -> None:
+    run = running(tmp_path)
+    rows = [r for r in read_jsonl(run.timings) if r["stage"] != "evaluate" or r["interaction"] > 0]
+    assert run_seconds_left(run, read_status(run)) == pytest.approx(sum(r["seconds"] for r in rows) / 2 * 4)
+    for interaction in run.interactions():
+        interaction.train_log.unlink(missing_ok=True)
+    assert run_seconds_left(run, read_status(run)) is None
+
+
+def test_lines(tmp_path: Path) -> None:
+    status = read_status(running(tmp_path))
+    assert status.spend == Spend(calls=31, done=30, unfinished=1, input_tokens=15_000, output_tokens=240,
+                                 usd=pytest.approx(0.03), reserved_usd=0.002)  # fmt: skip
+    line = "interaction 2 · generate and rank · 20 of 30 ranked · $0.0300 of $5.00 · 1 min 5 s"
+    assert progress_line(status, 65.0) == line
+    pace = Pace()
+    pace.saw(10, 0.0)
+    pace.saw(20, 20.0)
+    assert said(status, pace) == "20 of 30 ranked · 0.5/s · 20 s left"
+
+
+def test_bars_show_stage_rate_money_and_time_left(tmp_path: Path) -> None:
+    run = running(tmp_path, ranked=10)
+    bars = Bars(run)
+    out = io.StringIO()
+    bars.progress.live.console = Console(file=out, width=140, force_terminal=True)
+    bars.update(read_status(run))
+    write_jsonl(run.interaction(2).black_box, list(read_jsonl(run.interaction(1).black_box))[:25])
+    time.sleep(0.05)
+    bars.update(read_status(run))
+    bars.progress.console.print(bars.progress.get_renderable())
+    said_so = out.getvalue()
+    assert "interaction 3 of at most 6" in said_so
+    assert "$0.0300 of $5.00 · at most" in said_so
+    assert "25 of 30 ranked" in said_so
+    assert "/s · 0 s left" in said_so
+    write_json(run.state_file, {"stage": "train", "interaction": 2, "done": 1, "of": 4, "at": 0.0})
+    bars.update(read_status(run))
+    bars.progress.console.print(bars.progress.get_renderable())
+    assert "generate and rank 2: 0 s" in out.getvalue()
+    assert "1 of 4 steps" in out.getvalue()
+
+
+def test_away_from_a_terminal_there_is_one_line_a_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    run = running(tmp_path)
+    with shown(run):
+        time.sleep(0.3)
+        write_json(run.state_file, {"stage": "train", "interaction": 2, "at": 0.0})
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" · ")[0] for line in lines] == [
+        "interaction 2 · generate and rank · 20 of 30 ranked · $0.0300 of $5.00",
+        "interaction 2 · train · $0.0300 of $5.00",
+    ]
