@@ -15,6 +15,7 @@ from cyclealign.reporting.changes import demonstrations, interactions
 from cyclealign.reporting.figures import Facts, paired_interval, read_facts
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import Html, details, join, table, tag
+from cyclealign.reporting.ranking_charts import position_note
 from cyclealign.reporting.run_charts import run_charts
 from cyclealign.reporting.samples import OUTCOME, REWARD, before_and_after, interaction_filter, rankings
 from cyclealign.reporting.spend import spend_table
@@ -63,8 +64,7 @@ def page(heading: str, title: str, top: Iterable[Html], sections: Iterable[Part]
 
 
 def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:
-    charts = run_charts(run, facts)
-    yield "Charts", "charts", tag("div", *charts, class_="charts") if charts else None
+    yield "Charts", "charts", _charts(run, facts)
     yield "Interactions", "interactions", interactions(run)
     yield "Before and after", "samples", before_and_after(run, facts)
     yield "Both rankings", "rankings", rankings(run)
@@ -72,6 +72,13 @@ def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:
     yield "Spend", "paid", spend_table(run)
     yield "Configuration", "config", _files(run)
     yield "Environment", "environment", _environment(run.environment)
+
+
+def _charts(run: RunDir, facts: Facts) -> Html | None:
+    charts, note = run_charts(run, facts), position_note(run, facts)
+    if not charts:
+        return None
+    return join([tag("div", *charts, class_="charts"), tag("p", note, class_="note") if note else None])
 
 
 def _headline(figures: dict[str, Any]) -> Html:

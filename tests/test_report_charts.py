@@ -229,7 +229,11 @@ def test_position_bias_of_a_judge_that_answers_by_slot(tmp_path: Path, passes: i
 
 
 def test_a_ranker_that_is_shown_no_order_has_no_position_chart(tmp_path: Path) -> None:
-    assert not page(hand_made_run(tmp_path)).all("figure", id="position")
+    run = hand_made_run(tmp_path)
+    run.config.write_text("name: run\nseed: 5\nblack_box: {backend: local}\n")
+    root = page(run)
+    assert not root.all("figure", id="position")
+    assert "this black box (local) scores each candidate by itself" in root.text
 
 
 def test_spend_is_stacked_by_what_it_was_for(tmp_path: Path) -> None:
