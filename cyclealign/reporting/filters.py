@@ -32,7 +32,7 @@ class Filter:
             return None
         buttons = [(ALL, f"all ({sum(counts.values())})")]
         buttons += [(value, f"{label} ({counts[value]})") for value, label in present.items()]
-        return tag("fieldset", tag("legend", self.title), *map(self._button, *zip(*buttons, strict=True)))
+        return tag("fieldset", tag("legend", self.title), *(self._button(*button) for button in buttons))
 
     def _button(self, value: str, label: str) -> Html:
         checked = {"checked": ""} if value == ALL else {}

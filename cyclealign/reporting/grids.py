@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cyclealign.reporting.drawing import short
-from cyclealign.reporting.markup import Html, details, table, tag
+from cyclealign.reporting.markup import Html, Value, details, table, tag
 
 WIDTH, LEFT, TOP, RIGHT, BOTTOM = 440, 56, 40, 430, 44
 CELL_HEIGHT = 40
@@ -73,17 +72,14 @@ def _cell(share: float, x: float, y: float, width: float, k: int) -> Html:
     )
     if k > LABELLED_UP_TO:
         return box
-    ink = {"fill": "#fff", "class_": "inverse"} if share >= DARK else {}
-    at = {"x": x + width / 2, "y": y + CELL_HEIGHT / 2 + 4, "text_anchor": "middle"}
+    ink: dict[str, Value] = {"class_": "inverse"} if share >= DARK else {}
+    at: dict[str, Value] = {"x": x + width / 2, "y": y + CELL_HEIGHT / 2 + 4, "text_anchor": "middle"}
     return Html(box + tag("text", f"{share:.0%}", **at, **ink))
 
 
 def _spoken(chart: Grid) -> str:
-    return "; ".join(
-        f"{chart.y_label} {name}: " + ", ".join(f"{share:.0%} {at}" for at, share in _named(chart.names, shares))
-        for name, shares in zip(chart.names, chart.shares, strict=True)
-    )
-
-
-def _named(names: Sequence[str], shares: Sequence[float]) -> list[tuple[str, float]]:
-    return list(zip(names, shares, strict=True))
+    rows = [
+        ", ".join(f"{share:.0%} {column}" for column, share in zip(chart.names, shares, strict=True))
+        for shares in chart.shares
+    ]
+    return "; ".join(f"{chart.y_label} {name}: {row}" for name, row in zip(chart.names, rows, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from typing import Any
+from collections.abc import Collection
 
 from cyclealign.ledger import Ledger, Spend
 from cyclealign.reporting.charts import BarChart
@@ -97,7 +97,7 @@ def spend_chart(run: RunDir) -> BarChart | None:
     )
 
 
-def _ordered(purposes: Any) -> list[str]:
+def _ordered(purposes: Collection[str]) -> list[str]:
     return [*(p for p in PURPOSES if p in purposes), *sorted(p for p in purposes if p not in PURPOSES)]
 
 
