@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from tiny_policy import WORDS, save_tiny
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from cyclealign.config_loading import load_config
 from cyclealign.cycle import Cycle
@@ -73,6 +75,32 @@ def test_a_resumed_run_goes_on_at_its_step(tmp_path: Path, monkeypatch: pytest.M
     found = scalars(tmp_path / "elsewhere")["eval/interactions_trained"]
     assert [value for _, value in found] == [0, 1, 2, 2]
     assert found[-1][0] == found[-2][0] > 0
+
+
+def test_one_session_a_run_not_one_an_interaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What W&B and trackio need: they open at the first event, and finish at the end of training."""
+    events: list[tuple[str, int]] = []
+
+    class Recorder(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            assert args.run_name == "tracked"
+            events.append(("begin", state.global_step))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            assert all(isinstance(value, float | int) for value in logs.values())
+            events.append(("loss" if "loss" in logs else min(logs).partition("/")[0], state.global_step))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            events.append(("end", state.global_step))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "recorder", Recorder)
+    Cycle.from_config(config(tmp_path, **{"training.report_to": "recorder"})).run()
+    names, steps = [name for name, _ in events], [step for _, step in events]
+    assert names[0] == "begin"
+    assert names[-1] == "end"
+    assert (names.count("begin"), names.count("end"), names.count("cycle")) == (1, 1, 2)
+    assert steps == sorted(steps)
+    assert names.count("loss") == steps[-1]
 
 
 def test_an_unknown_tracker_is_refused_before_anything_is_made(tmp_path: Path) -> None:
