@@ -103,7 +103,7 @@ def _status(columns: Sequence[Column]) -> Html:
 def _sections(columns: Sequence[Column]) -> Iterator[Part]:
     yield "Figures", "figures", _figures(columns)
     yield "Differences between runs", "differences", _differences(columns)
-    charts = [*_overlaid(columns), *_times(columns)]
+    charts: list[LineChart | BarChart] = [*_overlaid(columns), *_times(columns)]
     yield "Charts", "charts", tag("div", *map(drawn, charts), class_="charts") if charts else None
     yield "Replies side by side", "samples", _samples(columns)
     yield "Configuration, where it differs", "config", _settings(columns)

@@ -22,7 +22,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
 )  # fmt: skip
 PHONE = 600  # pixels; narrower is emulated as a phone
-COLOURS = 64  # of a picture's palette
+COLOURS = 256  # of a picture's palette
 
 
 def missing() -> str | None:
@@ -35,7 +35,7 @@ def missing() -> str | None:
 
 @dataclass
 class Browser:
-    """``driver``: selenium's. ``asked``: every address that the page asked for since the last look."""
+    """``driver``: selenium's."""
 
     driver: Any
 
@@ -50,8 +50,11 @@ class Browser:
         return self.driver.execute_script(f"return {script}")
 
     def asked(self) -> list[str]:
+        """Every address that the page asked for since the last look, also what its policy then refused."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        asked = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        # The browser's own first page is in the log too.
+        return [one["request"]["url"] for one in asked if one["documentURL"] == self.driver.current_url]
 
     def said(self) -> list[str]:
         """Everything on the console since the last look, errors of the content policy included."""
@@ -62,7 +65,7 @@ class Browser:
         from PIL import Image
 
         taken = Image.open(io.BytesIO(base64.b64decode(self.driver.get_screenshot_as_base64()))).convert("RGB")
-        taken.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+        taken.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import http.server
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from report_run import hand_made_run
 from test_report import hostile_run
 
 from cyclealign.comparison import columns_of, write_comparison
-from cyclealign.report import write_report
+from cyclealign.report import POLICY, write_report
 from cyclealign.run_dir import RunDir, read_jsonl, write_jsonl
 
 pytestmark = [
@@ -98,16 +97,26 @@ def test_a_comparison_is_as_silent(browser: Browser, bad_run: RunDir, tmp_path: 
 
 
 def test_requests_would_be_seen(browser: Browser, tmp_path: Path) -> None:
-    """A page without the policy asks, and a page with it complains: both are noticed here."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    """A page without the policy asks a server, and a page with it complains: both are noticed here."""
+    arrived: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            arrived.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/pixel.png"
-        policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\">"
-        for head in ("", policy):
-            (tmp_path / "page.html").write_text(f"<!doctype html><head>{head}</head><img src='{address}'>")
-            browser.asked(), browser.said()
+        image = f"<img src='{address}'>"
+        for head in ("", f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\">"):
+            (tmp_path / "page.html").write_text(f"<!doctype html><head>{head}</head>{image}")
+            arrived.clear(), browser.asked(), browser.said()
             browser.open(tmp_path / "page.html")
-            assert (address in browser.asked()) == (not head)
+            assert address in browser.asked()
+            assert arrived == ([] if head else ["/pixel.png"])
             assert any("Content Security Policy" in line for line in browser.said()) == bool(head)
         server.shutdown()

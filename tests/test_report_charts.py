@@ -192,7 +192,7 @@ def test_confusion_counts_places_of_both_rankers(tmp_path: Path) -> None:
                 expected[row, white[record["prompt_id"]].index(candidate)] += 1
         assert counts_of(chart) == expected.tolist()
         shares = [cell.number("fill-opacity") for cell in chart.all("rect", class_="cell")]
-        assert shares == pytest.approx((expected / 30).ravel(), abs=6e-3)
+        assert shares == pytest.approx((expected / 30 * 4 / 3).ravel(), abs=6e-3)
         assert "by chance every cell has 25%" in chart.text
     assert not root.all("figure", id="confusion-1")
 

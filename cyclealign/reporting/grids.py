@@ -1,4 +1,4 @@
-"""A grid of shares as inline SVG: the darker a cell, the larger its share; the number stands in it."""
+"""A grid of shares as inline SVG: the darker a cell, the larger its share; the share stands in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from cyclealign.reporting.drawing import short
 from cyclealign.reporting.markup import Html, Value, details, table, tag
 
 WIDTH, LEFT, TOP, RIGHT, BOTTOM = 440, 56, 40, 430, 44
-CELL_HEIGHT = 40
 LABELLED_UP_TO = 8  # columns; narrower cells hold no number
-DARK = 0.5  # share of the scale from which the number is white
+DARKEST = 3.0  # times chance: the share whose cell is darkest, the same for all grids of one size
+WHITE = 0.6  # darkness from which the number is white
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Grid:
 def grid(chart: Grid) -> Html:
     """The figure of a grid, with a text alternative and its counts in a table."""
     k = len(chart.names)
-    height = TOP + CELL_HEIGHT * k + BOTTOM
+    tall = 40 if k <= 5 else 30
+    height = TOP + tall * k + BOTTOM
     width = (RIGHT - LEFT) / k
     drawn = [
-        _cell(share, LEFT + column * width, TOP + row * CELL_HEIGHT, width, k)
+        _cell(share, (LEFT + column * width, TOP + row * tall), (width, tall), k)
         for row, shares in enumerate(chart.shares)
         for column, share in enumerate(shares)
     ]
@@ -45,7 +46,7 @@ def grid(chart: Grid) -> Html:
         for n, name in enumerate(chart.names)
     ]
     rows = [
-        tag("text", name, x=LEFT - 8, y=TOP + CELL_HEIGHT * (n + 0.5) + 4, text_anchor="end")
+        tag("text", name, x=LEFT - 8, y=TOP + tall * (n + 0.5) + 4, text_anchor="end")
         for n, name in enumerate(chart.names)
     ]
     svg = tag(
@@ -66,15 +67,15 @@ def grid(chart: Grid) -> Html:
     return tag("figure", tag("h3", chart.title), svg, tag("figcaption", chart.note), data, id=chart.key)
 
 
-def _cell(share: float, x: float, y: float, width: float, k: int) -> Html:
-    box = tag(
-        "rect", x=x, y=y, width=width, height=CELL_HEIGHT, fill="#16324f", fill_opacity=round(share, 3), class_="cell"
-    )
+def _cell(share: float, corner: tuple[float, float], size: tuple[float, float], k: int) -> Html:
+    (x, y), (width, height) = corner, size
+    darkness = min(share * k / DARKEST, 1.0)
+    box = tag("rect", x=x, y=y, width=width, height=height, fill="#16324f", fill_opacity=darkness, class_="cell")
     if k > LABELLED_UP_TO:
         return box
-    ink: dict[str, Value] = {"class_": "inverse"} if share >= DARK else {}
-    at: dict[str, Value] = {"x": x + width / 2, "y": y + CELL_HEIGHT / 2 + 4, "text_anchor": "middle"}
-    return Html(box + tag("text", f"{share:.0%}", **at, **ink))
+    ink = "inverse" if darkness >= WHITE else None
+    middle: dict[str, Value] = {"x": x + width / 2, "y": y + height / 2 + 4, "text_anchor": "middle"}
+    return Html(box + tag("text", f"{share:.0%}", **middle, class_=ink))
 
 
 def _spoken(chart: Grid) -> str:
