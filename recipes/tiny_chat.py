@@ -154,7 +154,7 @@ class Run:
         self.adam.param_groups[0]["lr"] = self.settings.adam_lr * self.rate()
         self.adam.step()
         self.muon.param_groups[0]["lr"] = self.settings.muon_lr * self.rate()
-        self.muon.step()
+        self.muon.step()  # type: ignore[no-untyped-call]
         self.model.zero_grad(set_to_none=True)
         for name, parameter in self.model.named_parameters():
             self.average[name].lerp_(parameter.detach(), 1 - self.settings.average)
