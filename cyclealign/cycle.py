@@ -204,10 +204,7 @@ class Cycle:
         sets = read_sets(it.files.candidates)
         with self._timed("white_box", it.index):
             ordered = (sets[p.id] for p in it.active if sets[p.id].candidates)
-            found = []
-            for verdict in white_box.rank(ordered, self._context(it.index)):
-                found.append(verdict)
-                self.team.progress(len(found), len(it.active))
+            found = list(white_box.rank(ordered, self._context(it.index)))
         if self.team.is_main:
             write_jsonl(it.files.white_box, [verdict_record(v) for v in found])
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 WINDOW_SECONDS = 60.0  # over which a rate is measured: sampling comes in chunks, and rates drift
-UNITS = {"generate_and_rank": "ranked", "white_box": "scored", "train": "steps", "evaluate": "sampled"}
+UNITS = {"generate_and_rank": "ranked", "train": "steps", "evaluate": "sampled"}
 
 
 @contextmanager
@@ -122,7 +122,7 @@ class Bars:
         )
         at_most = run_seconds_left(self._run, status)
         whole = [money(status)] if status.spend is not None else []
-        whole += [f"at most {duration(at_most)} left"] if at_most is not None else []
+        whole += [f"at most {duration(at_most)} left"] if at_most else []
         name = f"interaction {min(status.trained + 1, status.planned)} of at most {status.planned}"
         self.progress.update(
             self._whole, description=name, completed=status.trained, total=status.planned, said=" · ".join(whole)
@@ -151,9 +151,9 @@ def said(status: Status, pace: Pace) -> str:
 
 def run_seconds_left(run: RunDir, status: Status) -> float | None:
     """Most seconds for the interactions to come, from the mean of those that were trained; None before the first."""
-    rows = [row for row in read_jsonl(run.timings) if row["stage"] != "evaluate" or row["interaction"] > 0]
     if not status.trained:
         return None
+    rows = [row for row in read_jsonl(run.timings) if row["stage"] != "evaluate" or row["interaction"] > 0]
     return sum(float(row["seconds"]) for row in rows) / status.trained * max(status.planned - status.trained, 0)
 
 

@@ -83,7 +83,7 @@ def read_status(run: RunDir) -> Status:
 
 
 def _stage_progress(run: RunDir, state: dict[str, Any]) -> tuple[int | None, int | None]:
-    """How much of the present stage is done, of how much: ranked prompts, sampled evaluations, scored lists, steps."""
+    """How much of the present stage is done, of how much: ranked prompts, sampled evaluations, steps."""
     stage, index = state.get("stage"), state.get("interaction")
     if index is not None and stage == "generate_and_rank":
         return _lines(run.interaction(index).black_box), int(state.get("prompts", 0))

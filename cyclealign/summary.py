@@ -55,5 +55,5 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
 def _kept(kept: dict[str, object] | None) -> str:
     if kept is None:
         return ""
-    which = "the start model" if kept["trained"] == 0 else f"the model after {kept['trained']} interactions"
+    which = "the start model" if kept["trained"] == 0 else f"the model after {kept['trained']} of {kept['of']} interactions"
     return f"kept: {which}; {kept['why']}"

@@ -132,7 +132,7 @@ def test_headline_by_value(tmp_path: Path) -> None:
     assert words["text"][:3] == ("12.0", "14.0", "+2.0 (+16.7%)")
     assert white["text"][:3] == ("0.500", "0.600", "+0.100")
     assert black["text"][:3] == ("0.750", "0.750", "+0.000")
-    assert figures["kept"] == {"trained": 2, "why": "highest reward on the choosing half"}
+    assert figures["kept"] == {"trained": 2, "of": 3, "why": "highest reward on the choosing half"}
     assert (figures["status"], figures["label"], figures["prompts"]) == ("finished", "kept", 20)
     assert figures["spend"].startswith("0.0300 USD, 31 calls (0 failed), 15,000 tokens in, 240 out; 1 without a reply")
 

@@ -34,14 +34,14 @@ Words = Mapping[str, list[list[str]]]
 def headline(run: RunDir) -> dict[str, Any]:
     """What the run achieved, from the start model (``start``) to the ``kept`` one (``latest`` while it goes on).
 
-    Keys: ``name``; ``status``; ``kept``: {``trained``, ``why``} or None; ``label``: ``kept`` or ``latest``;
+    Keys: ``name``; ``status``; ``kept``: {``trained``, ``of``, ``why``} or None; ``label``: ``kept`` or ``latest``;
     ``compared``: how many interactions that model was trained for, or None; ``prompts``: how many eval prompts the
     reward is paired over; ``spend``: one line; ``rows``: one dict a measure, with ``measure``, the numbers ``start``,
     ``kept``, ``change``, ``low``, ``high`` (95% interval of the change) where they are known, else None, and ``text``:
     those as (start, kept, change, interval), ready to print.
     """
     facts = read_facts(run)
-    kept = {"trained": facts.kept["trained"], "why": facts.kept["why"]} if facts.kept else None
+    kept = {key: facts.kept.get(key) for key in ("trained", "of", "why")} if facts.kept else None
     return {
         "name": facts.config.get("name", run.path.name),
         "status": status(facts),
