@@ -85,7 +85,8 @@ def _headline(figures: dict[str, Any]) -> Html:
     kept, label = figures["kept"], figures["label"]
     lines = [tag("p", figures["status"], class_="status")]
     if kept is not None:
-        which = "the start model" if kept["trained"] == 0 else f"the model after {kept['trained']} of {kept['of']} interactions"
+        trained = f"the model after {kept['trained']} of {kept['of']} interactions"
+        which = trained if kept["trained"] else "the start model"
         lines.append(tag("p", f"Kept: {which}; {kept['why']}."))
     lines.append(tag("p", f"Spend: {figures['spend']}."))
     rows = [(row["measure"], *row["text"]) for row in figures["rows"]]

@@ -55,5 +55,6 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
 def _kept(kept: dict[str, object] | None) -> str:
     if kept is None:
         return ""
-    which = "the start model" if kept["trained"] == 0 else f"the model after {kept['trained']} of {kept['of']} interactions"
+    trained = f"the model after {kept['trained']} of {kept['of']} interactions"
+    which = trained if kept["trained"] else "the start model"
     return f"kept: {which}; {kept['why']}"

@@ -86,5 +86,6 @@ def finished_run(folder: Path) -> RunDir:
     )
     save_adapter(run.best / "adapter", policy)
     why = "highest reward on the choosing half"
-    write_json(run.best / "kept.json", {"interaction": 1, "trained": 2, "of": 2, "why": why, "start_model": str(policy)})
+    kept = {"interaction": 1, "trained": 2, "of": 2, "why": why, "start_model": str(policy)}
+    write_json(run.best / "kept.json", kept)
     return run
