@@ -14,6 +14,7 @@ from cyclealign.config_loading import check_resume_changes, dump_config, load_co
 from cyclealign.cycle import Cycle, Parts
 from cyclealign.data import load_prompts, run_prompts
 from cyclealign.demonstrations import DemonstrationPool, load_static
+from cyclealign.endpoints import SERVER_KEY
 from cyclealign.evaluating import Evaluator
 from cyclealign.hosts import check_host, remember_host
 from cyclealign.losses import feeds, losses_fed_by
@@ -51,17 +52,17 @@ def new_cycle(config: Config) -> Cycle:
         template = find_template(config.black_box.template)
         words = load_template(str(template))
         static = load_static(config.demonstrations.static)
+        pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
         run.create(dump_config(config))
         write_jsonl(run.prompts / "train.jsonl", map(prompt_record, train))
         write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
         shutil.copyfile(template, run.prompts / "template.yaml")
-        pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
         pool.save(run.prompts / "demonstrations.jsonl")
         shown = {"source": config.demonstrations.static, "version": pool.version, "count": len(static)}
         used = {"source": config.black_box.template, "version": words.version}
         write_json(run.prompts / "versions.json", {"demonstrations": shown, "template": used})
-        if config.black_box.backend == "openai":
-            remember_host(config.black_box.base_url, config.black_box.api_key_env)
+        for url, key in _hosts(config):
+            remember_host(url, key)
     return _unlocked_on_failure(config, run)
 
 
@@ -75,18 +76,26 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
     if not run.config.exists():
         raise UserError(f"{path} is not a run directory: it has no config.yaml")
     old = load_config(run.config)
-    # The directory may have been moved since: it is where it is.
     config = load_config(run.config, overrides)
     check_resume_changes(old, config)
-    box = config.black_box
-    if box.backend == "openai":
+    for url, key in _hosts(config):
         if trust_host:
-            remember_host(box.base_url, box.api_key_env)
-        check_host(box.base_url, box.api_key_env)
+            remember_host(url, key)
+        check_host(url, key)
     if _is_main():
         run.lock()
         write_atomic(run.config, dump_config(config))
     return _unlocked_on_failure(config, run)
+
+
+def _hosts(config: Config) -> list[tuple[str | None, str]]:
+    """Where a run sends which key: its judge's, and its generation servers' where there is one."""
+    hosts: list[tuple[str | None, str]] = []
+    if config.black_box.backend == "openai":
+        hosts.append((config.black_box.base_url, config.black_box.api_key_env))
+    if config.generator.backend == "server" and SERVER_KEY in os.environ:
+        hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
+    return hosts
 
 
 def _is_main() -> bool:

@@ -22,6 +22,8 @@ from cyclealign.interaction import (
     agreement_record,
     agreements,
     counts_as_failed,
+    final_verdicts,
+    is_ranked,
     summary,
     training_examples,
     trusted,
@@ -45,6 +47,7 @@ from cyclealign.types import (
     CanarySample,
     Generator,
     PolicyTrainer,
+    Prompt,
     RankContext,
     Ranker,
     RunStopped,
@@ -128,7 +131,7 @@ class Cycle:
                 active = tuple(p for p in active if p.id not in settled)
                 if not active:
                     break
-        return None
+        return self._evaluate(trained=index, last=True)
 
     # One interaction
 
@@ -143,34 +146,35 @@ class Cycle:
         return settled
 
     def _check_canary(self, it: Interaction) -> None:
-        """Compare the generator's log-probs with the trainer's before anything is paid for."""
+        """The generator serves what the trainer holds, before its candidates are paid for."""
+        if not self.team.share("canary", lambda: is_ranked(it), **it.about):
+            self._compare(it.active[0], it.files.canary, f"interaction {it.index}")
 
-        def sample() -> dict[str, Any] | None:
-            if len(read_verdicts(it.files.black_box)) == len(it.active):
-                return None
-            taken = self.parts.generator.canary(it.active[0], self.policy.version)
+    def _compare(self, prompt: Prompt, file: Path, where: str) -> None:
+        """RunStopped where the generator's log-probs of a continuation are not the trainer's."""
+
+        def sample() -> dict[str, Any]:
+            taken = self.parts.generator.canary(prompt, self.policy.version)
             return {"token_ids": taken.token_ids, "logprobs": taken.logprobs}
 
-        record = self.team.share("canary", sample, **it.about)
-        if record is None:
-            return
-        canary = CanarySample(it.active[0], tuple(record["token_ids"]), tuple(record["logprobs"]))
+        record = self.team.share("canary", sample)
+        canary = CanarySample(prompt, tuple(record["token_ids"]), tuple(record["logprobs"]))
         gap = self.policy.load().canary_gap(canary)
         limit = CANARY_TOLERANCE[self.config.policy.dtype]
         if self.team.is_main:
-            write_json(it.files.canary, {"gap": gap, "limit": limit, "version": self.policy.version.name})
+            write_json(file, {"gap": gap, "limit": limit, "version": self.policy.version.name})
         if not gap <= limit:
             raise RunStopped(
-                f"interaction {it.index}: the generator's log-probabilities differ from the trainer's by {gap:.3f}"
-                f" nats a token (limit {limit}): it does not serve {self.policy.version.name}; nothing was paid for"
+                f"{where}: the generator's log-probabilities differ from the trainer's by {gap:.3f} nats a token"
+                f" (limit {limit}): it does not serve {self.policy.version.name}; nothing that it says is paid for"
             )
 
     def _generate_and_rank(self, it: Interaction) -> None:
         """Candidates stream into the black box; both are on disk before anything depends on them."""
-        ranked = read_verdicts(it.files.black_box)
-        if len(ranked) == len(it.active):
+        failed = [v for v in final_verdicts(it).values() if counts_as_failed(v)]
+        self._stop_if_too_many_failed(failed, it)
+        if is_ranked(it):
             return
-        failed = sum(counts_as_failed(v) for v in ranked.values())
         chunk, seed = self.config.generator.chunk, self.config.seed
         sets = unranked_sets(it, self.parts.generator, self.policy.version, chunk=chunk, seed=seed)
         with self._timed("generate_and_rank", it.index), Appender(it.files.black_box) as file:
@@ -179,21 +183,23 @@ class Cycle:
                     if isinstance(verdict, Unranked) and verdict.reason == "budget":
                         continue  # not a verdict: a larger budget ranks it after all
                     file.add(verdict_record(verdict))
-                    failed += counts_as_failed(verdict)
-                    self._stop_if_too_many_failed(failed, verdict, it)
+                    failed += [verdict] if counts_as_failed(verdict) else []
+                    self._stop_if_too_many_failed(failed, it)
             finally:
                 self.parts.generator.close()
         missing = len(it.active) - len(read_verdicts(it.files.black_box))
         if missing:
             raise BudgetExhausted(f"{missing} of {len(it.active)} prompts of interaction {it.index} are not ranked yet")
 
-    def _stop_if_too_many_failed(self, failed: int, last: Verdict, it: Interaction) -> None:
+    def _stop_if_too_many_failed(self, failed: Sequence[Verdict], it: Interaction) -> None:
         limit = self.config.black_box.max_unranked
-        if failed > limit * len(it.active):
+        if len(failed) > limit * len(it.active):
+            last = failed[-1]
             detail = f"{last.reason}: {last.detail}" if isinstance(last, Unranked) else ""
             raise RunStopped(
-                f"interaction {it.index}: {failed} of {len(it.active)} prompts could not be ranked, more than"
-                f" black_box.max_unranked={limit} allows (last: {detail})"
+                f"interaction {it.index}: {len(failed)} of {len(it.active)} prompts could not be ranked, more than"
+                f" black_box.max_unranked={limit} allows (last: {detail}); a resume makes the calls again that failed,"
+                " unusable replies stand"
             )
 
     def _white_box(self, it: Interaction) -> None:
@@ -246,15 +252,19 @@ class Cycle:
 
     # Evaluation and the end
 
-    def _evaluate(self, *, trained: int) -> str | None:
-        """Measure the current policy on the held-out prompts; returns the drift limit that it crossed, or None."""
+    def _evaluate(self, *, trained: int, last: bool = False) -> str | None:
+        """Measure the current policy on the held-out prompts; returns the drift limit that it crossed, or None.
+
+        What was trained last is measured whatever ``eval_every`` is: else it could never be kept.
+        """
         every = self.config.cycle.eval_every
-        if not self.parts.evaluator.prompts or every == 0 or trained % every:
+        if not self.parts.evaluator.prompts or every == 0 or (trained % every and not last):
             return None
         folder = self.run_dir.evaluation(trained)
         if not self.team.share("evaluate", (folder / "metrics.json").exists, interaction=trained):
             self.policy.load()
             context, version = self._context(trained), self.policy.version
+            self._compare(self.parts.evaluator.prompts[0], folder / "canary.json", f"evaluation {trained}")
             with self._timed("evaluate", trained):
                 self.parts.evaluator.evaluate(folder, self.parts, self.team, version, context, seed=self.config.seed)
             if self.team.is_main:

@@ -52,11 +52,11 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
 
 
 def evaluations(config: Config, prompts: int) -> int:
-    """Most evaluations of a run: the start model, and every ``eval_every``-th of all interactions."""
+    """Most evaluations of a run: the start model, and every ``eval_every``-th of all interactions and the last."""
     if config.cycle.eval_every == 0:
         return 0
     interactions = math.ceil(prompts / config.cycle.batch_size) * config.cycle.max_interactions
-    return 1 + interactions // config.cycle.eval_every
+    return 1 + math.ceil(interactions / config.cycle.eval_every)
 
 
 def describe_worst_case(config: Config) -> list[str]:

@@ -6,6 +6,7 @@ import ipaddress
 from urllib.parse import urlsplit
 
 OPENAI_URL = "https://api.openai.com/v1"
+SERVER_KEY = "VLLM_API_KEY"  # the variable with the key of generation servers that want one
 
 
 def host_of(base_url: str | None) -> str:

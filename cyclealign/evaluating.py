@@ -7,7 +7,7 @@ took part in the choice would flatter it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -78,6 +78,7 @@ class Evaluator:
                     write_jsonl(folder / f"{name}.jsonl", map(verdict_record, verdicts))
             metrics = {
                 **reply_statistics([text for _, text in pairs]),
+                "kept_of_drawn": kept_of_drawn(read_sets(folder / "candidates.jsonl").values()),
                 "nll_start": fmean(nll) if nll else None,
                 "nll_by_prompt": _by_prompt(sets, nll),
                 **self._rewards(sets),
@@ -97,6 +98,7 @@ class Evaluator:
                 for item in parts.generator.generate(chunk, version, seed=derive_seed(seed, "evaluate", number)):
                     if item.prompt.id not in done:
                         file.add(set_record(item))
+        parts.generator.close()  # what follows needs the memory that an engine holds
 
     def _rewards(self, sets: Sequence[CandidateSet]) -> dict[str, Any]:
         """Mean score per prompt over its replies; means over the reporting and the choosing half."""
@@ -104,9 +106,12 @@ class Evaluator:
             return {}
         scores = self.scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates])
         by_prompt = _by_prompt(sets, scores)
+        if not by_prompt:
+            return {}
         position = {p.id: n for n, p in enumerate(self.prompts)}
-        choosing = [v for i, v in by_prompt.items() if position[i] % 2 == 0]
-        reporting = [v for i, v in by_prompt.items() if position[i] % 2 == 1] or choosing
+        even = [v for i, v in by_prompt.items() if position[i] % 2 == 0]
+        odd = [v for i, v in by_prompt.items() if position[i] % 2 == 1]
+        choosing, reporting = even or odd, odd or even
         return {
             "scorer": self.scorer.name,
             "reward": fmean(reporting),
@@ -151,6 +156,12 @@ def reply_statistics(replies: Sequence[str]) -> dict[str, float]:
     }
 
 
+def kept_of_drawn(sets: Iterable[CandidateSet]) -> float:
+    """Replies over samples drawn for them: empty and repeated samples are drawn again, and show here alone."""
+    found = list(sets)
+    return sum(len(s.candidates) for s in found) / max(1, sum(s.drawn for s in found))
+
+
 def distinct_n(tokens: Sequence[Sequence[str]], n: int) -> float:
     """Distinct n-grams over all n-grams (Li et al. 2016, arXiv 1510.03055); 0 where there are none."""
     grams = [tuple(t[i : i + n]) for t in tokens for i in range(len(t) - n + 1)]
@@ -160,8 +171,10 @@ def distinct_n(tokens: Sequence[Sequence[str]], n: int) -> float:
 def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> str | None:
     """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None."""
     now, start = evaluations.get(trained), evaluations.get(0)
-    if now is None or start is None or trained == 0 or not now["replies"] or not start["replies"]:
+    if now is None or start is None or trained == 0 or not start["replies"]:
         return None
+    if not now["replies"]:
+        return "all replies are empty"
     rise = now["nll_start"] / start["nll_start"] - 1
     ratio = now["mean_words"] / max(start["mean_words"], 1e-9)
     variety = now["distinct2"] / max(start["distinct2"], 1e-9)
@@ -174,9 +187,7 @@ def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], tr
     return None
 
 
-def kept_interaction(
-    limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int
-) -> tuple[int, str]:
+def kept_interaction(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> tuple[int, str]:
     """How many interactions the kept model has been trained for, and why.
 
     ``best``: of those within the drift limits, the one with the highest mean reward on the choosing half; without

@@ -53,7 +53,7 @@ def unranked_sets(
     A chunk that was cut short is generated again whole, from its own seed (half a batch cannot be sampled again);
     of it only what is not on disk yet is taken.
     """
-    ranked = read_verdicts(it.files.black_box).keys()
+    ranked = final_verdicts(it).keys()
     done = read_sets(it.files.candidates)
     yield from (s for i, s in done.items() if i not in ranked)
     with Appender(it.files.candidates) as file:
@@ -66,6 +66,17 @@ def unranked_sets(
                 if item.prompt.id not in done:
                     file.add(set_record(item))
                     yield item
+
+
+def final_verdicts(it: Interaction) -> dict[str, Verdict]:
+    """The black box's verdicts by prompt id, without failed calls: those are made again by who resumes the stage."""
+    found = read_verdicts(it.files.black_box)
+    return {i: v for i, v in found.items() if not (isinstance(v, Unranked) and v.reason == "error")}
+
+
+def is_ranked(it: Interaction) -> bool:
+    """Whether the black box's part is over: every prompt has its verdict, or a later stage has used what there was."""
+    return it.files.white_box.exists() or len(final_verdicts(it)) == len(it.active)
 
 
 def counts_as_failed(verdict: Verdict) -> bool:

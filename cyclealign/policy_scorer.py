@@ -18,6 +18,7 @@ from cyclealign.saved_models import load_for_use
 from cyclealign.scoring import TokenScorer
 from cyclealign.types import Message
 
+CONTEXT = 4096  # tokens, of a model that does not say
 Exchange = tuple[Sequence[Message], Sequence[str]]  # a chat, and replies to it
 
 
@@ -48,7 +49,7 @@ def load_policy_scorer(path: str, exchanges: Sequence[Exchange], *, base: str | 
     model, tokenizer = load_for_use(path, dtype=dtype, base=base)
     model.to(device)
     attach(model)
-    prompt_tokens = model.config.max_position_embeddings // 2
+    prompt_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", CONTEXT) // 2
     sample = [_encoded(tokenizer, e, prompt_tokens) for e in exchanges[:2]]
     plan = choose_plan(model, sample, "padded", pad=tokenizer.pad_token_id, dtype=dtype)
     return PolicyScorer(TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype), tokenizer, prompt_tokens)

@@ -24,10 +24,10 @@ from cyclealign.config_loading import load_config
 from cyclealign.cycle import Cycle
 from cyclealign.data import load_prompts
 from cyclealign.environment import environment
-from cyclealign.evaluating import reply_statistics
+from cyclealign.evaluating import kept_of_drawn, reply_statistics
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.rankers.local import LocalRanker
-from cyclealign.run_dir import RunDir, read_json, write_json
+from cyclealign.run_dir import RunDir, read_json, read_jsonl, write_json
 from cyclealign.scorers import scorer_by_name
 from cyclealign.trainable import TrainablePolicy
 from cyclealign.types import CandidateSet, PolicyVersion, Prompt, derive_seed
@@ -78,6 +78,7 @@ def measured(run: RunDir) -> dict[str, Any]:
         "kept": kept["trained"],
         "why": kept["why"],
         "stopped": kept["stopped"],
+        "seconds": sum(row["seconds"] for row in read_jsonl(run.timings)),
         "start": {k: v for k, v in before.items() if k != "rewards"},
         "end": {k: v for k, v in after.items() if k != "rewards"},
         "nll_rise": after["nll_start"] / before["nll_start"] - 1,
@@ -111,6 +112,7 @@ def figures(config: Config, policy: TrainablePolicy, sets: Sequence[CandidateSet
         "overlap": statistics.fmean(scorer_by_name("overlap").score(pairs)),
         "nll_start": statistics.fmean(policy.nll(flat, start_model=True)),
         **reply_statistics([text for _, text in flat]),
+        "kept_of_drawn": kept_of_drawn(sets),
     }
 
 
@@ -133,6 +135,7 @@ def report(results: list[dict[str, Any]], overrides: list[str]) -> dict[str, Any
             "mean": statistics.fmean(r["distinct2_kept"] for r in results),
             "min": min(r["distinct2_kept"] for r in results),
         },
+        "seconds": {"mean": statistics.fmean(r["seconds"] for r in results), "max": max(r["seconds"] for r in results)},
         "seeds": len(results),
         "openers": len(openers),
         "overrides": overrides,

@@ -1,6 +1,6 @@
 """Trains the embedded tiny chat policy from scratch: a small Llama and its own byte-level BPE.
 
-    python recipes/tiny_chat.py --data DATA --out SCRATCH --minutes 66
+    python recipes/tiny_chat.py --data DATA --out SCRATCH
     python recipes/tiny_chat.py --data DATA --out SCRATCH --export cyclealign/assets/tiny_chat
 
 The first form trains (and goes on where it stopped), the second writes the averaged weights of the last

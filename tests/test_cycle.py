@@ -165,7 +165,7 @@ def test_few_unranked_are_left_out_of_training(tmp_path: Path) -> None:
 
 def test_a_generator_that_serves_other_weights_stops_the_run_before_ranking(tmp_path: Path) -> None:
     cycle = make_cycle(config_in(tmp_path), gap=0.5)
-    with pytest.raises(RunStopped, match=r"0\.500 nats a token.*nothing was paid"):
+    with pytest.raises(RunStopped, match=r"0\.500 nats a token.*nothing that it says is paid for"):
         cycle.run()
     assert isinstance(cycle.parts.black_box, FakeRanker)
     assert cycle.parts.black_box.asked == []

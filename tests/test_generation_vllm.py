@@ -54,7 +54,7 @@ def version(folder: Path, number: int) -> PolicyVersion:
 
 
 def config_of(**settings: Any) -> Any:
-    values = {"candidates": 3, "max_new_tokens": 12, "temperature": 1.0, "top_p": 0.95} | settings
+    values = {"candidates": 3, "max_new_tokens": 24, "temperature": 1.0, "top_p": 0.95} | settings
     return tiny_config(Path(START), generator=values)
 
 

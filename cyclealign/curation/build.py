@@ -72,6 +72,7 @@ def build(
     """``plan.size`` of the options, those of the largest clusters first (a run shows the first that fit).
 
     Options that are too long, repeat another prompt, or (nearly) stand in ``held_out`` are passed over.
+    Those that a judge missed come first, and alone where there are enough of them.
     Raises UserError where fewer than ``plan.size`` are left.
     """
     usable = _usable(options, plan, template, held_out)
@@ -80,6 +81,8 @@ def build(
             f"--size {plan.size}: of {len(options)} options {len(usable)} can be used (at most {plan.max_tokens}"
             " tokens, distinct prompts, none of the held-out data)"
         )
+    wrong = [d for d in usable if d.prompt.id in plan.missed]
+    usable = wrong if len(wrong) >= plan.size else usable
     contrast = contrasts(usable, embed)
     order = sorted(
         range(len(usable)), key=lambda i: (usable[i].prompt.id not in plan.missed, -contrast[i], usable[i].id)

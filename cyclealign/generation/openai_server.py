@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclealign.chat_template import render_prompt
 from cyclealign.config import Config
+from cyclealign.endpoints import SERVER_KEY
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
     FORGED_TURN,
@@ -52,7 +53,7 @@ class Endpoint:
 
 
 class ServerGenerator:
-    """See ``types.Generator``. A key, where the servers want one, is read from ``VLLM_API_KEY``."""
+    """See ``types.Generator``. A key, where the servers want one, is read from ``SERVER_KEY``."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -216,7 +217,7 @@ def _digest(adapter: Path) -> str:
 def _connect(url: str) -> Endpoint:
     from openai import OpenAI
 
-    key = os.environ.get("VLLM_API_KEY", "none")
+    key = os.environ.get(SERVER_KEY, "none")
     client = OpenAI(base_url=url, api_key=key, max_retries=RETRIES, timeout=SECONDS)
     with _readable(url):
         models = list(client.models.list())
