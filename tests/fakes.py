@@ -22,6 +22,7 @@ from cyclealign.types import (
     RankingExample,
     TrainReport,
     Unranked,
+    UnrankedReason,
     sha256_hex,
 )
 
@@ -74,6 +75,7 @@ class FakeRanker:
         self.fuse = fuse
         self.asked: list[str] = []
         self.unranked = unranked
+        self.reason: UnrankedReason = "unusable"
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         for item in sets:
@@ -81,7 +83,7 @@ class FakeRanker:
             self.asked.append(f"{context.interaction}/{item.prompt.id}")
             context.demonstrations.select(item.prompt)
             if item.prompt.id in self.unranked:
-                yield Unranked(item.prompt.id, "unusable", "no permutation")
+                yield Unranked(item.prompt.id, self.reason, "no permutation")
                 continue
             scores = {c.id: int(sha256_hex(c.text)[:6], 16) / 1e6 for c in item.candidates}
             yield Ranking.from_scores(item.prompt.id, scores)

@@ -8,11 +8,13 @@ import pytest
 
 from cyclealign import building
 from cyclealign.config import Config
-from cyclealign.config_loading import load_config
+from cyclealign.config_loading import dump_config, load_config
 from cyclealign.demonstration_files import content_version
 from cyclealign.demonstrations import load_demonstrations
+from cyclealign.hosts import remember_host
 from cyclealign.rank_template import load_template
 from cyclealign.run_dir import RunDir, read_json
+from cyclealign.types import UserError
 
 
 def test_a_run_records_which_demonstrations_and_template_it_used(
@@ -32,3 +34,28 @@ def test_a_run_records_which_demonstrations_and_template_it_used(
         "demonstrations": {"source": "builtin:rank", "version": content_version(found), "count": len(found)},
         "template": {"source": "rank", "version": load_template("rank").version},
     }
+
+
+def test_a_run_from_elsewhere_sends_no_key_to_hosts_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither to its judge nor to its generation servers, until the user says so or has done so before."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    server = "generator={backend: server, endpoints: ['https://gpu.example.org/v1'], candidates: 4}"
+    judge = "black_box={backend: openai, model: m, base_url: 'https://api.example.org/v1'}"
+    run = RunDir(tmp_path / "r")
+    run.create(dump_config(load_config("quickstart", [f"output_dir={tmp_path}", "name=r", server, judge])))
+    run.unlock()
+    monkeypatch.setattr(building, "_unlocked_on_failure", lambda _, run: run.unlock())
+    with pytest.raises(UserError, match=r"OPENAI_API_KEY to api\.example\.org.*--trust-host"):
+        building.resumed_cycle(run.path)
+    remember_host("https://api.example.org/v1", "OPENAI_API_KEY")
+    with pytest.raises(UserError, match=r"VLLM_API_KEY to gpu\.example\.org.*--trust-host"):
+        building.resumed_cycle(run.path)
+    building.resumed_cycle(run.path, trust_host=True)
+    building.resumed_cycle(run.path)
+    monkeypatch.delenv("VLLM_API_KEY")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    remember_host("https://api.example.org/v1", "OPENAI_API_KEY")
+    building.resumed_cycle(run.path)  # no key to send to the servers

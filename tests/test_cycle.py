@@ -12,11 +12,12 @@ import pytest
 from fakes import FakeGenerator, FakeRanker, FakeTrainer, Fuse, Killed, make_cycle, prompts
 
 from cyclealign.agreement import aggregate, agree
-from cyclealign.config import Config
+from cyclealign.config import Config, DriftConfig
 from cyclealign.cycle import Cycle
+from cyclealign.evaluating import drift_broken, kept_of_drawn
 from cyclealign.prompting import presentations
 from cyclealign.run_dir import Appender, read_json, read_jsonl, read_rankings, read_sets
-from cyclealign.types import CandidateSet, RankContext, Ranking, RunStopped, Unranked, derive_seed
+from cyclealign.types import Candidate, CandidateSet, RankContext, Ranking, RunStopped, Unranked, derive_seed
 
 
 def config_in(folder: Path, **sections: dict[str, Any]) -> Config:
@@ -152,6 +153,48 @@ def test_too_many_unranked_stops_the_run_and_says_why(tmp_path: Path) -> None:
     cycle = make_cycle(config_in(tmp_path), unranked=bad)
     with pytest.raises(RunStopped, match=r"2 of 5 prompts could not be ranked.*max_unranked=0.2.*no permutation"):
         cycle.run()
+
+
+def test_calls_that_failed_are_made_again_on_resume_and_no_others(tmp_path: Path) -> None:
+    config, bad = config_in(tmp_path, cycle={"max_interactions": 1}), frozenset(p.id for p in prompts(10)[1:3])
+    broken = make_cycle(config, unranked=bad)
+    assert isinstance(broken.parts.black_box, FakeRanker)
+    broken.parts.black_box.reason = "error"
+    with pytest.raises(RunStopped, match="a resume makes the calls again that failed"):
+        broken.run()
+    again = make_cycle(config)
+    again.run()
+    assert isinstance(again.parts.black_box, FakeRanker)
+    first, second = broken.parts.black_box.asked, again.parts.black_box.asked
+    assert set(first) & set(second) == {f"0/{i}" for i in bad}
+    assert set(read_rankings(again.run_dir.interaction(0).black_box)) == {p.id for p in prompts(5)}
+
+
+def test_unusable_replies_stand_and_stop_a_resumed_run_before_it_asks(tmp_path: Path) -> None:
+    bad = frozenset(p.id for p in prompts(10)[3:5])  # the last verdicts of the batch
+    for _ in range(2):
+        cycle = make_cycle(config_in(tmp_path), unranked=bad)
+        with pytest.raises(RunStopped, match="2 of 5"):
+            cycle.run()
+    assert isinstance(cycle.parts.black_box, FakeRanker)
+    assert cycle.parts.black_box.asked == []
+
+
+@pytest.mark.parametrize(("every", "measured"), [(2, [0, 2, 3]), (7, [0, 3]), (1, [0, 1, 2, 3])])
+def test_what_was_trained_last_is_always_measured(tmp_path: Path, every: int, measured: list[int]) -> None:
+    cycle = make_cycle(config_in(tmp_path, cycle={"eval_every": every}), n_prompts=5)
+    cycle.run()
+    assert sorted(cycle.run_dir.evaluations()) == measured
+    assert all(read_json(cycle.run_dir.evaluation(n) / "canary.json")["gap"] == 0.0 for n in measured)
+
+
+def test_collapse_breaks_the_limits_and_shows_in_what_was_drawn() -> None:
+    start = {"replies": 8, "nll_start": 2.0, "mean_words": 9.0, "distinct2": 0.8}
+    assert drift_broken(DriftConfig(), {0: start, 1: {**start, "replies": 0}}, 1) == "all replies are empty"
+    assert drift_broken(DriftConfig(), {0: start, 1: start}, 1) is None
+    prompt = prompts(1)[0]
+    sets = [CandidateSet(prompt, (Candidate("0", "a"), Candidate("1", "b")), 2), CandidateSet(prompt, (), 6)]
+    assert kept_of_drawn(sets) == 0.25
 
 
 def test_few_unranked_are_left_out_of_training(tmp_path: Path) -> None:
