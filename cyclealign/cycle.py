@@ -35,7 +35,6 @@ from cyclealign.run_dir import (
     RunDir,
     Verdict,
     read_sets,
-    read_verdicts,
     verdict_record,
     write_json,
     write_jsonl,
@@ -187,7 +186,9 @@ class Cycle:
                     self._stop_if_too_many_failed(failed, it)
             finally:
                 self.parts.generator.close()
-        missing = len(it.active) - len(read_verdicts(it.files.black_box))
+        # Calls that failed now are verdicts; one that failed before and was not paid for again is not.
+        errors = sum(isinstance(v, Unranked) and v.reason == "error" for v in failed)
+        missing = len(it.active) - len(final_verdicts(it)) - errors
         if missing:
             raise BudgetExhausted(f"{missing} of {len(it.active)} prompts of interaction {it.index} are not ranked yet")
 

@@ -17,7 +17,17 @@ from cyclealign.cycle import Cycle
 from cyclealign.evaluating import drift_broken, kept_of_drawn
 from cyclealign.prompting import presentations
 from cyclealign.run_dir import Appender, read_json, read_jsonl, read_rankings, read_sets
-from cyclealign.types import Candidate, CandidateSet, RankContext, Ranking, RunStopped, Unranked, derive_seed
+from cyclealign.types import (
+    BudgetExhausted,
+    Candidate,
+    CandidateSet,
+    RankContext,
+    Ranking,
+    RunStopped,
+    Unranked,
+    UnrankedReason,
+    derive_seed,
+)
 
 
 def config_in(folder: Path, **sections: dict[str, Any]) -> Config:
@@ -168,6 +178,20 @@ def test_calls_that_failed_are_made_again_on_resume_and_no_others(tmp_path: Path
     first, second = broken.parts.black_box.asked, again.parts.black_box.asked
     assert set(first) & set(second) == {f"0/{i}" for i in bad}
     assert set(read_rankings(again.run_dir.interaction(0).black_box)) == {p.id for p in prompts(5)}
+
+
+def test_a_budget_that_ends_before_failed_calls_are_made_again_leaves_the_stage_open(tmp_path: Path) -> None:
+    config, bad = config_in(tmp_path, cycle={"max_interactions": 1}), frozenset(p.id for p in prompts(10)[1:3])
+    reasons: list[tuple[UnrankedReason, type[Exception]]] = [("error", RunStopped), ("budget", BudgetExhausted)]
+    for reason, stop in reasons:
+        cycle = make_cycle(config, unranked=bad)
+        assert isinstance(cycle.parts.black_box, FakeRanker)
+        cycle.parts.black_box.reason = reason
+        with pytest.raises(stop, match="2 of 5 prompts"):
+            cycle.run()
+    assert not cycle.run_dir.interaction(0).white_box.exists()
+    make_cycle(config).run()
+    assert set(read_rankings(cycle.run_dir.interaction(0).black_box)) == {p.id for p in prompts(5)}
 
 
 def test_unusable_replies_stand_and_stop_a_resumed_run_before_it_asks(tmp_path: Path) -> None:
