@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent / "cyclealign"
 FLOORS: dict[int, set[str]] = {
     1: {
         *("types", "losses", "logprobs", "lm_head", "prefix_cache", "ledger", "resources", "strict_yaml", "chance"),
-        *("atomic", "endpoints"),
+        *("atomic", "endpoints", "intervals"),
     },
     2: {
         *("agreement", "rank_template", "replies", "prompting", "demonstration_files", "demonstrations"),

@@ -18,12 +18,12 @@ from report_run import STAGES, call, hand_made_run
 from cyclealign.chance import expected_lcs
 from cyclealign.config import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.intervals import wilson
 from cyclealign.ledger import Ledger
 from cyclealign.rank_template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.report import headline
 from cyclealign.reporting.drawing import short, ticks
-from cyclealign.reporting.figures import wilson
 from cyclealign.reporting.ranking_charts import place_counts
 from cyclealign.run_dir import read_jsonl, read_sets, verdict_record, write_jsonl
 from cyclealign.types import RankContext, Ranking, derive_seed

@@ -18,6 +18,7 @@ from cyclealign.config_loading import parsed_section
 from cyclealign.data import load_prompts
 from cyclealign.endpoints import OPENAI_URL
 from cyclealign.evaluating import labelled_pairs
+from cyclealign.intervals import Z95, wilson
 from cyclealign.ledger import Ledger
 from cyclealign.rank_template import RankTemplate, load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
@@ -35,7 +36,6 @@ from cyclealign.types import (
     sha256_hex,
 )
 
-Z95 = 1.959963984540054
 DEFAULT_LEDGER = Path("runs/demos.ledger.sqlite")
 
 
@@ -144,17 +144,9 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
     if not scores:
         return Accuracy(None, 0.0, 1.0, 0, len(outcomes), unranked)
     total = sum(scores)
-    low, high = _wilson(math.floor(total), len(scores))[0], _wilson(math.ceil(total), len(scores))[1]
+    n = len(scores)
+    low, high = wilson(math.floor(total) / n, n)[0], wilson(math.ceil(total) / n, n)[1]
     return Accuracy(total / len(scores), low, high, len(scores), len(outcomes), unranked)
-
-
-def _wilson(successes: int, n: int) -> tuple[float, float]:
-    try:
-        from scipy.stats import binomtest
-    except ModuleNotFoundError as error:
-        raise UserError("this needs scipy: install cyclealign[curation]") from error
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cyclealign.intervals import Z95, wilson
 from cyclealign.run_dir import RunDir, read_json
 from cyclealign.strict_yaml import read_yaml
 
-Z95 = 1.959963984540054  # normal quantile of a two-sided 95% interval
 PORTION = 500  # bootstrap draws that are held at once
 
 
@@ -72,16 +72,6 @@ def paired_interval(
     means = np.concatenate([gain[rng.integers(0, len(gain), (n, len(gain)))].mean(axis=1) for n in portions])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(gain.mean()), float(low), float(high)
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95% interval of a share of ``n`` trials (Wilson 1927); (0, 1) without trials."""
-    if n == 0:
-        return 0.0, 1.0
-    z2 = Z95 * Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def newcombe(before: float, n_before: int, after: float, n_after: int) -> tuple[float, float]:

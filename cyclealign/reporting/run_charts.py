@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cyclealign.agreement import expected_lcs
+from cyclealign.intervals import wilson
 from cyclealign.reporting.charts import BarChart, Line, LineChart, bar_chart, line_chart
-from cyclealign.reporting.figures import Facts, mean_interval, reward_change, wilson
+from cyclealign.reporting.figures import Facts, mean_interval, reward_change
 from cyclealign.reporting.grids import Grid, grid
 from cyclealign.reporting.loss_charts import loss_charts
 from cyclealign.reporting.markup import Html
