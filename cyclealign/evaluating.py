@@ -7,7 +7,7 @@ took part in the choice would flatter it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -66,7 +66,8 @@ class Evaluator:
         Called on every process; the seeds are the same at every evaluation, so that differences are paired.
         """
         team.share("evaluate", lambda: self._sample(folder / "candidates.jsonl", parts, version, seed))
-        sets = [s for s in read_sets(folder / "candidates.jsonl").values() if s.candidates]
+        sampled = read_sets(folder / "candidates.jsonl").values()
+        sets = [s for s in sampled if s.candidates]
         pairs = [(s.prompt, c.text) for s in sets for c in s.candidates]
         nll = parts.white_box.nll(pairs, start_model=True)
         labelled = labelled_pairs(self.prompts)
@@ -78,7 +79,7 @@ class Evaluator:
                     write_jsonl(folder / f"{name}.jsonl", map(verdict_record, verdicts))
             metrics = {
                 **reply_statistics([text for _, text in pairs]),
-                "kept_of_drawn": kept_of_drawn(read_sets(folder / "candidates.jsonl").values()),
+                "kept_of_drawn": kept_of_drawn(sampled),
                 "nll_start": fmean(nll) if nll else None,
                 "nll_by_prompt": _by_prompt(sets, nll),
                 **self._rewards(sets),
@@ -156,10 +157,9 @@ def reply_statistics(replies: Sequence[str]) -> dict[str, float]:
     }
 
 
-def kept_of_drawn(sets: Iterable[CandidateSet]) -> float:
+def kept_of_drawn(sets: Collection[CandidateSet]) -> float:
     """Replies over samples drawn for them: empty and repeated samples are drawn again, and show here alone."""
-    found = list(sets)
-    return sum(len(s.candidates) for s in found) / max(1, sum(s.drawn for s in found))
+    return sum(len(s.candidates) for s in sets) / max(1, sum(s.drawn for s in sets))
 
 
 def distinct_n(tokens: Sequence[Sequence[str]], n: int) -> float:

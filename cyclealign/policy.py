@@ -140,9 +140,14 @@ def load_model(policy: PolicyConfig, *, trainable: bool, device: torch.device | 
     return model.eval()
 
 
+def context_length(model: Any) -> int | None:
+    """Positions that a model can hold, in tokens; None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def check_room(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """UserError when a prompt and its response can be longer than the model's context."""
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_length(model)
     if room is not None and max_prompt_tokens + max_new_tokens > room:
         raise UserError(
             f"policy.max_prompt_tokens={max_prompt_tokens} and generator.max_new_tokens={max_new_tokens} do not fit"

@@ -13,7 +13,7 @@ from cyclealign.collator import EncodedList, encode
 from cyclealign.config import PolicyConfig
 from cyclealign.layouts import choose_plan
 from cyclealign.logprobs import attach
-from cyclealign.policy import compute_dtype
+from cyclealign.policy import compute_dtype, context_length
 from cyclealign.saved_models import load_for_use
 from cyclealign.scoring import TokenScorer
 from cyclealign.types import Message
@@ -49,7 +49,7 @@ def load_policy_scorer(path: str, exchanges: Sequence[Exchange], *, base: str | 
     model, tokenizer = load_for_use(path, dtype=dtype, base=base)
     model.to(device)
     attach(model)
-    prompt_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", CONTEXT) // 2
+    prompt_tokens = (context_length(model) or CONTEXT) // 2
     sample = [_encoded(tokenizer, e, prompt_tokens) for e in exchanges[:2]]
     plan = choose_plan(model, sample, "padded", pad=tokenizer.pad_token_id, dtype=dtype)
     return PolicyScorer(TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype), tokenizer, prompt_tokens)

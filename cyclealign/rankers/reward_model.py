@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from cyclealign.policy import context_length
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -33,7 +34,7 @@ class RewardModelRanker:
         """Load the classifier from a directory or hub id; UserError (naming ``key``) when it is none."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model, self._tokenizer = _load(str(path), self._device, key)
-        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", LONGEST)
+        longest = context_length(self._model) or LONGEST
         self._limit = min(self._tokenizer.model_max_length, longest, LONGEST)
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
