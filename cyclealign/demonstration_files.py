@@ -128,9 +128,7 @@ def _messages(value: Any) -> tuple[Message, ...]:
         if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
             raise ValueError("messages: expected turns with the keys role and content, and no others")
         if turn["role"] not in _ROLES or not isinstance(turn["content"], str):
-            raise ValueError(
-                f"messages: expected role to be one of {', '.join(_ROLES)} and content to be text"
-            )
+            raise ValueError(f"messages: expected role to be one of {', '.join(_ROLES)} and content to be text")
         turns.append({"role": turn["role"], "content": turn["content"]})
     if turns[-1]["role"] == "assistant":
         raise ValueError("messages: expected to end where the assistant is to speak, not with the assistant")

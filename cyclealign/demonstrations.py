@@ -154,9 +154,7 @@ class DemonstrationPool:
         new = [t for t in dict.fromkeys(texts) if t not in self._vectors]
         if new:
             if self.encode is None:
-                raise ValueError(
-                    "select: nearest needs an encoder; build the pool with DemonstrationPool.start"
-                )
+                raise ValueError("select: nearest needs an encoder; build the pool with DemonstrationPool.start")
             rows = np.asarray(self.encode(new), dtype=np.float64)
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
             self._vectors.update(zip(new, rows / np.where(lengths > 0, lengths, 1.0), strict=True))

@@ -119,9 +119,7 @@ def _user_turn(
         return neutralise(data, template.tags)
 
     turns = [fill(template.turn, {"role": safe(m["role"]), "text": safe(m["content"])}) for m in messages]
-    shown = [
-        fill(template.candidate, {"number": str(n), "text": safe(r)}) for n, r in enumerate(responses, 1)
-    ]
+    shown = [fill(template.candidate, {"number": str(n), "text": safe(r)}) for n, r in enumerate(responses, 1)]
     values = {"conversation": "\n".join(turns), "candidates": "\n".join(shown), "k": str(len(responses))}
     return fill(text, values | more)
 

@@ -130,9 +130,7 @@ def _parse(path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
         key, line = str(key_node.value), key_node.start_mark.line + 1
         where = f"template {path}:{line}: {key}"
         if key not in PLACEHOLDERS:
-            raise UserError(
-                f"{where}: unknown key{_nearest(key, PLACEHOLDERS)}; known: {', '.join(PLACEHOLDERS)}"
-            )
+            raise UserError(f"{where}: unknown key{_nearest(key, PLACEHOLDERS)}; known: {', '.join(PLACEHOLDERS)}")
         if key in values:
             raise UserError(f"{where}: the key is there twice (first on line {lines[key]})")
         if not isinstance(value_node, yaml.ScalarNode) or value_node.tag != "tag:yaml.org,2002:str":
@@ -149,9 +147,7 @@ def _check_field(where: str, key: str, value: str) -> None:
     required, optional = PLACEHOLDERS[key]
     allowed = sorted(required | optional)
     if not value.strip() and key != "system":
-        raise UserError(
-            f"{where}: is empty; expected text" + (f" with {_listed(allowed)}" if allowed else "")
-        )
+        raise UserError(f"{where}: is empty; expected text" + (f" with {_listed(allowed)}" if allowed else ""))
     found = {m[2] for m in _PLACEHOLDER.finditer(value) if m[2]}
     for name in sorted(found - required - optional):
         raise UserError(

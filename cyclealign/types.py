@@ -225,9 +225,7 @@ class DemonstrationSource(Protocol):
 class Generator(Protocol):
     """Samples K responses a prompt. One call is one chunk: the same seed and prompts give the same sets."""
 
-    def generate(
-        self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int
-    ) -> Iterator[CandidateSet]: ...
+    def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]: ...
 
     def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample: ...
 

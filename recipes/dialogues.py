@@ -155,7 +155,7 @@ def view(dialogue: Dialogue, rng: random.Random, *, chat: bool) -> list[Message]
     otherwise the whole dialogue is told, sometimes with the alternative last reply.
     """
     turns = list(dialogue.turns)
-    if dialogue.alternative is not None and not chat and rng.random() < 0.25:
+    if dialogue.alternative is not None and not chat and rng.random() < 0.5:
         turns[-1] = dialogue.alternative
     if dialogue.source == "topical" and rng.random() < 0.5:
         turns = turns[1:]

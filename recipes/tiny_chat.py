@@ -1,14 +1,16 @@
 """Trains the embedded tiny chat policy from scratch: a small Llama and its own byte-level BPE.
 
     python recipes/tiny_chat.py --data DATA --out SCRATCH
-    python recipes/tiny_chat.py --data DATA --out SCRATCH --export cyclealign/assets/tiny_chat
+    python recipes/tiny_chat.py --data DATA --out SCRATCH --export SCRATCH/model
+    python recipes/tiny_chat.py --data DATA --out AGAIN --start SCRATCH/model
+    python recipes/tiny_chat.py --data DATA --out AGAIN --start SCRATCH/model --export cyclealign/assets/tiny_chat
 
-The first form trains (and goes on where it stopped), the second writes the averaged weights of the last
-checkpoint in bfloat16. Weights in the hidden layers are trained by Muon (Jordan et al. 2024), embeddings and
-norms by AdamW; the schedule is warm-up, stable, linear decay and follows the clock, so that a run ends on
-time on any machine. The model starts shallow, which is faster per token, and grows two layers on the way. In
-the decay phase most of the text is the product's own use: first exchanges with short replies. Muon works in bfloat16,
-which a CPU without such instructions emulates slowly.
+The first form trains (and goes on where it stopped), `--export` writes the averaged weights of the last checkpoint
+in bfloat16, `--start` trains a second time, from the weights and the tokenizer of a model. Weights in the hidden
+layers are trained by Muon (Jordan et al. 2024), embeddings and norms by AdamW; the schedule is warm-up, stable, linear
+decay and follows the clock, so that a run ends on time on any machine. The first time the model starts shallow, which
+is faster per token, and grows two layers on the way. In the decay phase most of the text is the product's own use:
+first exchanges with short replies. Muon works in bfloat16, which a CPU without such instructions emulates slowly.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +38,8 @@ SYSTEM_PROMPTS = (
 # How many views of each dialogue an epoch holds, by phase: HH-RLHF is the smallest and closest to everyday
 # questions, SGD the largest and most repetitive.
 VIEWS: dict[bool, dict[Source, float]] = {
-    False: {"hh": 1.5, "topical": 1.0, "sgd": 0.5},
-    True: {"hh": 2.0, "topical": 2.0, "sgd": 1.0},
+    False: {"hh": 1.2, "topical": 1.0, "sgd": 0.8},
+    True: {"hh": 1.5, "topical": 1.5, "sgd": 1.0},
 }
 
 
@@ -78,15 +81,19 @@ def batches(
 class Run:
     """A training run in a folder: the state between two steps, saved and loaded whole."""
 
-    def __init__(self, folder: Path, dialogues: list[Dialogue], settings: Settings) -> None:
+    def __init__(self, folder: Path, dialogues: list[Dialogue], settings: Settings, start: Path | None) -> None:
         self.folder, self.settings, self.dialogues = folder, settings, dialogues
         self.train = [d for d in dialogues if d.split == "train"]
-        self.tokenizer = tokenizer_in(folder / "tokenizer", self.train, settings)
+        self.tokenizer = tokenizer_in(start or folder / "tokenizer", self.train, settings)
         self.encode = Encoder(self.tokenizer, settings.user_weight)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         # CPUs without bfloat16 instructions emulate them, many times slower than float32.
         self.half = self.device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         self._build(settings.first_layers)
+        if start is not None:
+            weights = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict()
+            self.model.load_state_dict(weights)
+            self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         self.seconds, self.steps = 0.0, {False: 0, True: 0}
         if (folder / "state.pt").exists():
             self._load(torch.load(folder / "state.pt", map_location=self.device, weights_only=True))
@@ -102,7 +109,7 @@ class Run:
         self.adam = torch.optim.AdamW(
             [value for name, value in named.items() if name not in hidden],
             betas=(0.9, 0.95),
-            weight_decay=0.0,
+            weight_decay=settings.weight_decay,
         )
 
     def grow(self) -> None:
@@ -234,16 +241,30 @@ def export(run: Run, folder: Path) -> None:
     run.tokenizer.save_pretrained(folder)
 
 
+def second_time(settings: Settings) -> Settings:
+    """From trained weights: the full depth at once, half the peak rate, other shuffles."""
+    return replace(
+        settings,
+        first_layers=settings.layers,
+        muon_lr=settings.muon_lr / 2,
+        adam_lr=settings.adam_lr / 2,
+        seed=settings.seed + 1,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with hh_rlhf, topical_chat, sgd_dialogues")
     parser.add_argument("--out", type=Path, required=True, help="scratch folder of the run")
     parser.add_argument("--minutes", type=float, default=Settings.__dataclass_fields__["minutes"].default)
+    parser.add_argument("--start", type=Path, help="folder of a model to train a second time")
     parser.add_argument("--export", type=Path, help="write the last checkpoint there instead of training")
     arguments = parser.parse_args()
     settings = Settings(minutes=arguments.minutes)
+    if arguments.start:
+        settings = second_time(settings)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    run = Run(arguments.out, load_dialogues(arguments.data), settings)
+    run = Run(arguments.out, load_dialogues(arguments.data), settings, arguments.start)
     if arguments.export:
         export(run, arguments.export)
     else:

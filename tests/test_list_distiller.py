@@ -89,7 +89,9 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     whole = [student, "save_every=4", "student.learn_scale=true"]
     assert distill(*whole, "name=whole") == 0
 
-    def killed(config: object, student: Any, *_: object) -> None:
+    made: Any = list_distiller._trainer
+
+    def killed(*arguments: Any) -> Any:
         from transformers import TrainerCallback
 
         class Kill(TrainerCallback):  # type: ignore[misc]
@@ -97,18 +99,12 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
                 if state.global_step == 9:
                     raise KeyboardInterrupt
 
-        init = student.trainer.__init__
+        trainer = made(*arguments)
+        trainer.add_callback(Kill())
+        return trainer
 
-        def with_kill(self: Any, **options: Any) -> None:
-            init(self, callbacks=[Kill()], **options)
-
-        with monkeypatch.context() as inner:
-            inner.setattr(student.trainer, "__init__", with_kill)
-            train(config, student, *_)
-
-    train: Any = list_distiller._trained
     with monkeypatch.context() as once:
-        once.setattr(list_distiller, "_trained", killed)
+        once.setattr(list_distiller, "_trainer", killed)
         assert distill(*whole, "name=part") == 130
     assert Path("runs/part/checkpoints/checkpoint-8").is_dir()
     assert distill(*whole, "name=part") == 0

@@ -429,9 +429,7 @@ def test_unread_candidates_change_nothing(loss: RankingLoss, teacher: list[float
     whole = loss(bundle)
     (gradient,) = torch.autograd.grad(whole.loss, scores)
     assert all(gradient[0, i] == 0 for i in range(len(teacher)) if i not in places)
-    part = RankedScores(
-        student=scores[:, places], teacher=bundle.teacher[:, places], valid=bundle.valid[:, places]
-    )
+    part = RankedScores(student=scores[:, places], teacher=bundle.teacher[:, places], valid=bundle.valid[:, places])
     assert loss(part).loss.item() == pytest.approx(whole.loss.item(), abs=1e-12)
 
 

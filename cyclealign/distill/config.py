@@ -1,4 +1,4 @@
-"""The schema of a distiller that learns lists of scored documents (Margin-MSE, and every other ranking loss)."""
+"""What the schemas of all distillers share, and that of lists of scored documents (any ranking loss)."""
 
 from __future__ import annotations
 
@@ -45,16 +45,13 @@ class RetrievalConfig(Section):
     qrels: Path
 
 
-class ListDistillConfig(Section):
-    """One distillation. ``steps``: optimiser steps instead of epochs; ``save_every``: steps between checkpoints."""
+class DistillConfig(Section):
+    """What every distillation has. ``steps``: optimiser steps instead of epochs; ``save_every``: steps between
+    checkpoints; ``training``: transformers.TrainingArguments by their own names."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=42, ge=0, lt=2**32)
     output_dir: Path = Path("runs")
-    student: StudentConfig
-    data: ScoresConfig
-    evaluate: RetrievalConfig | None = None
-    loss: Loss = MarginMSE()
     steps: int | None = Field(default=None, ge=1)
     save_every: int = Field(default=500, ge=1)
     training: dict[str, Any] = Field(default_factory=dict)
@@ -62,6 +59,15 @@ class ListDistillConfig(Section):
     @property
     def run_dir(self) -> Path:
         return self.output_dir / self.name
+
+
+class ListDistillConfig(DistillConfig):
+    """A teacher's scores of whole lists into a student."""
+
+    student: StudentConfig
+    data: ScoresConfig
+    evaluate: RetrievalConfig | None = None
+    loss: Loss = MarginMSE()
 
     @model_validator(mode="after")
     def _possible(self) -> ListDistillConfig:

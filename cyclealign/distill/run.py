@@ -1,0 +1,71 @@
+"""What every distiller does with its run directory and its trainer; the method itself is elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclealign.atomic import write_atomic
+from cyclealign.distill.config import DistillConfig
+from cyclealign.strict_yaml import write_yaml
+from cyclealign.training_keys import check_training
+from cyclealign.types import UserError
+
+
+def claim(config: DistillConfig) -> dict[str, Any] | None:
+    """The run's directory holds the config; a directory of another one is not touched.
+
+    Returns the summary of a run that has already ended.
+
+    Raises:
+        UserError: another config in the run's directory, or unknown training arguments.
+    """
+    check_training(config.training)
+    path, text = config.run_dir / "config.yaml", write_yaml(config.model_dump(mode="json"))
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
+    write_atomic(path, text)
+    ended = config.run_dir / "summary.json"
+    if not ended.exists():
+        return None
+    found: dict[str, Any] = json.loads(ended.read_text(encoding="utf-8"))
+    return found
+
+
+def write_summary(config: DistillConfig, summary: Mapping[str, Any]) -> None:
+    """The last thing that a distillation does: with this file it has ended."""
+    write_atomic(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def training_arguments(config: DistillConfig, stage: str = "checkpoints", **defaults: Any) -> dict[str, Any]:
+    """Keyword arguments for any of transformers' argument classes: ours, the method's defaults, the user's, the run's.
+
+    ``stage``: folder of the run directory that takes the checkpoints.
+    """
+    import torch
+
+    ours: dict[str, Any] = {
+        "report_to": [],
+        "logging_steps": 10,
+        "lr_scheduler_type": "constant",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    own = {
+        "output_dir": str(config.run_dir / stage),
+        "seed": config.seed,
+        "save_strategy": "steps",
+        "save_steps": config.save_every,
+        "save_total_limit": 2,
+        **({} if config.steps is None else {"max_steps": config.steps}),
+    }
+    return {**ours, **defaults, **config.training, **own}
+
+
+def train_or_resume(trainer: Any) -> tuple[float | None, float | None]:
+    """Train, or go on from the last checkpoint of the trainer's folder; first and last logged loss."""
+    resumed = any(Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json"))
+    trainer.train(resume_from_checkpoint=resumed or None)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return (losses[0], losses[-1]) if losses else (None, None)
