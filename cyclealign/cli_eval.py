@@ -78,22 +78,20 @@ def winrate(
 ) -> None:
     """How often a judge prefers A to B: both orders, ties kept, raw and at equal length."""
     from cyclealign.evaluation.judging import Judge, price
-    from cyclealign.evaluation.responses import get_responses
+    from cyclealign.evaluation.responses import expected_responses, get_responses
     from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of
     from cyclealign.rank_file import ranker_config
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
     ranker_config(judge.spec, judge.settings)  # a mistake in it is found before anything is sampled
     sampling = _sampling(prompts, generator, limit, seed)
+    sides = [(spec, name, out.with_suffix(f".{name}.jsonl")) for spec, name in ((a, "a"), (b, "b"))]
     if dry_run:
-        sampling.check_known(a, b)
-    else:
-        _checked(out)
-    sides = [get_responses(spec, sampling, out.with_suffix(f".{name}.jsonl")) for spec, name in ((a, "a"), (b, "b"))]
-    sets = pairs_of(*sides)
-    if dry_run:
-        _say(price([s for s in sets if needs_judge(s)], judge))
+        known = [expected_responses(spec, sampling, keep, letter=name) for spec, name, keep in sides]
+        _say(price([s for s in pairs_of(*known) if needs_judge(s)], judge))
         return
+    _checked(out)
+    sets = pairs_of(*(get_responses(spec, sampling, keep) for spec, _, keep in sides))
     _finish(evaluate_winrate(WinRate(a=a, b=b, judge=judge), sets, out), out)
 
 

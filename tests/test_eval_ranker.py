@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from loopback import Loopback, prefers, same_slot
+from report_page import Page
 
 from cyclealign.cli import main
+from cyclealign.evaluation.page import render_page
 from cyclealign.evaluation.ranker import credit, ndcg, pair_accuracy
+from cyclealign.evaluation.result import make_result
 from cyclealign.types import Ranking
 
 Captured = pytest.CaptureFixture[str]
@@ -197,3 +200,25 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys: Captured, arguments: list
     error = capsys.readouterr().err.strip()
     assert said in error
     assert len([line for line in error.splitlines() if line.startswith("error")]) == 1
+
+
+def test_items_of_the_page_are_filtered_by_outcome_and_subset() -> None:
+    def item(n: int, **more: Any) -> dict[str, Any]:
+        subset = f"</style><b>{n % 2}" if n % 3 else None
+        return {"id": str(n), "prompt": "q", "responses": {"a": "x", "b": "y"}, "subset": subset, **more}
+
+    items = [item(n, value=n % 2) for n in range(5)] + [item(5, value=None, unranked="error")]
+    about = {"data": "d"}
+    result = make_result("ranker", about=about, seed=0, metrics={"items": 6}, items=items, primary="accuracy")
+    root = Page(render_page(result)).root
+    (section,) = root.all("section", id="items")
+    articles = section.all("article")
+    kinds = [str(a.attributes["data-kind"]) for a in articles]
+    assert sorted(kinds) == ["highest"] * 2 + ["lowest"] * 3 + ["unranked"]
+    labels = {str(i.attributes["value"]): i.attributes["name"] for i in section.all("input")}
+    subsets = {str(a.attributes["data-subset"]) for a in articles}
+    assert subsets == {"s0", "s1", "s2"}
+    assert set(labels) == {"all", "lowest", "highest", "unranked", *subsets}
+    (style,) = root.all("style")
+    assert '#items:has(input[name="items-subset"][value="s2"]:checked)' in style.text
+    assert not root.all("b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,24 @@ def test_a_dry_run_prices_files_and_samples_nothing(capsys: Captured) -> None:
     judge = ["--ranker", "openai:judge", "--dry-run"]
     assert main(["eval", "winrate", a, b, *judge]) == 0
     assert "1 sets, 2 paid calls" in capsys.readouterr().out
-    assert main(["eval", "winrate", a, "some/model", *judge, "--prompts", a]) == 2
-    assert "sample them first" in capsys.readouterr().err
+    assert main(["eval", "winrate", a, "some/model", *judge]) == 2
+    assert "name --prompts" in capsys.readouterr().err
+
+
+def test_a_dry_run_prices_policies_at_their_longest_replies(capsys: Captured) -> None:
+    a = write("a.jsonl", ["one", "two", "three"])
+    sampled = ["eval", "winrate", "some/model", "other/model", "--ranker", "openai:judge", "--prompts", a, "--dry-run"]
+
+    def tokens_in(length: int) -> int:
+        assert main([*sampled, "--generator", f"max_new_tokens={length}"]) == 0
+        out = capsys.readouterr().out
+        assert "3 sets, 6 paid calls" in out
+        (told,) = re.findall(r"tokens: about ([\d,]+) in", out)
+        return int(told.replace(",", ""))
+
+    # Two responses in each of six calls, at most 1.6 tokens of the judge's for one of the policy's.
+    assert tokens_in(300) - tokens_in(100) == pytest.approx(6 * 2 * 200 * 1.6, abs=24)
+    assert not list(Path().glob("eval_winrate*"))
 
 
 @pytest.mark.parametrize(

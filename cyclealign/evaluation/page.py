@@ -15,9 +15,12 @@ from cyclealign.evaluation.figures import figure_rows, is_estimate
 from cyclealign.evaluation.forest import forest_plot
 from cyclealign.evaluation.result import Result
 from cyclealign.report import CSS, POLICY
+from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, table, tag
 
 SHOWN = 12  # items of each kind on the page; the result file has all
+ITEMS = "items"
+KIND = Filter(ITEMS, "kind", "Outcome", {"lowest": "lowest", "highest": "highest", "unranked": "without a verdict"})
 # What each figure is compared against, where there is such a thing.
 RULES = {"accuracy": 0.5, "win_rate": 0.5}
 
@@ -38,7 +41,7 @@ def render_page(result: Result) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"{name}: cyclealign eval"),
-        tag("style", Html(CSS.read_text(encoding="utf-8"))),
+        tag("style", Html(CSS.read_text(encoding="utf-8") + KIND.rules() + _subset_filter(result["items"]).rules())),
     )
     header = tag(
         "header",
@@ -64,8 +67,7 @@ def _sections(result: Result) -> Iterator[tuple[str, str, Html | None]]:
             yield str(key).replace("_", " ").capitalize(), f"figures-{key}", _table(value)
     subsets = metrics.get("subsets")
     yield "By subset", "subsets", _table(subsets) if subsets else None
-    for title, key, group in _groups(items):
-        yield title, key, join(map(_item, group[:SHOWN])) if group else None
+    yield "Items", ITEMS, _shown_items(items)
     settings = {"about": result["about"], "seed": result["seed"], "created": result["created"]}
     yield "What was run", "about", tag("pre", json.dumps(settings, indent=2, ensure_ascii=False))
     where = {k: result.get(k) for k in ("commit", "python", "hardware", "versions")}
@@ -90,14 +92,42 @@ def _charts(metrics: Mapping[str, Any], primary: str) -> Html | None:
     return tag("div", *figures, class_="charts") if figures else None
 
 
-def _groups(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
-    """The items that can be read, by what came of them: what went wrong is what people look for."""
+def _shown_items(items: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Some items of each outcome with their responses side by side, below filters by outcome and subset."""
+    shown = _chosen(items)
+    if not shown:
+        return None
+    place = {label: value for value, label in _subset_filter(items).options.items()}
+    articles = [({"kind": kind, "subset": place[_subset(item)]}, _item(item)) for kind, item in shown]
+    note = f"At most {SHOWN} of each kind; the result file has all."
+    return join([tag("p", note, class_="note"), filtered([KIND, _subset_filter(items)], articles)])
+
+
+def _subset_filter(items: Sequence[Mapping[str, Any]]) -> Filter:
+    """Its values are numbers: the name of a subset comes from a file and may stand in no style rule."""
+    names = dict.fromkeys(_subset(item) for _, item in _chosen(items))
+    return Filter(ITEMS, "subset", "Subset", {f"s{n}": name for n, name in enumerate(names)})
+
+
+def _subset(item: Mapping[str, Any]) -> str:
+    return str(item.get("subset") or "no subset")
+
+
+def _chosen(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(kind, item) for kind, group in _kinds(items).items() for item in group[:SHOWN]]
+
+
+def _kinds(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The items that can be read, each under one kind: what went wrong is what people look for."""
     readable = [i for i in items if i.get("responses")]
     judged = [i for i in readable if i.get("value") is not None]
     lowest = sorted(judged, key=lambda i: i["value"])
-    yield "Lowest items", "lowest", lowest[:SHOWN]
-    yield "Highest items", "highest", lowest[: -SHOWN - 1 : -1] if len(lowest) > SHOWN else []
-    yield "Without a verdict", "unranked", [i for i in readable if "unranked" in i]
+    half = (len(lowest) + 1) // 2 if len(lowest) < 2 * SHOWN else SHOWN
+    return {
+        "unranked": [i for i in readable if "unranked" in i],
+        "lowest": lowest[:half],
+        "highest": lowest[: half - 1 : -1],
+    }
 
 
 def _item(item: Mapping[str, Any]) -> Html:
@@ -109,11 +139,12 @@ def _item(item: Mapping[str, Any]) -> Html:
     value = item.get("value")
     said = f"no verdict: {item['unranked']} {item.get('detail', '')}" if "unranked" in item else f"value {value}"
     about = " · ".join(str(item[k]) for k in ("id", "subset") if item.get(k) is not None)
-    return tag(
-        "article",
-        tag("p", f"{about} · {said}", class_="note"),
-        tag("div", passage(str(item.get("prompt", ""))), class_="prompt"),
-        tag("div", *replies, class_="pair"),
+    return join(
+        [
+            tag("p", f"{about} · {said}", class_="note"),
+            tag("div", passage(str(item.get("prompt", ""))), class_="prompt"),
+            tag("div", *replies, class_="pair"),
+        ]
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from cyclealign.config import BlackBoxConfig, Config, DataConfig, GeneratorConfi
 from cyclealign.config_loading import parsed_section
 from cyclealign.data import load_prompts, parse_row
 from cyclealign.evaluation.policies import find_policy
+from cyclealign.prompting import LETTERS_PER_TOKEN
+from cyclealign.rankers.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
 from cyclealign.records import jsonl_rows
 from cyclealign.run_dir import Appender, prompt_from, prompt_record, read_jsonl
 from cyclealign.types import Prompt, UserError, derive_seed
@@ -38,12 +41,6 @@ class Sampling:
     limit: int | None = None
     seed: int = 42
 
-    def check_known(self, *specs: str) -> None:
-        """UserError where a response would have to be sampled: a dry run prices judging, and samples nothing."""
-        for spec in specs:
-            if not spec.endswith(FILE_ENDS):
-                raise UserError(f"{spec}: --dry-run prices judging files of responses; sample them first")
-
 
 def get_responses(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
     """Responses by prompt id: of the file ``spec``, or sampled from the policy ``spec`` and kept in ``keep``.
@@ -53,9 +50,25 @@ def get_responses(spec: str, sampling: Sampling, keep: Path) -> dict[str, Respon
     """
     if spec.endswith(FILE_ENDS):
         return load_responses(Path(spec), limit=sampling.limit)
-    if sampling.prompts is None:
-        raise UserError(f"{spec}: is no .jsonl file of responses; to sample from it as a policy name --prompts")
     return _sampled(spec, sampling, keep)
+
+
+def expected_responses(spec: str, sampling: Sampling, keep: Path, *, letter: str) -> dict[str, Response]:
+    """For a dry run: the responses that are there already, or stand-ins as long as the policy may write.
+
+    ``letter`` fills the stand-ins, so that those of two policies differ and would be judged. Raises as
+    ``get_responses``.
+    """
+    if spec.endswith(FILE_ENDS):
+        return load_responses(Path(spec), limit=sampling.limit)
+    prompts = _prompts_for(spec, sampling)
+    done = dict(_kept(keep))
+    if all(p.id in done for p in prompts):
+        return {p.id: done[p.id] for p in prompts}
+    config, _ = _generator_config(spec, sampling)
+    tokens = config.generator.max_new_tokens * JUDGE_TOKENS_PER_POLICY_TOKEN
+    longest = letter * math.ceil(tokens * LETTERS_PER_TOKEN)
+    return {p.id: Response(p, longest) for p in prompts}
 
 
 def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Response]:
@@ -96,7 +109,7 @@ def _text(row: Mapping[str, Any], place: str) -> str:
 
 def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
     """Chunk by chunk, each from its own seed: a killed eval goes on with the first chunk that is not whole."""
-    prompts = load_prompts(str(sampling.prompts), limit=sampling.limit)
+    prompts = _prompts_for(spec, sampling)
     config, version = _generator_config(spec, sampling)
     head = {"responses_of": spec, "generator": config.generator.model_dump(mode="json"), "seed": sampling.seed}
     _check_same(keep, head)
@@ -119,6 +132,12 @@ def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
                         done[item.prompt.id] = Response(item.prompt, text)
         generator.close()
     return {p.id: done[p.id] for p in prompts}
+
+
+def _prompts_for(spec: str, sampling: Sampling) -> list[Prompt]:
+    if sampling.prompts is None:
+        raise UserError(f"{spec}: is no .jsonl file of responses; to sample from it as a policy name --prompts")
+    return load_prompts(sampling.prompts, limit=sampling.limit)
 
 
 def _generator_config(spec: str, sampling: Sampling) -> tuple[Config, Any]:
