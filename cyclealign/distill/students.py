@@ -34,12 +34,12 @@ def make_student(config: StudentConfig, loss: RankingLoss) -> Student:
     cut = (config.max_query_tokens, config.max_document_tokens)
     if config.kind == "cross_encoder":
         model = _loaded(st.CrossEncoder, config.model, num_labels=1, max_length=sum(cut))
-        _keep_layers(model, config.layers)
+        keep_layers(model, config.layers)
         objective: ListObjective = CrossEncoderObjective(model, loss, **scale)
         return Student(model, objective, st.CrossEncoderTrainer, st.CrossEncoderTrainingArguments, None)
     if config.kind == "colbert":
         model = _loaded(st.MultiVectorEncoder, config.model)
-        _keep_layers(model, config.layers)
+        keep_layers(model, config.layers)
         collator = RaggedCollator(model.preprocess, tasks=("query", "document"), max_tokens=cut)
         objective = MultiVectorObjective(model, loss, **scale)
         return Student(model, objective, st.MultiVectorEncoderTrainer, st.MultiVectorEncoderTrainingArguments, collator)
@@ -84,11 +84,11 @@ def _dense(config: StudentConfig) -> Any:
     modules = [m for m in model if config.kind == "cosine" or not isinstance(m, Normalize)]
     model = st.SentenceTransformer(modules=modules, similarity_fn_name=config.kind, device=str(model.device))
     model.max_seq_length = max(config.max_query_tokens, config.max_document_tokens)
-    _keep_layers(model, config.layers)
+    keep_layers(model, config.layers)
     return model
 
 
-def _keep_layers(model: Any, layers: int | None) -> None:
+def keep_layers(model: Any, layers: int | None) -> None:
     """Cut an encoder after its first so many layers."""
     if layers is None:
         return
