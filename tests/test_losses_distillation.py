@@ -249,6 +249,23 @@ def test_easy_candidates_stand_in_every_denominator_and_are_never_the_positive()
     assert without.item() == pytest.approx(log_sum_exp((a, b)) - b, abs=1e-12)
 
 
+def test_candidates_outside_of_the_list_are_easy_ones() -> None:
+    """The same numbers as one list whose easy candidates are those of the batch; nothing there changes nothing."""
+    student, teacher = f64((0.9, 0.8)).requires_grad_(), f64((1.0, 2.0))
+    beside = f64((-2.0, 0.3, -math.inf)).requires_grad_()
+    scores = replace(whole(student, teacher), outside=beside)
+    got = CPRD(rank_cut=1, temperature=0.5)(scores).loss
+    z = [2 * v for v in (0.8, 0.9, -2.0, 0.3)]
+    assert got.item() == pytest.approx(log_sum_exp(z) - z[0], abs=1e-12)
+    (gradient,) = torch.autograd.grad(got, beside)
+    top = log_sum_exp(z)
+    assert gradient[0].tolist() == pytest.approx([2 * math.exp(z[2] - top), 2 * math.exp(z[3] - top), 0.0])
+    alone = CPRD()(whole(student, teacher)).loss
+    for nothing in (f64((-math.inf,)), f64(())):
+        torch.testing.assert_close(CPRD()(replace(scores, outside=nothing)).loss, alone)
+    torch.testing.assert_close(CPRD(include_easy=False)(scores).loss, alone)
+
+
 def test_who_is_hard_is_the_students_choice_among_the_valid() -> None:
     student = f64((0.1, 0.9, 0.8, 5.0))
     valid = torch.tensor([[True, True, True, False]])

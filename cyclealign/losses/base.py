@@ -27,6 +27,8 @@ class RankedScores:
     best_nll: NLL of the teacher-best candidate, one a list: nats per token, or per response where the loss
         says ``sft_reduction == "sum"``.
     levels: 0 is best. positive: column of the known-best candidate, one a list; -1 where none is known.
+    outside: the student's scores of further candidates that the teacher did not rank (other lists of the batch),
+        -inf where there is none. Only CPRD looks at them.
 
     Raises ValueError where the shapes do not belong together.
     """
@@ -37,6 +39,7 @@ class RankedScores:
     best_nll: Float[Tensor, " B"] | None = None
     levels: Int[Tensor, "B K"] | None = None
     positive: Int[Tensor, " B"] | None = None
+    outside: Float[Tensor, "B E"] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.student.shape)
@@ -48,6 +51,8 @@ class RankedScores:
             _expect_shape(name, getattr(self, name), expected)
         for name in ("best_nll", "positive"):
             _expect_shape(name, getattr(self, name), shape[:1])
+        if self.outside is not None:
+            _expect_shape("outside", self.outside, (shape[0], self.outside.shape[-1]))
 
     @property
     def counted(self) -> Bool[Tensor, " B"]:
@@ -158,6 +163,7 @@ def widened(scores: RankedScores) -> RankedScores:
         student=torch.where(scores.valid, scores.student.to(wide), 0.0),
         teacher=torch.where(scores.valid, teacher, 0.0),
         best_nll=None if scores.best_nll is None else scores.best_nll.to(wide),
+        outside=None if scores.outside is None else scores.outside.to(wide),
     )
 
 

@@ -34,7 +34,7 @@ class CPRD(SFTWeighted):
         None: all are hard.
     threshold: valid is who has at least this teacher score, "mean" the list's own mean. rank_cut: valid is who
         is among the teacher's first so many of the hard. Both: who passes both; neither: all are valid.
-    include_easy: the other candidates stand in every denominator.
+    include_easy: the other candidates, and those ``outside`` of the list, stand in every denominator.
     """
 
     name: Literal["cprd"] = "cprd"
@@ -60,9 +60,7 @@ class CPRD(SFTWeighted):
         hard = self._hard(scores)
         order = best_first(replace(scores, valid=hard))
         student = scores.student / self.temperature
-        beside = None
-        if self.include_easy and self.hard is not None:
-            beside = _logsumexp(student, scores.valid & ~hard)
+        beside = self._easy(scores, hard) if self.include_easy else None
         weights = self._counts(scores, hard).gather(1, order)
         if self.rank_cut is not None:
             weights = weights & (torch.arange(order.shape[1], device=order.device) < self.rank_cut)
@@ -74,6 +72,15 @@ class CPRD(SFTWeighted):
         student = scores.student.detach().masked_fill(~scores.valid, -math.inf)
         # Ties with the last one count as well: which of them are hard must not hang on the order of the columns.
         return scores.valid & (student >= student.topk(self.hard, dim=1).values[:, -1:])
+
+    def _easy(self, scores: RankedScores, hard: Bool[Tensor, "B K"]) -> Float[Tensor, " B"] | None:
+        """Their logsumexp, at the loss's temperature; None where no list can have any."""
+        if self.hard is None and scores.outside is None:
+            return None
+        easy = scores.student.masked_fill(hard | ~scores.valid, -math.inf)
+        if scores.outside is not None:
+            easy = torch.cat([easy, scores.outside], dim=1)
+        return _logsumexp(easy / self.temperature, easy > -math.inf)
 
     def _counts(self, scores: RankedScores, hard: Bool[Tensor, "B K"]) -> Bool[Tensor, "B K"]:
         """Who is good enough, in the teacher's own width."""
