@@ -27,3 +27,29 @@ def margin_mse(config: ConfigName, overrides: Overrides = None) -> None:
     for key, value in distill_lists(loaded).items():
         print(f"{key}: {value}")
     print(f"model: {loaded.run_dir / 'model'}")
+
+
+@app.command("leaf")
+def leaf(config: ConfigName, overrides: Overrides = None) -> None:
+    """Train a small encoder on a big one's vectors, in the same space: queries by the one, documents by the other."""
+    from cyclealign.config_loading import load_sections
+    from cyclealign.distill.leaf import distill_leaf
+    from cyclealign.distill.leaf_config import LeafConfig
+
+    loaded = load_sections(LeafConfig, config, overrides or [])
+    for key, value in distill_leaf(loaded).items():
+        print(f"{key}: {value}")
+    print(f"model: {loaded.run_dir / 'model'}")
+    print(f"router: {loaded.run_dir / 'router'}")
+
+
+@app.command("quantidce")
+def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
+    """Train a metric of dialogue coherence: on levels of responses, then on a few human ratings."""
+    from cyclealign.config_loading import load_sections
+    from cyclealign.distill.quantidce import QuantiDCEConfig, distill_quantidce
+
+    loaded = load_sections(QuantiDCEConfig, config, overrides or [])
+    for key, value in distill_quantidce(loaded).items():
+        print(f"{key}: {value}")
+    print(f"model: {loaded.run_dir / 'model'}")

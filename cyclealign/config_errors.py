@@ -48,17 +48,19 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def is_free(path: tuple[str, ...]) -> bool:
-    """Whether keys below ``path`` are not the schema's own (``training``, ``black_box.request``)."""
-    return path[:1] == ("training",) or path[:2] == ("black_box", "request")
+    """Whether keys below ``path`` are not the schema's own (``training``, also a stage's; ``black_box.request``)."""
+    return "training" in path[:2] or path[:2] == ("black_box", "request")
 
 
 def known_keys(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every path of the schema, sections included; the fields of each loss below ``loss``."""
+    """Every path of the schema, sections and dataclasses included; the fields of each loss below ``loss``."""
     for name, field in model.model_fields.items():
         yield (*path, name)
         section = section_of(field.annotation)
         if section is not None:
             yield from known_keys(section, (*path, name))
+        elif dataclasses.is_dataclass(field.annotation):
+            yield from ((*path, name, f.name) for f in dataclasses.fields(field.annotation))
     if not path:
         for fields in map(dataclasses.fields, LOSSES.values()):
             yield from (("loss", f.name) for f in fields)

@@ -23,7 +23,7 @@ FLOORS: dict[int, set[str]] = {
         *("atomic", "endpoints", "intervals"),
     },
     2: {
-        *("agreement", "rank_template", "replies", "prompting", "demonstration_files", "demonstrations"),
+        *("agreement", "pruning", "rank_template", "replies", "prompting", "demonstration_files", "demonstrations"),
         *("config", "config_errors", "config_loading", "training_keys", "training_setup"),
     },
     3: {
@@ -31,6 +31,7 @@ FLOORS: dict[int, set[str]] = {
             "processes",
             "records",
             "data",
+            "dialogues",
             "collator",
             "generation",
             "rankers",
@@ -45,7 +46,7 @@ FLOORS: dict[int, set[str]] = {
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
-        *("interaction", "cycle", "building", "distill", "tracking", "run_metrics"),
+        *("interaction", "cycle", "cascade_fits", "building", "distill", "tracking", "run_metrics"),
     },
     5: {
         *("report", "reporting", "status", "progress", "summary", "dry_run", "rank_file", "model_card", "export"),
@@ -68,6 +69,11 @@ OWNERS = {
         "rankers.encoders",
         "distill.adapters",
         "distill.students",
+        "distill.coherence_model",
+        "distill.quantidce",
+        "distill.leaf_models",
+        "distill.leaf_retention",
+        "distill.leaf_training",
     },
 }
 
