@@ -242,10 +242,11 @@ def export(run: Run, folder: Path) -> None:
 
 
 def second_time(settings: Settings) -> Settings:
-    """From trained weights: the full depth at once, half the peak rate, other shuffles."""
+    """From trained weights: the full depth at once, half the peak rate, an earlier decay, other shuffles."""
     return replace(
         settings,
         first_layers=settings.layers,
+        decay_from=0.38,
         muon_lr=settings.muon_lr / 2,
         adam_lr=settings.adam_lr / 2,
         seed=settings.seed + 1,
