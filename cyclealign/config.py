@@ -102,10 +102,25 @@ class Price(Section):
     output: float = Field(ge=0)
 
 
+class CascadeConfig(Section):
+    """A local ranker, distilled from the judge's rankings so far, decides what the judge is asked.
+
+    judge: who is asked, by the other keys of black_box. keep: candidates that the judge ranks. sure: expected share of
+    pairs ordered as by the judge from which the local ranker answers alone; null: never. audit: share of lists that
+    are sent whole all the same. warm_up: lists that the judge has ranked before anything is pruned.
+    """
+
+    judge: Literal["openai", "replay"] = "openai"
+    keep: int = Field(default=2, ge=2)
+    sure: float | None = Field(default=None, gt=0.5, lt=1)
+    audit: float = Field(default=0.1, gt=0, le=1)
+    warm_up: int = Field(default=100, ge=10)
+
+
 class BlackBoxConfig(Section):
     """``path``: for backends replay and reward_model. ``request``: provider options, sent verbatim."""
 
-    backend: Literal["openai", "local", "reward_model", "replay"] = "openai"
+    backend: Literal["openai", "local", "reward_model", "replay", "cascade"] = "openai"
     model: str | None = None
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
@@ -119,6 +134,12 @@ class BlackBoxConfig(Section):
     max_unranked: float = Field(default=0.2, ge=0, le=1)
     path: Path | None = None
     request: dict[str, Any] = {}
+    cascade: CascadeConfig | None = None
+
+    @property
+    def judge(self) -> str:
+        """The back end that is asked: a cascade's own judge, else ``backend``."""
+        return self.cascade.judge if self.backend == "cascade" and self.cascade else self.backend
 
     @field_validator("api_key_env")
     @classmethod
@@ -130,10 +151,12 @@ class BlackBoxConfig(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> BlackBoxConfig:
-        if self.backend == "openai" and not self.model:
+        if (self.backend == "cascade") != (self.cascade is not None):
+            raise ValueError("cascade: needed for backend cascade and for no other, e.g. {keep: 2}")
+        if self.judge == "openai" and not self.model:
             raise ValueError("model: needed for backend openai (the name that the API knows)")
-        if self.backend in ("replay", "reward_model") and self.path is None:
-            raise ValueError(f"path: needed for backend {self.backend}")
+        if self.judge in ("replay", "reward_model") and self.path is None:
+            raise ValueError(f"path: needed for backend {self.judge}")
         if self.budget_usd is not None and self.price is None:
             raise ValueError("price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens)")
         if self.base_url is not None:
@@ -144,16 +167,24 @@ class BlackBoxConfig(Section):
 
 
 class DemonstrationsConfig(Section):
-    """``static``: a packaged file (``builtin:rank``) or a path. ``gate``: least chance-corrected agreement."""
+    """``static``: a packaged file (``builtin:rank``) or a path. ``gate``: least chance-corrected agreement.
+    ``encoder``: of ``select: nearest``, a sentence-transformers directory or hub id; null: all-MiniLM-L6-v2."""
 
     static: str = "builtin:rank"
     capacity: int = Field(default=8, ge=0)
     token_budget: int = Field(default=2048, ge=0)
     scope: Literal["shared", "prompt"] = "shared"
     select: Literal["recent", "agreement", "nearest"] = "recent"
+    encoder: str | None = None
     evict: Literal["oldest", "agreement"] = "oldest"
     gate: float = Field(default=0.3, ge=-1, le=1)
     tie_break: Literal["black_box"] = "black_box"
+
+    @model_validator(mode="after")
+    def _encoder_is_used(self) -> DemonstrationsConfig:
+        if self.encoder is not None and self.select != "nearest":
+            raise ValueError(f"encoder: used by select: nearest only, got select: {self.select}")
+        return self
 
 
 class AnchorConfig(Section):
@@ -214,14 +245,26 @@ class Config(Section):
     @model_validator(mode="after")
     def _teacher_can_serve_the_loss(self) -> Config:
         check_teacher(self)
+        cascade = self.black_box.cascade
+        if cascade is not None and cascade.sure is None and cascade.keep >= self.generator.candidates:
+            raise ValueError(
+                f"black_box.cascade.keep: {cascade.keep} of generator.candidates={self.generator.candidates} prunes"
+                " nothing; keep fewer, or let it answer alone (black_box.cascade.sure, e.g. 0.9)"
+            )
         return self
 
 
 def check_teacher(config: Config) -> None:
     """Refuse a loss that needs more than the black box can give, naming the losses that would work."""
-    gives_magnitude = config.black_box.backend in ("local", "reward_model") or config.black_box.passes >= 2
-    if config.black_box.backend == "replay":  # known only from the file; the ranker refuses at load
+    box = config.black_box
+    if box.backend == "replay":  # known only from the file; the ranker refuses at load
         return
+    if box.backend == "cascade" and not feeds("order", config.loss.needs):
+        raise ValueError(
+            f"loss.name: {config.loss.name} needs magnitudes, but a cascade gives an order alone; use"
+            f" loss.gap_temperature=false (pro), or {', '.join(losses_fed_by('order'))}"
+        )
+    gives_magnitude = box.backend in ("local", "reward_model") or box.passes >= 2
     if not feeds("magnitude" if gives_magnitude else "order", config.loss.needs):
         raise ValueError(
             f"loss.name: {config.loss.name} needs magnitudes, but one pass of backend {config.black_box.backend}"

