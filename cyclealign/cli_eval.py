@@ -98,7 +98,9 @@ def winrate(
 @eval_app.command()
 def reward(
     responses: Source,
-    scorer: Annotated[str, typer.Option(help="reward_model:PATH, local, sentence_similarity or overlap")],
+    scorer: Annotated[
+        str, typer.Option(help="reward_model:PATH, coherence:PATH, local, sentence_similarity or overlap")
+    ],
     prompts: Prompts = None,
     generator: GeneratorKeys = None,
     limit: Limit = None,

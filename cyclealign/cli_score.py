@@ -13,13 +13,17 @@ def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Candidates: Margin-MSE TSV, triples, BGE JSONL, …")],
     store: Annotated[Path, typer.Option(help="Score store (SQLite), made where there is none", show_default=False)],
     teacher: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="cross_encoder:PATH, bi_encoder:PATH, causal_lm:PATH, reward_model:PATH, local, openai:MODEL,"
-            " replay:PATH, or file (the scores in FILE); several are averaged",
+            help="cross_encoder:PATH, coherence:PATH, bi_encoder:PATH, multi_vector:PATH, causal_lm:PATH,"
+            " reward_model:PATH, local, openai:MODEL, replay:PATH, or file (the scores in FILE); several are averaged",
             show_default=False,
         ),
-    ],
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="coherence:PATH: 1 to 5, by a model of distill quantidce", show_default=False),
+    ] = None,
     options: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2"),
@@ -52,12 +56,12 @@ def score(
 ) -> None:
     """Score candidates once with any teacher, into a store; write the scores in any published format."""
     from cyclealign.score_job import run_score_job
-    from cyclealign.score_plan import ScoreJob
+    from cyclealign.score_plan import ScoreJob, checked_metric
 
     job = ScoreJob(
         file=file,
         store=store,
-        teachers=tuple(teacher),
+        teachers=(*(teacher or ()), *(() if metric is None else (checked_metric(metric),))),
         format=format,
         queries=queries,
         documents=documents,

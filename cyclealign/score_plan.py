@@ -36,6 +36,13 @@ class ScoreJob:
     seed: int = 42
 
 
+def checked_metric(spec: str) -> str:
+    """``--metric``: a teacher on a scale of its own that people read."""
+    if not spec.startswith("coherence:") or spec == "coherence:":
+        raise UserError(f"--metric: expected coherence:PATH, a directory of cyclealign distill quantidce; got {spec!r}")
+    return spec
+
+
 def input_format(job: ScoreJob) -> str:
     """The format of the input file, named or seen."""
     if job.format != "auto" and job.format not in READERS:
@@ -50,7 +57,7 @@ def input_format(job: ScoreJob) -> str:
 def checked_teachers(job: ScoreJob, format: str) -> list[TeacherSpec]:
     """The teachers, checked against each other, the calibration and the loss; nothing is loaded."""
     if not job.teachers:
-        raise UserError("--teacher: at least one is needed")
+        raise UserError("--teacher or --metric: at least one is needed")
     file_gives: Gives = job.file_gives or recorded_gives(job.file) or ("order" if format == "rankllm" else "magnitude")
     specs = [parse_teacher(spec, job.options, file_gives=file_gives) for spec in dict.fromkeys(job.teachers)]
     check_method(job.calibrate)

@@ -5,23 +5,20 @@ Pearson, Spearman and Kendall correlation of scores with human ratings, by SciPy
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from cyclealign.data import parse_row
+from cyclealign.dialogues import exchange_of, is_number, rating_of
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.reward import score_pairs
 from cyclealign.evaluation.statistics import Estimate, expanded_tails, recorded
 from cyclealign.records import jsonl_rows
-from cyclealign.types import Message, UserError
+from cyclealign.types import UserError
 
 DRAWS = 1_000
-RATINGS = ("human", "rating", "ratings", "annotations")
 Row = dict[str, Any]
 
 
@@ -29,13 +26,14 @@ def evaluate_coherence(data: Path, scorer: str | None, *, seed: int) -> Result:
     """Correlations over the rows of ``data``.
 
     A row has human ratings (``human`` or ``ratings``: a number or several, whose mean counts), and either ``score``
-    or, with ``scorer`` (as in ``eval reward``), ``messages`` or ``context`` (a list of turns) and ``response``.
+    or, with ``scorer`` (as in ``eval reward``), ``messages`` or ``context`` (a list of turns) and ``response``; as
+    ``cyclealign.dialogues`` reads them.
 
     Raises:
         UserError: names file and line; or fewer than three rows, or ratings or scores that are all the same.
     """
     rows = list(jsonl_rows(data))
-    human = [_rating(row, place) for place, row in rows]
+    human = [rating_of(row, place) for place, row in rows]
     scores = _scores(rows, scorer)
     metrics: dict[str, Any] = {"items": len(rows)}
     metrics |= {name: recorded(e) for name, e in correlations(scores, human, seed=seed).items()}
@@ -88,34 +86,10 @@ def _subset(scores: Sequence[float], human: Sequence[float], seed: int) -> dict[
         return {}
 
 
-def _rating(row: Row, place: str) -> float:
-    value = next((row[k] for k in RATINGS if row.get(k) is not None), None)
-    values: list[Any] = value if isinstance(value, list) and value else [value]
-    if not all(_is_number(v) for v in values):
-        raise UserError(f"{place}: expected {' or '.join(RATINGS)}: a number, or a list of numbers; got {value!r}")
-    return fmean(values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _scores(rows: Sequence[tuple[str, Row]], scorer: str | None) -> list[float]:
     if scorer is not None:
-        return score_pairs(scorer, [_exchange(row, place) for place, row in rows])
+        return score_pairs(scorer, [exchange_of(row, place) for place, row in rows])
     for place, row in rows:
-        if not _is_number(row.get("score")):
+        if not is_number(row.get("score")):
             raise UserError(f"{place}: expected score: a number; or name a --scorer")
     return [float(row["score"]) for _, row in rows]
-
-
-def _exchange(row: Row, place: str) -> tuple[tuple[Message, ...], str]:
-    """The chat and the reply; the turns of a ``context`` alternate, the user's last."""
-    context, response = row.get("context"), row.get("response")
-    if not isinstance(response, str):
-        raise UserError(f"{place}: expected response as text")
-    if isinstance(context, list) and context and all(isinstance(t, str) for t in context):
-        roles = ("user", "assistant")
-        turns = [{"role": roles[(len(context) - 1 - n) % 2], "content": t} for n, t in enumerate(context)]
-        return parse_row({"messages": turns}, place).messages, response
-    return parse_row({k: row.get(k) for k in ("prompt", "messages")}, place).messages, response

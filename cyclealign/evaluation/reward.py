@@ -12,11 +12,12 @@ from cyclealign.evaluation.statistics import bootstrap_mean, recorded
 from cyclealign.scorers import Pair, scorer_by_name
 from cyclealign.types import UserError
 
-KINDS = "reward_model:PATH, local, sentence_similarity or overlap"
+KINDS = "reward_model:PATH, coherence:PATH, local, sentence_similarity or overlap"
 
 
 def score_pairs(spec: str, pairs: Sequence[Pair]) -> list[float]:
-    """Scores of (messages, reply), higher is better, by ``reward_model:PATH``, ``local`` or a scorer of the package.
+    """Scores of (messages, reply), higher is better, by ``reward_model:PATH``, ``coherence:PATH``, ``local`` or a
+    scorer of the package.
 
     Raises:
         UserError: no such scorer, or its model cannot be loaded.
@@ -26,6 +27,10 @@ def score_pairs(spec: str, pairs: Sequence[Pair]) -> list[float]:
         from cyclealign.rankers.reward_model import RewardModelRanker
 
         return RewardModelRanker(path, key="--scorer").score(pairs)
+    if kind == "coherence" and path:
+        from cyclealign.rankers.encoders import CoherenceScorer
+
+        return CoherenceScorer(path, key="--scorer coherence").score(pairs)
     if spec == "local":
         from cyclealign.rankers.local import LocalRanker
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from cyclealign.policy import context_length
+from cyclealign.rankers.encoders import CrossEncoderScorer
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -20,7 +21,8 @@ SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
 
 class RewardModelRanker:
-    """Any transformers sequence classifier with one output: higher is better.
+    """Any transformers sequence classifier with one output: higher is better. Or a directory that holds a
+    sentence-transformers cross-encoder made of modules, such as ``cyclealign distill quantidce`` saves: its logit.
 
     A conversation is rendered by the tokenizer's chat template; without one, prompt and reply are given as a pair
     of texts. Too long texts lose their oldest part. On a GPU several prompts are scored at once. On a CPU, where
@@ -33,6 +35,10 @@ class RewardModelRanker:
     def __init__(self, path: str | Path, *, key: str = "black_box.path") -> None:
         """Load the classifier from a directory or hub id; UserError (naming ``key``) when it is none."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._modules: CrossEncoderScorer | None = None
+        if (Path(path) / "modules.json").is_file():
+            self._modules = CrossEncoderScorer(str(path), key=key)
+            return
         self._model, self._tokenizer = _load(str(path), self._device, key)
         longest = context_length(self._model) or LONGEST
         self._limit = min(self._tokenizer.model_max_length, longest, LONGEST)
@@ -54,6 +60,8 @@ class RewardModelRanker:
     @torch.inference_mode()
     def score(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
         """The classifier's output for each (messages, reply), in their order; batches hold texts of like length."""
+        if self._modules is not None:
+            return self._modules.score(pairs)
         encoded = [self._encode(messages, reply) for messages, reply in pairs]
         order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i]["input_ids"]), i))
         scores = [0.0] * len(pairs)

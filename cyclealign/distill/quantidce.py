@@ -1,0 +1,185 @@
+"""``cyclealign distill quantidce``: a metric of dialogue coherence, from levels of responses, then from few ratings.
+
+Ye et al. 2021, Towards Quantifiable Dialogue Coherence Evaluation (arXiv 2106.00507).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from torch import nn
+
+from cyclealign.atomic import write_atomic
+from cyclealign.config import Section
+from cyclealign.dialogues import read_levels, read_ratings
+from cyclealign.distill.adapters import CrossEncoderObjective
+from cyclealign.distill.coherence_model import RatingObjective, load_model, make_model
+from cyclealign.distill.config import DistillConfig
+from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.losses import MultiLevelRanking, QuantiDCEKD
+from cyclealign.rankers.encoders import told
+from cyclealign.training_keys import check_training
+from cyclealign.types import UserError
+
+Rows = Mapping[str, Sequence[Any]]  # columns
+
+
+class EncoderConfig(Section):
+    """``layers``: keep the first so many of the encoder; ``max_tokens``: of context and response together."""
+
+    model: str = Field(min_length=1)
+    layers: int | None = Field(default=None, ge=1)
+    max_tokens: int = Field(default=128, ge=8)
+
+
+class StageConfig(Section):
+    """``validation``: rows like ``data``; the checkpoint with the lowest loss on them is kept. ``steps`` and
+    ``training`` stand over those of the whole distillation."""
+
+    data: Path
+    validation: Path | None = None
+    steps: int | None = Field(default=None, ge=1)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class PretrainingConfig(StageConfig):
+    """Levels of responses, as ``dialogues.read_levels`` reads them."""
+
+    loss: MultiLevelRanking = MultiLevelRanking(squash="sigmoid")
+
+
+class FinetuningConfig(StageConfig):
+    """Human ratings from 1 to 5, as ``dialogues.read_ratings`` reads them."""
+
+    loss: QuantiDCEKD = QuantiDCEKD()
+
+
+class QuantiDCEConfig(DistillConfig):
+    """Both stages; without ratings the first alone makes the model."""
+
+    student: EncoderConfig
+    pretraining: PretrainingConfig
+    finetuning: FinetuningConfig | None = None
+
+    def of_stage(self, stage: StageConfig) -> QuantiDCEConfig:
+        """The same run with a stage's own steps and training arguments."""
+        training = {**self.training, **stage.training}
+        return self.model_copy(update={"steps": stage.steps or self.steps, "training": training})
+
+
+def distill_quantidce(config: QuantiDCEConfig) -> dict[str, Any]:
+    """Train both stages, or what is left of them; returns the summary that is written to ``summary.json``.
+
+    The model is in ``model``, that of the first stage in ``pretrained``; each stage's record is its last file.
+
+    Raises:
+        UserError: rows that cannot be used, a model that cannot be loaded, another config in the run's directory.
+    """
+    levels = [level_rows(path) for path in _paths(config.pretraining)]
+    ratings = [] if config.finetuning is None else [rating_rows(path) for path in _paths(config.finetuning)]
+    check_training(config.pretraining.training)
+    check_training({} if config.finetuning is None else config.finetuning.training)
+    if (summary := claim(config)) is not None:
+        return summary
+    first = config.run_dir / ("model" if config.finetuning is None else "pretrained")
+    summary = {"pretraining": pretrain(config, levels, first)}
+    if config.finetuning is not None:
+        summary["finetuning"] = finetune(config, config.finetuning, ratings, first)
+    write_summary(config, summary)
+    return summary
+
+
+def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> dict[str, Any]:
+    """The first stage, into ``out``, from training rows and, where there are some, validation rows; its record."""
+    if (found := _record(config, "pretraining")) is not None:
+        return found
+    student = config.student
+    model = make_model(student.model, layers=student.layers, max_tokens=student.max_tokens, seed=config.seed)
+    objective = CrossEncoderObjective(model, config.pretraining.loss)
+    return _fit(config.of_stage(config.pretraining), "pretraining", objective, rows, out)
+
+
+def finetune(config: QuantiDCEConfig, stage: FinetuningConfig, rows: Sequence[Rows], first: Path) -> dict[str, Any]:
+    """The second stage, from the model of the first in ``first``, into ``model``."""
+    if (found := _record(config, "finetuning")) is not None:
+        return found
+    objective = RatingObjective(load_model(str(first)), stage.loss, load_model(str(first)))
+    return _fit(config.of_stage(stage), "finetuning", objective, rows, config.run_dir / "model")
+
+
+def level_rows(path: Path) -> Rows:
+    """Columns context, responses and label (their levels, 0 the best), a row for each context.
+
+    Raises:
+        UserError: a row without levels, or a file without rows.
+    """
+    found = list(read_levels(path))
+    if not found:
+        raise UserError(f"{path}: expected contexts with levels of responses, got an empty file")
+    return {
+        "context": [told(d.context) for d in found],
+        "responses": [[text for level in d.levels for text in level] for d in found],
+        "label": [[n for n, level in enumerate(d.levels) for _ in level] for d in found],
+    }
+
+
+def rating_rows(path: Path) -> Rows:
+    """Columns context, response and label (the mean rating), a row for each response.
+
+    Raises:
+        UserError: a row without a rating from 1 to 5, or a file without rows.
+    """
+    found = list(read_ratings(path))
+    outside = [r.rating for r in found if not 1 <= r.rating <= 5]
+    if not found or outside:
+        raise UserError(f"{path}: expected ratings from 1 to 5, got {outside[0] if outside else 'an empty file'}")
+    return {
+        "context": [told(r.context) for r in found],
+        "response": [r.response for r in found],
+        "label": [r.rating for r in found],
+    }
+
+
+def _fit(config: QuantiDCEConfig, name: str, objective: nn.Module, rows: Sequence[Rows], out: Path) -> dict[str, Any]:
+    """Train one stage, or go on from its last checkpoint; save its model, then its record."""
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoderTrainer, CrossEncoderTrainingArguments
+
+    train, *validation = [Dataset.from_dict(dict(columns)) for columns in rows]
+    chosen = {"eval_strategy": "steps", "eval_steps": config.save_every, "load_best_model_at_end": True}
+    arguments = training_arguments(config, f"checkpoints/{name}", **(chosen if validation else {}))
+    trainer = CrossEncoderTrainer(
+        model=objective.model,
+        args=CrossEncoderTrainingArguments(**arguments),
+        train_dataset=train,
+        eval_dataset=validation[0] if validation else None,
+        loss=objective,
+    )
+    first_loss, last_loss = train_or_resume(trainer)
+    trainer.model.save_pretrained(str(out))
+    record = {
+        "rows": len(train),
+        "steps": trainer.state.global_step,
+        "first_loss": first_loss,
+        "last_loss": last_loss,
+        **({"best_validation_loss": trainer.state.best_metric} if validation else {}),
+    }
+    write_atomic(config.run_dir / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _record(config: QuantiDCEConfig, name: str) -> dict[str, Any] | None:
+    """What a stage that has ended wrote last."""
+    path = config.run_dir / f"{name}.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _paths(stage: StageConfig) -> list[Path]:
+    return [stage.data] if stage.validation is None else [stage.data, stage.validation]

@@ -1,0 +1,229 @@
+"""``cyclealign distill quantidce``: both stages by value, resuming, and the saved model wherever a scorer is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_encoders
+import torch
+
+from cyclealign.cli import main
+from cyclealign.dialogues import read_levels, read_ratings
+from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking, UserError
+
+pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
+Captured = pytest.CaptureFixture[str]
+COLOURS = ("red", "green", "blue")  # of the best, the middle and the worst responses
+ANIMALS = ("cat", "dog", "bird")
+MARKS = (4.5, 3.0, 1.5)
+LEVELS = [
+    {
+        "context": ["the bird ?", f"a {asked} ?"],
+        "levels": [[f"the {colour} {a} sleeps" for a in ANIMALS[: 2 + n]] for n, colour in enumerate(COLOURS)],
+    }
+    for asked in ANIMALS[:2]
+]
+RATINGS = [
+    {"context": row["context"], "response": text, "human": [mark - 0.5, mark + 0.5]}
+    for row in LEVELS
+    for mark, texts in zip(MARKS, row["levels"], strict=True)
+    for text in texts
+]
+QUICK = (
+    "steps=30",
+    "training.use_cpu=true",
+    "training.logging_steps=1",
+    "pretraining.training.learning_rate=0.01",
+    "finetuning.training.learning_rate=0.001",
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The libraries' own warnings are no concern here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, an encoder and one finished run."""
+    folder = tmp_path_factory.mktemp("quantidce")
+    written(folder)
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert distill() == 0
+    finally:
+        os.chdir(here)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    written(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(folder: Path) -> None:
+    jsonl(folder / "levels.jsonl", LEVELS)
+    jsonl(folder / "ratings.jsonl", RATINGS)
+    tiny_encoders.save_encoder(folder / "bert", layers=2)
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def distill(*overrides: str) -> int:
+    return main(["distill", "quantidce", "distill/quantidce", "student.model=bert", *QUICK, *overrides])
+
+
+def logits(model: Path) -> torch.Tensor:
+    """Of every rated response, by the library itself."""
+    from sentence_transformers import CrossEncoder
+
+    pairs = [("\n\n".join(row["context"]), row["response"]) for row in RATINGS]
+    found = CrossEncoder(str(model), device="cpu").predict(pairs, activation_fn=torch.nn.Identity())
+    return torch.as_tensor(found, dtype=torch.float64)
+
+
+def test_levels_make_an_order_and_ratings_a_scale(trained: Path) -> None:
+    found = json.loads((trained / "runs/quantidce/summary.json").read_text())
+    assert (found["pretraining"]["rows"], found["finetuning"]["rows"]) == (2, 16)
+    assert (found["pretraining"]["steps"], found["finetuning"]["steps"]) == (30, 30)
+    assert found["pretraining"]["last_loss"] < 0.3 * found["pretraining"]["first_loss"]
+    human = torch.tensor([sum(row["human"]) / 2 for row in RATINGS], dtype=torch.float64)
+    errors = {}
+    for stage in ("pretrained", "model"):
+        score = 1 + 4 * logits(trained / "runs/quantidce" / stage).sigmoid()
+        assert score[human == MARKS[0]].min() > score[human == MARKS[1]].max(), stage
+        assert score[human == MARKS[1]].min() > score[human == MARKS[2]].max(), stage
+        errors[stage] = float((score - human).square().mean())
+    assert errors["model"] < 0.7 * errors["pretrained"]
+
+
+def test_the_metric_scores_files_ratings_and_candidates(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    raw = logits(Path("runs/quantidce/model"))
+    coherence = (1 + 4 * raw.sigmoid()).tolist()
+    rows = [{"query": "\n\n".join(r["context"]), "documents": [r["response"]]} for r in RATINGS]
+    jsonl(trained / "pairs.jsonl", rows)
+    metric = ["--metric", "coherence:runs/quantidce/model"]
+    assert main(["score", "pairs.jsonl", "--store", "s.sqlite", *metric, "--write", "ntuples:out.jsonl"]) == 0
+    scored = [json.loads(line)["scores"][0] for line in Path("out.jsonl").read_text().splitlines()]
+    assert scored == pytest.approx(coherence, abs=1e-5)
+
+    scorer = ["--scorer", "coherence:runs/quantidce/model"]
+    assert main(["eval", "coherence", "ratings.jsonl", *scorer, "--out", "e.json"]) == 0
+    result = json.loads(Path("e.json").read_text())
+    assert [item["score"] for item in result["items"]] == pytest.approx(coherence, abs=1e-5)
+    assert result["metrics"]["spearman"]["value"] > 0.9
+
+    from cyclealign.rankers.reward_model import RewardModelRanker
+
+    dialogue = next(read_ratings(Path("ratings.jsonl")))
+    texts = [text for level in LEVELS[0]["levels"] for text in level]
+    candidates = tuple(Candidate(f"c{n}", text) for n, text in enumerate(texts))
+    sets = [CandidateSet(Prompt(dialogue.context), candidates)]
+    context: Any = RankContext  # it is not looked at
+    (ranking,) = RewardModelRanker("runs/quantidce/model").rank(sets, context)
+    assert isinstance(ranking, Ranking)
+    assert ranking.scores is not None
+    assert [ranking.scores[c.id] for c in candidates] == pytest.approx(raw[: len(texts)].tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
+def test_a_stopped_distillation_goes_on_from_its_checkpoint(
+    stage: str, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    from cyclealign.distill import quantidce
+
+    monkeypatch.chdir(trained)
+    train: Any = quantidce.train_or_resume
+
+    def killed(trainer: Any) -> Any:
+        from transformers import TrainerCallback
+
+        class Kill(TrainerCallback):  # type: ignore[misc]
+            def on_step_begin(self, arguments: Any, state: Any, *_: object, **__: object) -> None:
+                if arguments.output_dir.endswith(stage) and state.global_step == 13:
+                    raise KeyboardInterrupt
+
+        trainer.add_callback(Kill())
+        return train(trainer)
+
+    part = f"name=part-{stage}"
+    with monkeypatch.context() as once:
+        once.setattr(quantidce, "train_or_resume", killed)
+        assert distill(part, "save_every=10") == 130
+    assert Path(f"runs/part-{stage}/checkpoints/{stage}/checkpoint-10").is_dir()
+    assert Path(f"runs/part-{stage}/pretraining.json").exists() == (stage == "finetuning")
+    assert distill(part, "save_every=10") == 0
+    assert torch.equal(*(logits(Path(f"runs/{name}/model")) for name in ("quantidce", f"part-{stage}")))
+    capsys.readouterr()
+    assert distill(part, "save_every=10") == 0  # done: nothing is trained again
+    assert distill(part, "save_every=10", "seed=7") == 2
+    assert "holds a distillation with another config" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_ratings_the_first_stage_makes_the_model() -> None:
+    assert distill("finetuning=null", "pretraining.validation=levels.jsonl", "save_every=10") == 0
+    found = json.loads(Path("runs/quantidce/summary.json").read_text())
+    assert set(found) == {"pretraining"}
+    # The best checkpoint is the one that was saved: its loss, computed again.
+    from cyclealign.losses import MultiLevelRanking, RankedScores
+
+    rows = list(read_levels(Path("levels.jsonl")))
+    sizes = [sum(map(len, d.levels)) for d in rows]
+    student = torch.stack(list(logits(Path("runs/quantidce/model")).float().split(sizes)))
+    levels = torch.tensor([[n for n, level in enumerate(d.levels) for _ in level] for d in rows])
+    bundle = RankedScores(student=student, teacher=-levels, valid=torch.ones_like(student, dtype=bool), levels=levels)
+    loss = MultiLevelRanking(squash="sigmoid")(bundle).loss
+    assert found["pretraining"]["best_validation_loss"] == pytest.approx(float(loss), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("pretraining.dta=x",), "unknown key pretraining.dta; did you mean pretraining.data?"),
+        (("pretraining.loss.seperation=1",), "did you mean pretraining.loss.separation?"),
+        (("finetuning.training.learning_rte=1",), "training.learning_rte; did you mean training.learning_rate?"),
+        (("pretraining.data=none.jsonl",), "none.jsonl"),
+        (("finetuning.data=levels.jsonl",), "levels.jsonl:1: expected response as text"),
+        (("student.model=./nowhere",), "student.model: cannot load './nowhere'"),
+        (("student.layers=3",), "the encoder has 2 layers, got 3"),
+    ],
+)
+def test_mistakes_are_one_line(folder: Path, capsys: Captured, overrides: tuple[str, ...], message: str) -> None:
+    assert distill(*overrides) == 2
+    assert message in capsys.readouterr().err
+    assert not list(folder.glob("runs/*/model"))
+
+
+def test_ratings_off_the_scale_are_refused(folder: Path, capsys: Captured) -> None:
+    jsonl(folder / "ratings.jsonl", [{**RATINGS[0], "human": 7}])
+    assert distill() == 2
+    assert "ratings.jsonl: expected ratings from 1 to 5, got 7" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_metric_has_a_name_and_a_model(capsys: Captured) -> None:
+    from cyclealign.evaluation.reward import score_pairs
+
+    assert main(["score", "levels.jsonl", "--store", "s.sqlite", "--metric", "coherence"]) == 2
+    assert "--metric: expected coherence:PATH" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--scorer coherence:\./nowhere: cannot be loaded"):
+        score_pairs("coherence:./nowhere", [(({"role": "user", "content": "a"},), "b")])
