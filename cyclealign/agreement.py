@@ -260,7 +260,14 @@ def vote_utilities(votes: Mapping[str, float]) -> dict[str, float]:
 
 def teacher_utilities(ranking: Ranking) -> dict[str, float]:
     """What a ranking tells a loss, higher is better: its scores, else its votes over two passes or more, else
-    its order. The first two have magnitudes, the last has not."""
+    its order. The first two have magnitudes, the last has not.
+
+    Of a list that a cascade pruned, the pruned ones are tied below the judged: their order is nobody's verdict.
+    """
+    if 0 < len(ranking.judged) < len(ranking.order):
+        judged = tuple(tier for tier in ranking.tiers if tier[0] in ranking.judged)
+        pruned = tuple(i for i in ranking.order if i not in ranking.judged)
+        return order_utilities(Ranking(prompt_id=ranking.prompt_id, tiers=(*judged, pruned)))
     if ranking.scores is not None:
         return dict(ranking.scores)
     if ranking.votes is not None and len(ranking.passes) >= 2:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cyclealign.atomic import write_atomic
+from cyclealign.cascade_fits import RunFits
 from cyclealign.config import Config
 from cyclealign.config_loading import check_resume_changes, dump_config, load_config
 from cyclealign.cycle import Cycle, Parts
@@ -91,7 +92,7 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
 def _hosts(config: Config) -> list[tuple[str | None, str]]:
     """Where a run sends which key: its judge's, and its generation servers' where there is one."""
     hosts: list[tuple[str | None, str]] = []
-    if config.black_box.backend == "openai":
+    if config.black_box.judge == "openai":
         hosts.append((config.black_box.base_url, config.black_box.api_key_env))
     if config.generator.backend == "server" and SERVER_KEY in os.environ:
         hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
@@ -193,7 +194,17 @@ def _pool(config: Config, run: RunDir, template: RankTemplate) -> DemonstrationP
 def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
     """The ranker of ``black_box.backend``; a server is asked once whether it answers, before anything heavy."""
     box = config.black_box
-    if box.backend == "openai":
+    if box.cascade is not None:
+        from cyclealign.rankers.cascade import CascadeRanker
+        from cyclealign.rankers.reply_features import ReplyFeatures
+
+        return CascadeRanker(_judge(config, run, template), box.cascade, ReplyFeatures, RunFits(run, box.cascade))
+    return _judge(config, run, template)
+
+
+def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
+    box = config.black_box
+    if box.judge == "openai":
         from cyclealign.ledger import Ledger
         from cyclealign.rankers.black_box import BlackBoxRanker
 
@@ -205,11 +216,11 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
             ledger.close()
             raise
         return ranker
-    if box.backend == "replay":
+    if box.judge == "replay":
         from cyclealign.rankers.replay import ReplayRanker
 
         assert box.path is not None
-        replay = ReplayRanker(box.path)
+        replay = ReplayRanker(box.path, parts=box.cascade is not None)
         if not feeds(replay.gives, config.loss.needs):
             raise UserError(
                 f"loss.name: {config.loss.name} needs magnitudes, but black_box.path={box.path} records orders alone;"

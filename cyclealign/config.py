@@ -198,6 +198,15 @@ class AnchorConfig(Section):
     kind: Literal["kl", "nll"] = "kl"
 
 
+class LeafAuxiliary(Section):
+    """LEAF's embedding match, ``weight`` times beside the ranking loss, which alone gives the order. ``teacher``: a
+    sentence-transformers directory or hub id. Directions are compared: both vectors have length 1."""
+
+    teacher: str = Field(min_length=1)
+    weight: float = Field(default=1.0, gt=0)
+    power: Literal[1, 2] = 2
+
+
 class WarmStart(Section):
     sft: str
 
@@ -233,6 +242,7 @@ class Config(Section):
     demonstrations: DemonstrationsConfig = DemonstrationsConfig()
     loss: Loss = RRHF()
     anchor: AnchorConfig = AnchorConfig()
+    leaf: LeafAuxiliary | None = None
     training: dict[str, Any] = {}
     layout: Literal["auto", "cached_prefix", "padded"] = "auto"
     cycle: CycleConfig = CycleConfig()
@@ -245,6 +255,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _teacher_can_serve_the_loss(self) -> Config:
         check_teacher(self)
+        if self.leaf is not None and self.policy.lora is None:
+            raise ValueError("leaf: its projection is trained beside an adapter; set policy.lora, or leaf=null")
         cascade = self.black_box.cascade
         if cascade is not None and cascade.sure is None and cascade.keep >= self.generator.candidates:
             raise ValueError(

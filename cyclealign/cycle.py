@@ -231,7 +231,8 @@ class Cycle:
             pool_record = {"accepted": len(accepted), "pool": len(pool.dynamic), "pool_version": pool.version}
             write_jsonl(it.files.agreement, [agreement_record(a) for a in agreed])
             pool.save(it.files.demonstrations)
-            write_json(it.files.summary, summary(it, agreed) | pool_record)
+            figures = summary(it, agreed, passes=self.config.black_box.passes)
+            write_json(it.files.summary, figures | pool_record)
             self.parts.tracker.log(interaction_metrics(self.run_dir, it.index))
         return [a.prompt_id for a in agreed if a.settled]
 

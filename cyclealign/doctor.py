@@ -87,7 +87,7 @@ def _key(config: Config) -> Finding:
     from cyclealign.endpoints import host_of, is_loopback
 
     box = config.black_box
-    if box.backend != "openai":
+    if box.judge != "openai":
         return Finding("ok", "key", f"none needed (black_box.backend {box.backend})")
     host = host_of(box.base_url)
     if os.environ.get(box.api_key_env):
@@ -123,7 +123,7 @@ def _judge_prompt(config: Config) -> Iterator[Finding]:
     from cyclealign.demonstrations import DemonstrationPool
     from cyclealign.prompting import estimate_message_tokens, load_template, render
 
-    if config.black_box.backend != "openai":
+    if config.black_box.judge != "openai":
         return
     k = min(config.generator.candidates, len(SAMPLE.candidates))
     item = CandidateSet(SAMPLE.prompt, SAMPLE.candidates[:k])

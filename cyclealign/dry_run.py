@@ -19,7 +19,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
     Every prompt stays unsettled through all interactions, every pass needs its repair, and every evaluation asks
     about all labelled pairs.
     """
-    if config.black_box.backend != "openai":
+    if config.black_box.judge != "openai":
         return WorstCase(0, 0, 0, 0.0)
     template = load_template(config.black_box.template)
     rankings = worst_case(
@@ -67,7 +67,7 @@ def describe_worst_case(config: Config) -> list[str]:
         f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
         f"interactions: at most {math.ceil(len(prompts) / config.cycle.batch_size) * config.cycle.max_interactions}",
     ]
-    if config.black_box.backend != "openai":
+    if config.black_box.judge != "openai":
         return [*lines, f"paid calls: none (black_box.backend {config.black_box.backend})"]
     money = "unknown (set black_box.price)" if most.usd is None else f"${most.usd:,.2f}"
     if config.black_box.budget_usd is not None:

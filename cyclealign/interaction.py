@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from cyclealign.agreement import Agreement, agree, expected_lcs, teacher_utilities
+from cyclealign.pruning import cascade_figures
 from cyclealign.run_dir import (
     Appender,
     InteractionDir,
@@ -96,9 +97,11 @@ def trusted(it: Interaction, agreed: Sequence[Agreement]) -> list[Agreement]:
     A judge that answers by position agrees with the white box by luck as often as any other coin: chance passes
     the gate on agreement in two of five lists of four. Its own passes give it away: their Kendall tau is about 0. So
     nothing is trusted where the interaction's mean tau is not above 0 by 1.96 standard errors, and no single
-    verdict whose passes contradict each other.
+    verdict whose passes contradict each other. Nor is a list that a cascade pruned or ranked alone: the judge
+    would be shown as its own an order that it never gave.
     """
     black = read_rankings(it.files.black_box)
+    agreed = [a for a in agreed if len(black[a.prompt_id].judged) == len(black[a.prompt_id].order)]
     taus = {a.prompt_id: black[a.prompt_id].confidence for a in agreed}
     known = [t for t in taus.values() if t is not None]
     if not known:
@@ -120,9 +123,14 @@ def agreement_record(a: Agreement) -> dict[str, Any]:
     }
 
 
-def summary(it: Interaction, agreed: Sequence[Agreement]) -> dict[str, Any]:
-    """Means over the prompts that both rankers ranked: LCS length, its mean by chance, agreement raw and corrected."""
+def summary(it: Interaction, agreed: Sequence[Agreement], *, passes: int) -> dict[str, Any]:
+    """Means over the prompts that both rankers ranked: LCS length, its mean by chance, agreement raw and corrected.
+
+    With a cascade, what it saved and lost (``pruning.cascade_figures``).
+    """
     verdicts = read_verdicts(it.files.black_box).values()
+    rankings = [v for v in verdicts if isinstance(v, Ranking)]
+    cascade = cascade_figures(read_sets(it.files.candidates), rankings, passes=passes)
     reasons = [v.reason for v in verdicts if isinstance(v, Unranked)]
     taus = [v.confidence for v in verdicts if isinstance(v, Ranking) and v.confidence is not None]
     n = max(len(agreed), 1)
@@ -136,6 +144,7 @@ def summary(it: Interaction, agreed: Sequence[Agreement]) -> dict[str, Any]:
         "agreement_corrected": sum(a.corrected for a in agreed) / n,
         "pass_tau": sum(taus) / len(taus) if taus else None,
         "settled": sum(a.settled for a in agreed),
+        **({} if cascade is None else {"cascade": cascade}),
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.atomic import write_atomic
+from cyclealign.reporting.cascade import cascade_section
 from cyclealign.reporting.changes import demonstrations, interactions
 from cyclealign.reporting.figures import Facts, paired_interval, read_facts
 from cyclealign.reporting.headline import headline
@@ -70,6 +71,7 @@ def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:
     yield "Both rankings", "rankings", rankings(run)
     yield "Demonstrations", "demonstrations", demonstrations(run)
     yield "Spend", "paid", spend_table(run)
+    yield "Cascade", "cascade", cascade_section(run)
     yield "Configuration", "config", _files(run)
     yield "Environment", "environment", _environment(run.environment)
 
@@ -89,6 +91,7 @@ def _headline(figures: dict[str, Any]) -> Html:
         which = trained if kept["trained"] else "the start model"
         lines.append(tag("p", f"Kept: {which}; {kept['why']}."))
     lines.append(tag("p", f"Spend: {figures['spend']}."))
+    lines += [tag("p", f"Cascade: {figures['cascade']}.")] if figures["cascade"] else []
     rows = [(row["measure"], *row["text"]) for row in figures["rows"]]
     if not rows:
         return join(

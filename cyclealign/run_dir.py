@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cyclealign.atomic import write_atomic
-from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking, Unranked, UserError
+from cyclealign.types import Candidate, CandidateSet, Cascaded, Prompt, Ranking, Unranked, UserError
 
 Verdict = Ranking | Unranked
 
@@ -92,6 +92,7 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
         "votes": verdict.votes,
         "confidence": verdict.confidence,
         "passes": verdict.passes or None,
+        "cascade": verdict.cascade and verdict.cascade.record(),
     }
     return record | {k: v for k, v in extras.items() if v is not None}
 
@@ -106,6 +107,7 @@ def verdict_from(record: dict[str, Any]) -> Verdict:
         votes=record.get("votes"),
         confidence=record.get("confidence"),
         passes=tuple(tuple(p) for p in record.get("passes", ())),
+        cascade=Cascaded.from_record(record["cascade"]) if "cascade" in record else None,
     )
 
 
@@ -130,6 +132,7 @@ class InteractionDir:
         self.path = path
         self.candidates = path / "candidates.jsonl"
         self.white_box = path / "white_box.jsonl"
+        self.cascade = path / "cascade.json"
         self.black_box = path / "black_box.jsonl"
         self.agreement = path / "agreement.jsonl"
         self.demonstrations = path / "demonstrations.jsonl"

@@ -12,6 +12,7 @@ from cyclealign.ledger import Ledger
 from cyclealign.run_dir import RunDir, read_json
 
 SUMMARY = ("ranked", "settled", "accepted", "pool", "agreement", "agreement_corrected", "pass_tau")
+CASCADE = ("pruned", "alone", "audited", "calls_saved", "tokens_saved", "tau", "best_first")
 EVALUATION = ("reward", "reward_choosing", "nll_start", "mean_words", "distinct1", "distinct2")
 
 
@@ -34,10 +35,12 @@ class NoTracker:
 
 
 def interaction_metrics(run: RunDir, index: int) -> dict[str, float]:
-    """Of a summary that is on disk: agreement, counts, and what was spent so far."""
+    """Of a summary that is on disk: agreement, counts, what was spent so far, and what a cascade saved and lost."""
     summary = read_json(run.interaction(index).summary)
     unranked = float(sum(summary["unranked"].values()))
     figures = {"interaction": float(index), "unranked": unranked, **_numbers(summary, SUMMARY), **_spent(run)}
+    cascade = _numbers(summary.get("cascade") or {}, CASCADE)
+    figures |= {f"cascade_{name}": value for name, value in cascade.items()}
     return {f"cycle/{name}": value for name, value in figures.items()}
 
 

@@ -59,7 +59,8 @@ def read_status(run: RunDir) -> Status:
     black_box, cycle = _section(run, "black_box"), _section(run, "cycle")
     done, total = _stage_progress(run, state)
     prompts = _lines(run.prompts / "train.jsonl")
-    spend, measured = _spend(run) if black_box.get("backend") == "openai" else (None, Spend())
+    judge = (black_box.get("cascade") or {}).get("judge", black_box.get("backend"))
+    spend, measured = _spend(run) if judge == "openai" else (None, Spend())
     return Status(
         stage=str(state.get("stage", "not begun")),
         alive="ended" not in state and state.get("stage") != "finished" and _alive(state.get("pid")),

@@ -27,7 +27,9 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
             table.add_row(row["measure"], *row["text"])
         console.print(table)
     # Names and paths may hold brackets, which rich would take for markup; and a path must not be wrapped.
-    for line in (figures["status"], _kept(figures["kept"]), figures["spend"], f"report: {write_report(run)}"):
+    cascade = f"cascade: {figures['cascade']}" if figures["cascade"] else ""
+    page = f"report: {write_report(run)}"
+    for line in (figures["status"], _kept(figures["kept"]), figures["spend"], cascade, page):
         if line:
             console.print(str(line), markup=False, highlight=False, soft_wrap=True)
 

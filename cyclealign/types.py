@@ -95,12 +95,34 @@ class CandidateSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cascaded:
+    """What a cascade did with a list before, or instead of, asking its judge.
+
+    kept: ids that its local ranker keeps for the judge; none where it is sure and answers alone. scores: the local
+    ranker's, higher is better: sigmoid of a difference is the chance that the judge orders the two so. audited: the
+    judge was asked about the whole list all the same, to measure what the cascade loses.
+    """
+
+    kept: tuple[str, ...]
+    scores: Mapping[str, float]
+    audited: bool = False
+
+    def record(self) -> dict[str, Any]:
+        return {"kept": self.kept, "scores": dict(self.scores), "audited": self.audited}
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Cascaded:
+        return Cascaded(kept=tuple(record["kept"]), scores=dict(record["scores"]), audited=record["audited"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """Candidate ids in tiers, best first; ids of one tier are tied; a ranking may cover a subset.
 
     ``scores``: utilities, higher is better, where the ranker has magnitudes. ``votes``: share of all pairwise
     comparisons over the passes that each id won (sums to 1). ``confidence``: mean Kendall tau between passes.
-    ``passes``: the order that each pass gave.
+    ``passes``: the order that each pass gave. ``cascade``: where a cascade pruned, answered alone or audited; votes,
+    confidence and passes are then of the judged ids alone.
     """
 
     prompt_id: str
@@ -109,6 +131,14 @@ class Ranking:
     votes: Mapping[str, float] | None = None
     confidence: float | None = None
     passes: tuple[tuple[str, ...], ...] = ()
+    cascade: Cascaded | None = None
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """Ids whose order is the judge's own: all, but for those that a cascade pruned or ranked alone."""
+        if self.cascade is None or self.cascade.audited:
+            return self.order
+        return tuple(i for i in self.order if i in self.cascade.kept)
 
     @property
     def order(self) -> tuple[str, ...]:

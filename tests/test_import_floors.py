@@ -42,7 +42,7 @@ FLOORS: dict[int, set[str]] = {
             "scorers",
         ),
         *("score_formats", "score_calibration", "score_store", "score_mix", "teachers"),
-        *("checkpoints", "saved_models", "environment", "policy_scorer"),
+        *("checkpoints", "saved_models", "environment", "policy_scorer", "embedding_teacher"),
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
@@ -71,9 +71,12 @@ OWNERS = {
         "distill.students",
         "distill.coherence_model",
         "distill.quantidce",
+        "embedding_teacher",
         "distill.leaf_models",
         "distill.leaf_retention",
         "distill.leaf_training",
+        "distill.cprd",
+        "distill.image_encoder",
     },
 }
 

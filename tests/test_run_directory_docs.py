@@ -45,7 +45,7 @@ def test_examples_have_the_fields_of_the_records(run: Path, name: str) -> None:
 
 def test_verdict_examples_are_verdicts() -> None:
     verdicts = [e for e in EXAMPLES if "tiers" in e or "detail" in e]
-    assert len(verdicts) == 3
+    assert len(verdicts) == 4
     for example in verdicts:
         assert json.loads(json.dumps(verdict_record(verdict_from(example)))) == example
 

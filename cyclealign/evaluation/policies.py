@@ -86,4 +86,4 @@ def taught_by(judge: BlackBoxConfig | None, spec: str) -> str | None:
 
 
 def _name(box: BlackBoxConfig) -> Any:
-    return box.model if box.backend == "openai" else str(box.path.resolve()) if box.path else ""
+    return box.model if box.judge == "openai" else str(box.path.resolve()) if box.path else ""

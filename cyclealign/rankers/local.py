@@ -106,6 +106,14 @@ class LocalRanker:
         result: list[float] = self._model(chats, [self.ids(reply) for _, reply in pairs]).tolist()
         return result
 
+    @torch.no_grad()
+    def terms(self, chat: str, replies: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What the replies' scores are made of [R, 3]: cosine with the chat, own quality, what the echo adds; and the
+        replies' unit vectors [R, D]."""
+        chats, ids = [self.ids(chat)], [self.ids(reply) for reply in replies]
+        u, v, quality = self._model.towers(chats, ids)
+        return torch.stack([v @ u[0], quality, self._model.echoed(chats * len(ids), ids)], dim=1), v
+
     def ids(self, text: str) -> Tensor:
         return torch.tensor(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.long)
 

@@ -3,7 +3,7 @@
 The file is JSONL. A line names its prompt by ``prompt_id`` or by ``messages``, and gives one of
 
 - ``tiers``: lists of names, best first, those of one list tied (as in ``black_box.jsonl``, whose ``votes``,
-  ``scores``, ``confidence`` and ``passes`` are taken over),
+  ``scores``, ``confidence``, ``passes`` and ``cascade`` are taken over),
 - ``order`` or ``ranking``: names, best first,
 - ``scores``: a number for each name, higher is better,
 - ``unranked``: why there is none, with ``detail``.
@@ -19,11 +19,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cyclealign.types import CandidateSet, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
+from cyclealign.types import CandidateSet, Cascaded, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
 
 FORMS = ("tiers", "order", "ranking", "scores", "unranked")
 Names = tuple[str, ...]
@@ -44,10 +44,14 @@ class _Record:
 
 
 class ReplayRanker:
-    """Gives recorded rankings; implements ``types.Ranker``. What is not recorded is Unranked("error")."""
+    """Gives recorded rankings; implements ``types.Ranker``. What is not recorded is Unranked("error").
 
-    def __init__(self, path: Path) -> None:
+    ``parts``: also give the recorded order of some of a line's candidates, without its scores and votes.
+    """
+
+    def __init__(self, path: Path, *, parts: bool = False) -> None:
         """``path``: a JSONL file, or a run's directory. UserError naming file and line where it cannot be read."""
+        self._parts = parts
         files = sorted(path.glob("interactions/*/black_box.jsonl")) if path.is_dir() else [path]
         if not files:
             raise UserError(f"{path}: expected a JSONL file or a run's directory, got a directory without verdicts")
@@ -72,7 +76,8 @@ class ReplayRanker:
         for record in records:
             if isinstance(record.verdict, Unranked):
                 continue
-            renamed = _match(record, item)
+            whole = len(record.verdict.judged) == len(record.verdict.order)
+            renamed = _match(record, item, parts=self._parts and whole)
             if renamed is not None:
                 return _renamed(record.verdict, prompt_id, renamed)
         refused = [r.verdict for r in records if isinstance(r.verdict, Unranked)]
@@ -81,21 +86,32 @@ class ReplayRanker:
         return Unranked(prompt_id, "error", "not recorded" + (" for these candidates" if records else ""))
 
 
-def _match(record: _Record, item: CandidateSet) -> dict[str, str] | None:
-    """Recorded name to candidate id, where both are of the same candidates: by text, else by id."""
+def _match(record: _Record, item: CandidateSet, *, parts: bool) -> dict[str, str] | None:
+    """Recorded name to candidate id, where both are of the same candidates: by text, else by id.
+
+    ``parts``: where the item's candidates are some of the recorded ones.
+    """
     names = record.names() or {}
     by_text = {c.text: c.id for c in item.candidates}
-    if names.keys() == by_text.keys():
-        return {name: by_text[text] for text, name in names.items()}
-    if not record.texts and names.keys() == set(item.ids):
-        return {name: name for name in names}
+    if names.keys() == by_text.keys() or (parts and by_text.keys() < names.keys()):
+        return {name: by_text[text] for text, name in names.items() if text in by_text}
+    if not record.texts and (names.keys() == set(item.ids) or (parts and set(item.ids) < names.keys())):
+        return {i: i for i in item.ids}
     return None
 
 
 def _renamed(ranking: Ranking, prompt_id: str, ids: Mapping[str, str]) -> Ranking:
+    if len(ids) < len(ranking.order):
+        tiers = (tuple(ids[name] for name in tier if name in ids) for tier in ranking.tiers)
+        return Ranking(prompt_id=prompt_id, tiers=tuple(tier for tier in tiers if tier))
+
     def values(by_name: Mapping[str, float] | None) -> dict[str, float] | None:
         return None if by_name is None else {ids[name]: value for name, value in by_name.items()}
 
+    cascade = ranking.cascade
+    if cascade is not None:
+        kept = tuple(ids[name] for name in cascade.kept)
+        cascade = replace(cascade, kept=kept, scores=values(cascade.scores) or {})
     return Ranking(
         prompt_id=prompt_id,
         tiers=tuple(tuple(ids[name] for name in tier) for tier in ranking.tiers),
@@ -103,6 +119,7 @@ def _renamed(ranking: Ranking, prompt_id: str, ids: Mapping[str, str]) -> Rankin
         votes=values(ranking.votes),
         confidence=ranking.confidence,
         passes=tuple(tuple(ids[name] for name in order) for order in ranking.passes),
+        cascade=cascade,
     )
 
 
@@ -179,11 +196,15 @@ def _verdict(where: str, prompt_id: str, line: Mapping[str, Any]) -> Ranking | U
 
 
 def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str], line: Mapping[str, Any]) -> Ranking:
+    cascade = _cascade(where, names, line)
+    judged = names if cascade is None or cascade.audited else set(cascade.kept)
     graded = {key: _numbers(where, key, line[key]) for key in ("scores", "votes") if line.get(key) is not None}
     for key, values in graded.items():
-        _expect(values.keys() == names, where, f"{key}: expected a number for each ranked candidate, and no other")
+        _expect(values.keys() == judged, where, f"{key}: expected a number for each ranked candidate, and no other")
     passes = line.get("passes", [])
-    fine = isinstance(passes, list) and all(_are_names(p) and len(p) == len(names) and set(p) == names for p in passes)
+    fine = isinstance(passes, list) and all(
+        _are_names(p) and len(p) == len(judged) and set(p) == judged for p in passes
+    )
     _expect(fine, where, "passes: expected orders of the ranked candidates")
     confidence = line.get("confidence")
     _expect(confidence is None or _is_number(confidence), where, "confidence: expected a number")
@@ -192,8 +213,22 @@ def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str]
         tiers=tuple(map(tuple, tiers)),
         confidence=confidence,
         passes=tuple(map(tuple, passes)),
+        cascade=cascade,
         **graded,
     )
+
+
+def _cascade(where: str, names: set[str], line: Mapping[str, Any]) -> Cascaded | None:
+    """What a cascade did with the list, where one did: else its own order would be taken for the judge's."""
+    if line.get("cascade") is None:
+        return None
+    try:
+        found = Cascaded.from_record(line["cascade"])
+        fine = found.scores.keys() == names and names.issuperset(found.kept) and isinstance(found.audited, bool)
+    except (KeyError, TypeError, ValueError):
+        fine = False
+    _expect(fine, where, "cascade: expected kept, scores of each ranked candidate, and audited")
+    return found
 
 
 def _numbers(where: str, key: str, values: Any) -> dict[str, float]:

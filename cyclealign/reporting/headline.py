@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from cyclealign.evaluating import WORDS
+from cyclealign.reporting.cascade import cascade_text
 from cyclealign.reporting.figures import (
     Facts,
     jackknife,
@@ -36,9 +37,10 @@ def headline(run: RunDir) -> dict[str, Any]:
 
     Keys: ``name``; ``status``; ``kept``: {``trained``, ``of``, ``why``} or None; ``label``: ``kept`` or ``latest``;
     ``compared``: how many interactions that model was trained for, or None; ``prompts``: how many eval prompts the
-    reward is paired over; ``spend``: one line; ``rows``: one dict a measure, with ``measure``, the numbers ``start``,
-    ``kept``, ``change``, ``low``, ``high`` (95% interval of the change) where they are known, else None, and ``text``:
-    those as (start, kept, change, interval), ready to print.
+    reward is paired over; ``spend``: one line; ``cascade``: one line, or empty;
+    ``rows``: one dict a measure, with ``measure``, the numbers ``start``, ``kept``, ``change``, ``low``, ``high`` (95%
+    interval of the change) where they are known, else None, and ``text``: those as (start, kept, change, interval),
+    ready to print.
     """
     facts = read_facts(run)
     kept = {key: facts.kept.get(key) for key in ("trained", "of", "why")} if facts.kept else None
@@ -50,6 +52,7 @@ def headline(run: RunDir) -> dict[str, Any]:
         "compared": facts.compared,
         "prompts": len(paired_ids(facts, facts.compared)) if facts.compared is not None else 0,
         "spend": spend_text(run, facts),
+        "cascade": cascade_text(run),
         "rows": _rows(run, facts),
     }
 

@@ -100,14 +100,15 @@ def position_note(run: RunDir, facts: Facts) -> str | None:
 def presented(interaction: InteractionDir, facts: Facts) -> Iterator[Pass]:
     """What the judge saw and answered: the orders are drawn again from the seeds that the ranker drew them from."""
     name, seed, n = facts.config.get("name"), facts.config.get("seed"), int(interaction.path.name)
-    replayed = (facts.config.get("black_box") or {}).get("backend") == "replay"  # its orders were another run's
+    box = facts.config.get("black_box") or {}
+    replayed = "replay" in (box.get("backend"), (box.get("cascade") or {}).get("judge"))  # another run's orders
     if name is None or seed is None or replayed:
         return
     sets = read_sets(interaction.candidates)
     for prompt_id, ranking in read_rankings(interaction.black_box).items():
         if not ranking.passes or prompt_id not in sets:
             continue
-        ids = sets[prompt_id].ids
+        ids = [i for i in sets[prompt_id].ids if i in ranking.judged]
         drawn = derive_seed(derive_seed(seed, "rank", n), name, n, prompt_id)
         orders = presentations(len(ids), len(ranking.passes), seed=drawn)
         for order, given in zip(orders, ranking.passes, strict=True):

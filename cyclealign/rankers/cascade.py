@@ -1,0 +1,139 @@
+"""A cascade: a local ranker, distilled from the judge's rankings so far, decides what the judge is asked.
+
+After intra-document cascading (Hofstaetter et al. 2021, arXiv 2105.09816): a cheap student of the expensive ranker
+chooses what the expensive one looks at. Here a list is the candidates of a prompt, and the expensive ranker is paid.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from cyclealign.config import CascadeConfig
+from cyclealign.pruning import assembled
+from cyclealign.rankers.distilled import Distilled, Features, expected_agreement
+from cyclealign.types import (
+    BudgetExhausted,
+    CandidateSet,
+    Cascaded,
+    RankContext,
+    Ranker,
+    Ranking,
+    Unranked,
+    derive_seed,
+)
+
+AUDIT_STEPS = 2**32
+
+
+class CascadeRanker:
+    """Asks the judge about the ``keep`` best by the local ranker, or not at all; implements ``types.Ranker``.
+
+    Of a list with a local verdict, in this order: audited (drawn by seed; the judge is asked about all of it), alone
+    (the expected share of pairs ordered as the judge would is at least ``sure``), pruned (more than ``keep``
+    candidates; equal scores at the cut are all kept), else whole. Everything goes to the judge whole while there is
+    no useful local ranker, and where the verdict is to measure the judge (purpose ``eval``). A judge that gives no
+    verdict on the kept leaves the list Unranked: the local order never stands in for it.
+    """
+
+    gives: Literal["order", "magnitude"] = "order"
+
+    def __init__(
+        self,
+        judge: Ranker,
+        config: CascadeConfig,
+        features: Callable[[], Features],
+        distilled: Callable[[int, Features], Distilled | None],
+    ) -> None:
+        """``distilled``: the local ranker of an interaction, the same at every call, or None; ``features`` is called
+        before the first of them."""
+        self._judge = judge
+        self._config = config
+        self._make_features = features
+        self._features: Features | None = None
+        self._distilled = distilled
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """Verdicts in order of completion; those given alone come with the judge's next.
+
+        Raises:
+            UserError, BudgetExhausted: as the judge does, after all that was ranked alone.
+        """
+        local = None if context.purpose == "eval" else self._local(context.interaction)
+        if local is None:
+            yield from self._judge.rank(sets, context)
+            return
+        course = _Course(self._config, *local, context)
+        try:
+            for verdict in self._judge.rank(course.asked(sets), context):
+                yield from course.taken_alone()
+                yield course.completed(verdict)
+        except BudgetExhausted:
+            yield from course.taken_alone()
+            raise
+        yield from course.taken_alone()
+
+    def _local(self, interaction: int) -> tuple[Distilled, Features] | None:
+        features = self._features = self._features or self._make_features()
+        found = self._distilled(interaction, features)
+        return (found, features) if found is not None and found.useful else None
+
+
+@dataclass
+class _Course:
+    """One call of ``rank``. ``asked`` runs in the judge's own thread: what both sides touch is one deque, one dict."""
+
+    config: CascadeConfig
+    local: Distilled
+    features: Features
+    context: RankContext
+    alone: deque[Ranking] = field(default_factory=deque)
+    plans: dict[str, tuple[CandidateSet, Cascaded]] = field(default_factory=dict)
+
+    def asked(self, sets: Iterable[CandidateSet]) -> Iterator[CandidateSet]:
+        """What goes to the judge."""
+        for item in sets:
+            plan = self._plan(item)
+            if plan is None:
+                yield item
+            elif not plan.kept and not plan.audited:
+                self.alone.append(Ranking(prompt_id=item.prompt.id, tiers=assembled((), plan), cascade=plan))
+            else:
+                kept = tuple(c for c in item.candidates if plan.audited or c.id in plan.kept)
+                part = replace(item, candidates=kept)  # in the order of the set: the judge learns nothing of ours
+                self.plans[item.prompt.id] = part, plan
+                yield part
+
+    def _plan(self, item: CandidateSet) -> Cascaded | None:
+        """What is to be done with a list; None: whole to the judge, with nothing to measure."""
+        if len(item.candidates) < 2:
+            return None
+        scores = self.local.scores(self.features, item)
+        keep = self.config.keep
+        if self.config.sure is not None and expected_agreement(scores) >= self.config.sure:
+            kept: tuple[str, ...] = ()
+        else:
+            least = sorted(scores.values(), reverse=True)[min(keep, len(scores)) - 1]
+            kept = tuple(i for i, score in scores.items() if score >= least)
+        if len(kept) == len(scores):
+            return None
+        draw = derive_seed(self.context.seed, "audit", item.prompt.id) % AUDIT_STEPS
+        return Cascaded(kept=kept, scores=scores, audited=draw < self.config.audit * AUDIT_STEPS)
+
+    def taken_alone(self) -> Iterator[Ranking]:
+        while self.alone:
+            yield self.alone.popleft()
+
+    def completed(self, verdict: Ranking | Unranked) -> Ranking | Unranked:
+        """The judge's verdict with what the cascade adds to it; scores are dropped, as the pruned have none."""
+        if verdict.prompt_id not in self.plans or isinstance(verdict, Unranked):
+            return verdict
+        part, plan = self.plans.pop(verdict.prompt_id)
+        if sorted(verdict.order) != sorted(part.ids):
+            detail = f"asked about {', '.join(part.ids)}, the judge ranked {', '.join(verdict.order)}"
+            return Unranked(verdict.prompt_id, "unusable", detail)
+        if plan.audited:
+            return replace(verdict, cascade=plan)
+        return replace(verdict, tiers=assembled(verdict.tiers, plan), scores=None, cascade=plan)

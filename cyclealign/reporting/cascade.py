@@ -1,0 +1,66 @@
+"""What a cascade saved and what it lost: one line, and a table by interaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyclealign.pruning import audit_tau, audits, best_first
+from cyclealign.reporting.figures import mean_interval
+from cyclealign.reporting.markup import Html, join, table, tag
+from cyclealign.run_dir import RunDir, read_json, read_rankings
+
+COUNTS = ("whole", "pruned", "alone", "audited", "calls_saved", "tokens_saved")
+Audits = tuple[list[float], list[float]]
+"""Of the audited lists: tau, and whether the judge's first choice would still be first."""
+
+
+def cascade_text(run: RunDir) -> str:
+    """One line; empty where no list met a cascade."""
+    counts, lost = _counts(run), _lost(run)
+    if not counts:
+        return ""
+    total = [sum(column) for column in zip(*counts.values(), strict=True)]
+    said = dict(zip(COUNTS, total, strict=True))
+    line = (
+        f"{said['pruned']:,} lists pruned, {said['alone']:,} answered alone; {said['calls_saved']:,} calls and about"
+        f" {said['tokens_saved']:,} tokens saved"
+    )
+    taus, first = ([value for columns in lost.values() for value in columns[n]] for n in (0, 1))
+    if not taus:
+        return f"{line}; no list audited yet"
+    return f"{line}; on {len(taus)} audited lists tau {_mean(taus)}, the judge's first choice first in {_mean(first)}"
+
+
+def cascade_section(run: RunDir) -> Html | None:
+    """A row an interaction."""
+    counts, lost = _counts(run), _lost(run)
+    if not counts:
+        return None
+    head = ["interaction", "whole", "pruned", "alone", "audited", "calls saved", "tokens saved", "tau", "best first"]
+    rows = [
+        (str(n), *(f"{value:,}" for value in values), *(_mean(column) for column in lost.get(n, ([], []))))
+        for n, values in counts.items()
+    ]
+    note = (
+        "Tau and best first: what the cascade would have said of the audited lists against the judge's order of all"
+        " their candidates, means with 95% intervals. Tokens saved: an estimate of the texts that were not sent."
+    )
+    return join([table(head, rows), tag("p", note, class_="note")])
+
+
+def _counts(run: RunDir) -> dict[int, tuple[int, ...]]:
+    found = {int(i.path.name): read_json(i.summary).get("cascade") for i in run.interactions() if i.summary.exists()}
+    return {n: tuple(int(figures[name]) for name in COUNTS) for n, figures in found.items() if figures}
+
+
+def _lost(run: RunDir) -> dict[int, Audits]:
+    found = {int(i.path.name): audits(read_rankings(i.black_box).values()) for i in run.interactions()}
+    return {n: ([audit_tau(p) for p in pairs], [best_first(p) for p in pairs]) for n, pairs in found.items() if pairs}
+
+
+def _mean(values: Sequence[float]) -> str:
+    """``0.82 (0.74 to 0.90)``; empty without values."""
+    if not values:
+        return ""
+    mean, interval = mean_interval(values)
+    return f"{mean:.2f} ({interval[0]:.2f} to {interval[1]:.2f})" if interval else f"{mean:.2f}"
