@@ -15,13 +15,23 @@ from typing import Any, Literal
 from cyclealign.config import BlackBoxConfig
 from cyclealign.config_loading import parsed_section
 from cyclealign.losses import losses_fed_by
-from cyclealign.rankers.encoders import BiEncoderScorer, CausalScorer, CrossEncoderScorer, Pair, PairScorer
+from cyclealign.rankers.encoders import (
+    CausalScorer,
+    CoherenceScorer,
+    CrossEncoderScorer,
+    Pair,
+    PairScorer,
+    VectorScorer,
+)
 from cyclealign.score_formats.sidecar import Gives
 from cyclealign.types import Ranker, UserError
 
-POINTWISE = ("cross_encoder", "bi_encoder", "causal_lm", "reward_model", "local")
+POINTWISE = ("cross_encoder", "coherence", "bi_encoder", "multi_vector", "causal_lm", "reward_model", "local")
 LISTWISE = ("openai", "replay")
-KINDS = "cross_encoder:PATH, bi_encoder:PATH, causal_lm:PATH, reward_model:PATH, local, openai:MODEL, replay:PATH, file"
+KINDS = (
+    "cross_encoder:PATH, coherence:PATH, bi_encoder:PATH, multi_vector:PATH, causal_lm:PATH, reward_model:PATH,"
+    " local, openai:MODEL, replay:PATH, file"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +107,10 @@ def load_scorer(spec: TeacherSpec, sample: Sequence[Pair]) -> PairScorer:
     """A pointwise teacher, loaded; ``sample``: some of what it will score."""
     if spec.kind == "cross_encoder":
         return CrossEncoderScorer(spec.model)
-    if spec.kind == "bi_encoder":
-        return BiEncoderScorer(spec.model)
+    if spec.kind == "coherence":
+        return CoherenceScorer(spec.model)
+    if spec.kind in ("bi_encoder", "multi_vector"):
+        return VectorScorer(spec.model, several=spec.kind == "multi_vector")
     if spec.kind == "causal_lm":
         return CausalScorer(spec.model, sample)
     if spec.kind == "local":

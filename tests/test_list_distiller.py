@@ -72,11 +72,12 @@ def test_a_dot_student_learns_the_margins_and_finds_the_documents() -> None:
         assert query @ (better - worse) == pytest.approx(float(positive) - float(negative), abs=1.0)
 
 
-@pytest.mark.parametrize("kind", ["colbert", "cross_encoder", "cosine"])
+@pytest.mark.parametrize("kind", ["colbert", "cross_encoder", "cosine", "prettr", "tk"])
 def test_other_students_lower_the_loss(kind: str) -> None:
     folder = tiny_encoders.save_encoder(Path("student"), layers=3, head=kind == "cross_encoder")
     loss = "loss={name: cprd, rank_cut: 1, temperature: 0.1}" if kind == "cosine" else "loss.name=margin_mse"
-    assert distill(f"student.model={folder}", f"student.kind={kind}", "student.layers=2", loss) == 0
+    short = ("student.max_query_tokens=8", "student.max_document_tokens=16")
+    assert distill(f"student.model={folder}", f"student.kind={kind}", "student.layers=2", loss, *short) == 0
     assert summary()["last_loss"] < summary()["first_loss"]
     config = json.loads(next(Path("runs/margin-mse/model").rglob("config.json")).read_text())
     assert config["num_hidden_layers"] == 2
@@ -121,7 +122,18 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     ("overrides", "message"),
     [
         (("student.modle=x",), "unknown key student.modle; did you mean student.model?"),
-        (("student.kind=tk",), "student.kind: expected one of dot, cosine, colbert, cross_encoder"),
+        (("student.kind=knrm",), "student.kind: expected one of dot, cosine, colbert, cross_encoder, prettr, tk"),
+        (("student.split=1",), "student.split: only prettr splits, not dot"),
+        (("data.qrels=qrels.tsv",), "data.qrels: labels are read only with data.teacher=labels"),
+        (("data.teacher=labels",), "loss.name: margin_mse needs magnitudes, but scores.tsv gives an order alone"),
+        (
+            ("data.teacher=labels", "loss={name: quantidce}"),
+            "loss.name: quantidce takes levels (0 the best), not labels; use ranknet",
+        ),
+        (
+            ("student.kind=tk", "evaluate={queries: q.tsv, documents: d.tsv, qrels: r.tsv}"),
+            "evaluate: a tk has no vectors to search; give evaluate.candidates",
+        ),
         (("loss.name=dpo",), "loss.name: dpo (with its SFT term) is for policies"),
         (("student.model=./nowhere",), "student.model: cannot load './nowhere'"),
         (("data.scores=none.tsv",), "none.tsv: no such file"),
@@ -140,3 +152,52 @@ def test_layers_that_are_not_there(capsys: Captured) -> None:
     folder = tiny_encoders.save_encoder(Path("student"))
     assert distill(f"student.model={folder}", "student.layers=2") == 2
     assert "student.layers: the encoder has 1 layers, got 2" in capsys.readouterr().err
+
+
+def test_prettr_needs_layers_on_both_sides_of_the_split(capsys: Captured) -> None:
+    folder = tiny_encoders.save_encoder(Path("student"), layers=2)
+    assert distill(f"student.model={folder}", "student.kind=prettr", "student.split=2") == 2
+    assert "student: PreTTR: expected a split in 1 .. 1, got 2" in capsys.readouterr().err
+
+
+RUN = ["q0 Q0 d1 1 3.0 bm25", "q0 Q0 d2 2 2.0 bm25", "q1 Q0 d0 1 1.5 bm25", "q2 Q0 d0 1 1.5 bm25"]
+QUERIES = ("a cat ?", "a dog ?", "a bird ?")
+DOCUMENTS = ("the cat sleeps", "the dog runs", "a bird sings")
+
+
+def write_collection() -> str:
+    """A first stage that puts wrong documents first; q2 has no judgement. Returns what names the files."""
+    Path("run.trec").write_text("\n".join(RUN) + "\n")
+    Path("queries.tsv").write_text("".join(f"q{n}\t{text}\n" for n, text in enumerate(QUERIES)))
+    Path("docs.tsv").write_text("".join(f"d{n}\t{text}\n" for n, text in enumerate(DOCUMENTS)))
+    Path("qrels.tsv").write_text("query\tdocument\trelevance\nq0\td0\t2\nq0\td2\t1\nq0\td1\t0\nq1\td1\t1\n")
+    return "queries: queries.tsv, documents: docs.tsv, qrels: qrels.tsv"
+
+
+def test_labelled_lists_are_judged_documents_before_the_first_stages() -> None:
+    from cyclealign.distill.config import ScoresConfig
+    from cyclealign.distill.list_distiller import training_rows
+
+    write_collection()
+    files = {"queries": Path("queries.tsv"), "documents": Path("docs.tsv"), "qrels": Path("qrels.tsv")}
+    rows = training_rows(ScoresConfig(scores=Path("run.trec"), teacher="labels", **files))
+    assert rows["query"] == ["a cat ?", "a dog ?"]  # of q2 nothing is known
+    assert rows["documents"] == [["the cat sleeps", "the dog runs", "a bird sings"], ["the dog runs", "the cat sleeps"]]
+    assert rows["scores"] == [[2.0, 0.0, 1.0], [1.0, 0.0]]
+    rows = training_rows(ScoresConfig(scores=Path("scores.tsv"), teacher="labels"))
+    assert rows["scores"] == [[1.0, 0.0]] * 4  # the file's positives, its scores unread
+
+
+def test_a_teacher_is_trained_from_labels_and_re_ranks_the_first_stage() -> None:
+    files = write_collection()
+    folder = tiny_encoders.save_encoder(Path("student"), head=True)
+    config = ["distill", "margin_mse", "distill/bert_cat", f"student.model={folder}", "data={scores: run.trec, "]
+    config[-1] += f"teacher: labels, {files}}}"
+    evaluate = f"evaluate={{{files}, candidates: run.trec}}"
+    assert main([*config, evaluate, *QUICK, "steps=60", "training.learning_rate=0.02"]) == 0
+    found: Any = summary("bert-cat")
+    assert found["lists"] == 2
+    assert found["last_loss"] < 0.2 * found["first_loss"]
+    # Of q0 the run has one relevant document, at best first; of q1 none.
+    assert found["before"].keys() == found["after"].keys() == {"rerank_mrr@10", "rerank_ndcg@10"}
+    assert found["after"]["rerank_mrr@10"] == pytest.approx(0.5)

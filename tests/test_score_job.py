@@ -127,6 +127,36 @@ def test_bi_encoder_and_mean_of_teachers() -> None:
     assert rows[0]["pos_scores"][0] == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_multi_vector_teacher_gives_maxsim() -> None:
+    tiny_encoders.multi_vector(Path("bert")).save("colbert")
+    assert score("--teacher", "multi_vector:colbert", "--write", "margin_mse_text:out.tsv") == 0
+    from sentence_transformers import MultiVectorEncoder
+
+    model = MultiVectorEncoder("colbert", device="cpu")
+    for row, (query, *documents) in zip(read_tsv("out.tsv"), TRIPLES, strict=True):
+        tokens = torch.as_tensor(model.encode_query([query])[0])
+        expected = [
+            (tokens @ torch.as_tensor(d).T).max(dim=1).values.sum().item() for d in model.encode_document(documents)
+        ]
+        assert [float(v) for v in row[:2]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_kernel_model_is_a_cross_encoder_among_teachers() -> None:
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoModel, AutoTokenizer
+
+    from cyclealign.pair_models.tk import TK
+
+    path = tiny_encoders.save_encoder(Path("bert"))
+    encoder, tokenizer = AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    model = CrossEncoder(modules=[TK(encoder, tokenizer, max_query_tokens=8, max_document_tokens=16)], device="cpu")
+    model.save_pretrained("tk")
+    assert score("--teacher", "cross_encoder:tk", "--write", "margin_mse_text:out.tsv") == 0
+    query, *documents = TRIPLES[0]
+    logits = model.predict([(query, d) for d in documents], activation_fn=torch.nn.Identity())
+    assert [float(v) for v in read_tsv("out.tsv")[0][:2]] == pytest.approx(logits.tolist(), abs=1e-5)
+
+
 def test_a_causal_model_and_a_reward_model() -> None:
     save_tiny(Path("lm"))
     tiny_encoders.save_encoder(Path("rm"), head=True)

@@ -7,30 +7,42 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cyclealign.config import Loss, Section
+from cyclealign.config import LeafAuxiliary, Loss, Section
 from cyclealign.losses import MarginMSE, feeds, losses_fed_by
 from cyclealign.score_formats import READERS
-from cyclealign.score_formats.sidecar import recorded_gives
+from cyclealign.score_formats.sidecar import Gives, recorded_gives
 
 
 class StudentConfig(Section):
     """``kind``: how a pair is scored. dot and cosine: one vector a text; colbert: MaxSim over token vectors;
-    cross_encoder: the pair read as one. ``layers``: keep the first so many of the encoder. ``scale`` multiplies the
-    student's score, ``learn_scale`` trains it."""
+    cross_encoder: the pair read as one; prettr: read apart up to layer ``split`` (None: half of them), as one behind
+    it; tk: kernels over the cosines of term vectors. ``layers``: keep the first so many of the encoder. ``scale``
+    multiplies the student's score, ``learn_scale`` trains it."""
 
     model: str = Field(min_length=1)
-    kind: Literal["dot", "cosine", "colbert", "cross_encoder"] = "dot"
+    kind: Literal["dot", "cosine", "colbert", "cross_encoder", "prettr", "tk"] = "dot"
     layers: int | None = Field(default=None, ge=1)
+    split: int | None = Field(default=None, ge=1)
     max_query_tokens: int = Field(default=30, ge=4)
     max_document_tokens: int = Field(default=200, ge=8)
     scale: float = Field(default=1.0, gt=0)
     learn_scale: bool = False
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether texts have vectors of their own, so that all documents can be searched."""
+        return self.kind in ("dot", "cosine", "colbert")
+
 
 class ScoresConfig(Section):
-    """``scores``: a score file in a format of ``score_formats``; ``queries`` and ``documents``: texts of its ids."""
+    """``scores``: a score file in a format of ``score_formats``; ``queries`` and ``documents``: texts of its ids.
+
+    ``teacher``: the scores of the file, or labels alone: what ``qrels`` judges relevant (TREC qrels, or TSV of query,
+    document, relevance), without it the file's known positives (a triple's second column)."""
 
     scores: Path
+    teacher: Literal["scores", "labels"] = "scores"
+    qrels: Path | None = None
     format: str = "auto"
     queries: Path | None = None
     documents: Path | None = None
@@ -38,11 +50,17 @@ class ScoresConfig(Section):
 
 
 class RetrievalConfig(Section):
-    """Retrieval before and after: (id, text) files, and qrels as TSV of query, document, relevance."""
+    """Retrieval before and after: (id, text) files, and qrels as TREC's or TSV of query, document, relevance."""
 
     queries: Path
     documents: Path
     qrels: Path
+
+
+class EffectivenessConfig(RetrievalConfig):
+    """Retrieval, where documents have vectors; ``candidates``: a TREC run whose documents are re-ranked besides."""
+
+    candidates: Path | None = None
 
 
 class DistillConfig(Section):
@@ -66,8 +84,9 @@ class ListDistillConfig(DistillConfig):
 
     student: StudentConfig
     data: ScoresConfig
-    evaluate: RetrievalConfig | None = None
+    evaluate: EffectivenessConfig | None = None
     loss: Loss = MarginMSE()
+    leaf: LeafAuxiliary | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> ListDistillConfig:
@@ -78,12 +97,25 @@ class ListDistillConfig(DistillConfig):
                 f"loss.name: {self.loss.name} (with its SFT term) is for policies; set loss.sft_weight=0, or"
                 " take another loss"
             )
-        gives = recorded_gives(self.data.scores) or ("order" if self.data.format == "rankllm" else "magnitude")
-        if not feeds(gives, self.loss.needs):
+        if not feeds(self._gives, self.loss.needs):
             raise ValueError(
                 f"loss.name: {self.loss.name} needs magnitudes, but {self.data.scores} gives an order alone;"
-                f" use {', '.join(losses_fed_by(gives))}"
+                f" use {', '.join(losses_fed_by(self._gives))}"
             )
-        if self.evaluate is not None and self.student.kind == "cross_encoder":
-            raise ValueError("evaluate: retrieval needs vectors, a cross_encoder has none")
+        if self.data.teacher == "labels" and self.loss.needs == "levels":
+            raise ValueError(f"loss.name: {self.loss.name} takes levels (0 the best), not labels; use ranknet")
+        if self.leaf is not None and self.student.kind not in ("dot", "cosine"):
+            raise ValueError(f"leaf: a {self.student.kind} has no vector of a text to match; use dot or cosine")
+        if self.data.qrels is not None and self.data.teacher == "scores":
+            raise ValueError("data.qrels: labels are read only with data.teacher=labels")
+        if self.student.split is not None and self.student.kind != "prettr":
+            raise ValueError(f"student.split: only prettr splits, not {self.student.kind}")
+        if self.evaluate is not None and self.evaluate.candidates is None and not self.student.has_vectors:
+            raise ValueError(f"evaluate: a {self.student.kind} has no vectors to search; give evaluate.candidates")
         return self
+
+    @property
+    def _gives(self) -> Gives:
+        if self.data.teacher == "labels":
+            return "order"
+        return recorded_gives(self.data.scores) or ("order" if self.data.format == "rankllm" else "magnitude")

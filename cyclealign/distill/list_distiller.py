@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from cyclealign.distill.config import ListDistillConfig, ScoresConfig
+from cyclealign.distill.effectiveness import effectiveness
+from cyclealign.distill.leaf_beside import with_leaf
 from cyclealign.distill.loss_state import keeping_loss_state
+from cyclealign.distill.relevance import labelled, read_judged
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
-from cyclealign.distill.students import Student, make_student, retrieval
+from cyclealign.distill.students import Student, make_student
 from cyclealign.score_formats import READERS, Item, ScoreList, detect
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.types import UserError
@@ -21,12 +24,15 @@ def distill_lists(config: ListDistillConfig) -> dict[str, Any]:
     Raises:
         UserError: scores that cannot be used, a model that cannot be loaded, another config in the run's directory.
     """
+    from transformers import set_seed
+
     rows = training_rows(config.data)
     if (summary := claim(config)) is not None:
         return summary
+    set_seed(config.seed)  # a new head's weights are drawn
     student = make_student(config.student, config.loss)
-    before = retrieval(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
-    trainer = _trainer(config, student, rows)
+    before = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
+    trainer = _trainer(config, with_leaf(config, student, rows), rows)
     first_loss, last_loss = train_or_resume(trainer)
     student.model.save_pretrained(str(config.run_dir / "model"))
     summary = {
@@ -37,22 +43,19 @@ def distill_lists(config: ListDistillConfig) -> dict[str, Any]:
         "last_loss": last_loss,
     }
     if config.evaluate is not None:
-        summary |= {"before": before, "after": retrieval(config.evaluate, student, config.run_dir)}
+        summary |= {"before": before, "after": effectiveness(config.evaluate, student, config.run_dir)}
     write_summary(config, summary)
     return summary
 
 
 def training_rows(data: ScoresConfig) -> dict[str, list[Any]]:
-    """Columns query, documents and scores of all lists with at least two scored documents.
+    """Columns query, documents and scores (or labels) of all lists with at least two scored documents.
 
     Raises:
         UserError: no scores, no texts, or no such list.
     """
-    format = data.format
-    if format == "auto":
-        format = detect(data.scores, ids=data.queries is not None or data.documents is not None)
     rows: dict[str, list[Any]] = {"query": [], "documents": [], "scores": []}
-    for item in _told(READERS[format](data.scores), data):
+    for item in _told(_lists(data), data):
         if item.scores is None:
             raise UserError(f"{item.place}: there are no scores; make them with cyclealign score")
         if len(item.documents) < 2:
@@ -65,6 +68,18 @@ def training_rows(data: ScoresConfig) -> dict[str, list[Any]]:
     if not rows["query"]:
         raise UserError(f"{data.scores}: holds no list of two scored documents")
     return rows
+
+
+def _lists(data: ScoresConfig) -> Iterator[ScoreList]:
+    """The file's lists, with labels instead of its scores where they are asked for."""
+    format = data.format
+    if format == "auto":
+        format = detect(data.scores, ids=data.queries is not None or data.documents is not None)
+    found = READERS[format](data.scores)
+    if data.teacher == "scores":
+        return found
+    judged = read_judged(data.qrels) if data.qrels is not None else None
+    return (known for item in found if (known := labelled(item, judged)) is not None)
 
 
 def _told(lists: Iterator[ScoreList], data: ScoresConfig) -> Iterator[ScoreList]:
@@ -86,9 +101,12 @@ def _told(lists: Iterator[ScoreList], data: ScoresConfig) -> Iterator[ScoreList]
 def _trainer(config: ListDistillConfig, student: Student, rows: dict[str, list[Any]]) -> Any:
     from datasets import Dataset
 
+    arguments = student.arguments(**training_arguments(config))
+    if student.tenfold is not None:
+        arguments.learning_rate_mapping = {student.tenfold: 10 * arguments.learning_rate}
     return keeping_loss_state(student.trainer)(
         model=student.model,
-        args=student.arguments(**training_arguments(config)),
+        args=arguments,
         train_dataset=Dataset.from_dict(rows),
         loss=student.objective,
         data_collator=student.collator,

@@ -1,13 +1,15 @@
-"""Scorers of (messages, reply): sentence-transformers' cross-encoders and bi-encoders, and causal language models."""
+"""Scorers of (messages, reply): sentence-transformers' models of three families, and causal language models."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cyclealign.types import Message, UserError
 
 ROWS = 32  # texts in one forward pass
+PORTION = 1024  # pairs compared at once
 Pair = tuple[Sequence[Message], str]
 
 
@@ -18,47 +20,71 @@ class PairScorer(Protocol):
 
 
 class CrossEncoderScorer:
-    """Any sentence-transformers cross-encoder with one output: its raw logit, without activation."""
+    """Any sentence-transformers cross-encoder with one output, PreTTR and TK too: its raw logit, without activation."""
 
-    def __init__(self, path: str) -> None:
-        from sentence_transformers import CrossEncoder
+    def __init__(self, path: str, *, key: str = "--teacher cross_encoder") -> None:
+        from cyclealign.pair_models.loading import load_cross_encoder
 
-        self._model: Any = _loaded(CrossEncoder, path, "cross_encoder")
+        self._model: Any = _loaded(load_cross_encoder, path, key)
         if self._model.num_labels != 1:
-            raise UserError(f"--teacher cross_encoder:{path}: expected one output a pair, got {self._model.num_labels}")
+            raise UserError(f"{key}:{path}: expected one output a pair, got {self._model.num_labels}")
         self.settings: Mapping[str, Any] = {"max_length": self._model.max_length, "output": "logit"}
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        from torch.nn import Identity
-
-        texts = [(told(messages), reply) for messages, reply in pairs]
-        # A sigmoid would press the margins of sure teachers together.
-        found = self._model.predict(texts, activation_fn=Identity(), batch_size=ROWS, show_progress_bar=False)
-        return [float(value) for value in found]
+        return cross_scores(self._model, [(told(messages), reply) for messages, reply in pairs])
 
 
-class BiEncoderScorer:
-    """Any sentence-transformers bi-encoder: its own similarity of query and document vectors."""
+class CoherenceScorer(CrossEncoderScorer):
+    """A model of ``cyclealign distill quantidce``: coherence from 1 to 5, 1 + 4 sigmoid(logit)."""
 
-    def __init__(self, path: str) -> None:
-        from sentence_transformers import SentenceTransformer
+    def __init__(self, path: str, *, key: str = "--teacher coherence") -> None:
+        super().__init__(path, key=key)
+        self.settings = {**self.settings, "output": "1 to 5"}
 
-        self._model: Any = _loaded(SentenceTransformer, path, "bi_encoder")
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
+        return [1 + 4 / (1 + math.exp(-logit)) for logit in super().score(pairs)]
+
+
+class VectorScorer:
+    """Any sentence-transformers bi-encoder, or with ``several`` vectors a text multi-vector model (ColBERT's MaxSim):
+    its own similarity of query and document."""
+
+    def __init__(self, path: str, *, several: bool = False) -> None:
+        import sentence_transformers as st
+
+        load = st.MultiVectorEncoder if several else st.SentenceTransformer
+        self._model: Any = _loaded(load, path, f"--teacher {'multi_vector' if several else 'bi_encoder'}")
         self.settings: Mapping[str, Any] = {
             "max_length": self._model.max_seq_length,
             "similarity": str(self._model.similarity_fn_name),
         }
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        queries = self._vectors(self._model.encode_query, [told(messages) for messages, _ in pairs])
-        documents = self._vectors(self._model.encode_document, [reply for _, reply in pairs])
-        return [float(value) for value in self._model.similarity_pairwise(queries, documents)]
+        return vector_scores(self._model, [(told(messages), reply) for messages, reply in pairs])
 
-    def _vectors(self, encode: Callable[..., Any], texts: Sequence[str]) -> Any:
-        """Each distinct text is encoded once."""
+
+def cross_scores(model: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """Raw outputs of a ``CrossEncoder`` for (query, document) pairs."""
+    from torch.nn import Identity
+
+    # A sigmoid would press the margins of sure teachers together.
+    found = model.predict(list(pairs), activation_fn=Identity(), batch_size=ROWS, show_progress_bar=False)
+    return [float(value) for value in found]
+
+
+def vector_scores(model: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """A dense or multi-vector model's own similarity for (query, document) pairs; a distinct text is encoded once."""
+    sides = zip(*pairs, strict=True)
+    told_apart = []
+    for encode, texts in zip((model.encode_query, model.encode_document), sides, strict=True):
         distinct = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        vectors = encode(list(distinct), batch_size=ROWS, show_progress_bar=False, convert_to_tensor=True)
-        return vectors[[distinct[text] for text in texts]]
+        vectors = encode(list(distinct), batch_size=ROWS, show_progress_bar=False)
+        told_apart.append([vectors[distinct[text]] for text in texts])
+    found: list[float] = []
+    for first in range(0, len(pairs), PORTION):
+        queries, documents = (side[first : first + PORTION] for side in told_apart)
+        found += [float(value) for value in model.similarity_pairwise(queries, documents)]
+    return found
 
 
 class CausalScorer:
@@ -80,11 +106,11 @@ def told(messages: Sequence[Message]) -> str:
     return "\n\n".join(message["content"] for message in messages)
 
 
-def _loaded(load: Callable[..., Any], path: str, kind: str) -> Any:
+def _loaded(load: Callable[..., Any], path: str, key: str) -> Any:
     import torch
 
     try:
         return load(path, device="cuda" if torch.cuda.is_available() else "cpu")
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--teacher {kind}:{path}: cannot be loaded: {reason}") from error
+        raise UserError(f"{key}:{path}: cannot be loaded: {reason}") from error

@@ -1,0 +1,87 @@
+"""How well a student finds and re-ranks: dense retrieval by sentence-transformers' evaluators, re-ranking of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective
+from cyclealign.distill.config import EffectivenessConfig
+from cyclealign.distill.relevance import Judged, read_judged
+from cyclealign.distill.students import Student
+from cyclealign.rankers.encoders import cross_scores, vector_scores
+from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.score_formats.tsv import read_trec
+from cyclealign.types import UserError
+
+Run = dict[str, dict[str, float]]
+
+
+def effectiveness(config: EffectivenessConfig, student: Student, folder: Path) -> dict[str, float]:
+    """MRR@10, nDCG@10 and recall@100 of retrieving from all documents, where documents have vectors; MRR@10 and nDCG@10
+    of re-ranking the candidates, where there are some (``rerank_mrr@10``, ``rerank_ndcg@10``)."""
+    judged = read_judged(config.qrels)
+    queries, documents = dict(read_texts(config.queries)), dict(read_texts(config.documents))
+    found: dict[str, float] = {}
+    if not isinstance(student.objective, CrossEncoderObjective):
+        found |= _retrieved(student, queries, documents, judged, folder)
+    if config.candidates is not None:
+        candidates = {item.query.id: [d.id for d in item.documents] for item in read_trec(config.candidates)}
+        kept = {query: found for query, found in candidates.items() if query in judged}
+        found |= _reranked(judged, reranked(student.model, queries, documents, kept))
+    return found
+
+
+def reranked(
+    model: Any, queries: Mapping[str, str], documents: Mapping[str, str], candidates: Mapping[str, list[str]]
+) -> Run:
+    """Scores of each query's candidates by any model of sentence-transformers: {query: {document: score}}.
+
+    Raises:
+        UserError: a candidate or a query without text.
+    """
+    names = [(query, document) for query, found in candidates.items() for document in found]
+    missing = [d for _, d in names if d not in documents] or [q for q in candidates if q not in queries]
+    if missing:
+        raise UserError(f"candidates: no text for {missing[0]!r}")
+    pairs = [(queries[query], documents[document]) for query, document in names]
+    scores = cross_scores(model, pairs) if hasattr(model, "predict") else vector_scores(model, pairs)
+    run: Run = {query: {} for query in candidates}
+    for (query, document), score in zip(names, scores, strict=True):
+        run[query][document] = score
+    return run
+
+
+def _reranked(judged: Judged, run: Run) -> dict[str, float]:
+    """A judged query without candidates counts 0."""
+    try:
+        import ir_measures
+    except ModuleNotFoundError as error:
+        raise UserError("evaluate.candidates needs the package ir-measures: pip install 'cyclealign[eval]'") from error
+    measures = {
+        "rerank_mrr@10": ir_measures.parse_measure("RR@10"),
+        "rerank_ndcg@10": ir_measures.parse_measure("nDCG@10"),
+    }
+    values = ir_measures.calc_aggregate(list(measures.values()), {q: dict(d) for q, d in judged.items()}, run)
+    return {name: float(values[measure]) for name, measure in measures.items()}
+
+
+def _retrieved(
+    student: Student, queries: Mapping[str, str], documents: Mapping[str, str], judged: Judged, folder: Path
+) -> dict[str, float]:
+    from sentence_transformers.multi_vector_encoder.evaluation import MultiVectorInformationRetrievalEvaluator
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    dense = isinstance(student.objective, DenseObjective)
+    evaluator = (InformationRetrievalEvaluator if dense else MultiVectorInformationRetrievalEvaluator)(
+        queries={key: text for key, text in queries.items() if key in judged},
+        corpus=dict(documents),
+        relevant_docs={query: set(relevant) for query, relevant in judged.items()},
+        precision_recall_at_k=[100],
+        name="",
+        write_csv=False,
+    )
+    found = evaluator(student.model, output_path=str(folder))
+    wanted = ("mrr@10", "ndcg@10", "recall@100")
+    return {name: float(v) for name in wanted for key, v in found.items() if key.endswith(name)}

@@ -1,0 +1,32 @@
+"""Making pair models, and loading saved ones as the cross-encoders that they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+OURS = ("cyclealign.pair_models.prettr.PreTTR", "cyclealign.pair_models.tk.TK")
+
+
+def load_cross_encoder(path: str, **options: Any) -> Any:
+    """A ``CrossEncoder``, also one that is a PreTTR or TK in a local directory.
+
+    sentence-transformers asks for ``trust_remote_code`` before it imports a class from outside of itself; it is given
+    where all such classes are ours, and nowhere else.
+    """
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(path, **options, **({"trust_remote_code": True} if _is_ours(Path(path)) else {}))
+
+
+def _is_ours(folder: Path) -> bool:
+    file = folder / "modules.json"
+    if not file.is_file():
+        return False
+    foreign = [m["type"] for m in json.loads(file.read_text(encoding="utf-8")) if not _known(m["type"])]
+    return bool(foreign) and all(name in OURS for name in foreign)
+
+
+def _known(name: str) -> bool:
+    return name.startswith("sentence_transformers.")
