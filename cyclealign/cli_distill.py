@@ -18,7 +18,7 @@ Overrides = Annotated[
 
 @app.command("margin_mse")
 def margin_mse(config: ConfigName, overrides: Overrides = None) -> None:
-    """Train a bi-encoder, ColBERT or cross-encoder on a teacher's scores; any other ranking loss by loss.name."""
+    """Train a bi-encoder, ColBERT, PreTTR, TK or cross-encoder on a teacher's scores or labels, by any ranking loss."""
     from cyclealign.config_loading import load_sections
     from cyclealign.distill.config import ListDistillConfig
     from cyclealign.distill.list_distiller import distill_lists
