@@ -42,7 +42,7 @@ FLOORS: dict[int, set[str]] = {
             "scorers",
         ),
         *("score_formats", "score_calibration", "score_store", "score_mix", "teachers"),
-        *("checkpoints", "saved_models", "environment", "policy_scorer", "embedding_teacher"),
+        *("checkpoints", "saved_models", "environment", "policy_scorer", "embedding_teacher", "pair_models"),
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
@@ -69,6 +69,9 @@ OWNERS = {
         "rankers.encoders",
         "distill.adapters",
         "distill.students",
+        "distill.effectiveness",
+        "pair_models.base",
+        "pair_models.loading",
         "distill.coherence_model",
         "distill.quantidce",
         "embedding_teacher",
