@@ -71,6 +71,43 @@ def token_logprobs(model: nn.Module, lists: ListBatch, plan: Plan) -> Float[Tens
     return logprobs
 
 
+def logprobs_and_vectors(
+    model: nn.Module, lists: ListBatch, plan: Plan
+) -> tuple[Float[Tensor, "R T"], Float[Tensor, "R D"]]:
+    """``token_logprobs``, and of each response the projected mean of the last states that predict its tokens.
+
+    The states are those that the log-probs are computed from, so it costs no second pass. ``model``: prepared by
+    ``attach_projection`` too; ``plan``: fused (else there are no states, only logits).
+    """
+    logprobs, vectors = model(lists=lists, plan=plan, vectors=True)
+    return logprobs, vectors
+
+
+def attach_projection(model: nn.Module, width: int) -> Float[Tensor, "D S"]:
+    """Give the model a trainable linear map from its last states to ``width`` dimensions, in float32; returns a copy.
+
+    It is a part of the model, so that parallel wrappers see its gradients; no adapter holds it, so none is served.
+    """
+    causal = causal_lm(model)
+    head = causal.get_output_embeddings().weight
+    causal.embedding_projection = nn.Linear(head.shape[1], width, bias=False, device=head.device)
+    return projection_weight(model).detach().clone()
+
+
+def projection_weight(model: nn.Module) -> Float[Tensor, "D S"]:
+    """The parameter that ``attach_projection`` made."""
+    weight: Tensor = causal_lm(model).embedding_projection.weight
+    return weight
+
+
+def response_means(states: Float[Tensor, "N S"], mask: Bool[Tensor, "R T"]) -> Float[Tensor, "R S"]:
+    """Mean over the tokens of each row, of states in the order of ``mask``'s true places; 0 for an empty row."""
+    rows = mask.nonzero(as_tuple=True)[0]
+    wide = states.to(torch.promote_types(states.dtype, torch.float32))
+    total = wide.new_zeros(mask.shape[0], states.shape[1]).index_add(0, rows, wide)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 def sequence_scores(
     logprobs: Float[Tensor, "R T"], mask: Bool[Tensor, "R T"]
 ) -> tuple[Float[Tensor, " R"], Float[Tensor, " R"]]:
@@ -79,7 +116,14 @@ def sequence_scores(
     return total, total / mask.sum(dim=1).clamp(min=1)
 
 
-def _forward(self: Any, *args: Any, lists: ListBatch | None = None, plan: Plan | None = None, **kwargs: Any) -> Any:
+def _forward(
+    self: Any,
+    *args: Any,
+    lists: ListBatch | None = None,
+    plan: Plan | None = None,
+    vectors: bool = False,
+    **kwargs: Any,
+) -> Any:
     if lists is None:
         return type(self).forward(self, *args, **kwargs)
     plan = plan or Plan()
@@ -87,7 +131,8 @@ def _forward(self: Any, *args: Any, lists: ListBatch | None = None, plan: Plan |
     mask = lists["response_mask"]
     project = self.get_output_embeddings() if plan.fused else nn.Identity()
     found = head_logprobs(project, states, lists["response_ids"][mask], self.config.get_text_config().vocab_size)
-    return torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
+    logprobs = torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
+    return (logprobs, self.embedding_projection(response_means(states, mask))) if vectors else logprobs
 
 
 def _runner(causal: Any, plan: Plan) -> Callable[..., Tensor]:

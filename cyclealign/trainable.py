@@ -22,8 +22,9 @@ from cyclealign.chat_template import check_template, render_prompt, response_ids
 from cyclealign.checkpoints import load_weights, put_in_place, save_policy
 from cyclealign.collator import EncodedList, TrainingList, encode
 from cyclealign.config import Config
+from cyclealign.embedding_teacher import EmbeddingTeacher, load_projection
 from cyclealign.layouts import choose_plan
-from cyclealign.logprobs import Plan, attach
+from cyclealign.logprobs import Plan, attach, attach_projection
 from cyclealign.policy import check_room, compute_dtype, load_model, load_tokenizer
 from cyclealign.processes import process_state
 from cyclealign.rankers.white_box import WhiteBoxRanker
@@ -39,6 +40,7 @@ from cyclealign.types import (
     RankingExample,
     TrainReport,
     Unranked,
+    UserError,
     derive_seed,
 )
 
@@ -75,6 +77,9 @@ class TrainablePolicy:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "adapter"))
             self._model = self._attached(trainable=True)
+            self._embeddings = EmbeddingTeacher(config.leaf.teacher, self._device) if config.leaf is not None else None
+            if self._embeddings is not None:
+                self._first_projection = attach_projection(self._model, self._embeddings.width)
         check_room(self._model, self._policy.max_prompt_tokens, config.generator.max_new_tokens)
         self._first_adapter = self._adapter_state()
         self._frozen: Any = None
@@ -133,7 +138,9 @@ class TrainablePolicy:
         if checkpoint is not None:
             adapter = checkpoint / "adapter"
             load_weights(self._model, adapter if adapter.is_dir() else checkpoint / "model")
-        elif self._first_adapter is not None:
+            if self._embeddings is not None:
+                load_projection(self._model, checkpoint / "checkpoint", first=self._first_projection)
+        elif self._first_adapter is not None:  # with the projection
             self._model.load_state_dict(self._first_adapter, strict=False)
         elif self._at is not None:
             self._model.load_state_dict(self._attached(trainable=False).state_dict())
@@ -191,22 +198,35 @@ class TrainablePolicy:
         start: Sequence[tuple[Tensor, ...] | None] = (
             self._start_score(encoded) if needs_start else [None] * len(encoded)
         )
-        return [TrainingList(c, e.teacher, s) for c, e, s in zip(encoded, examples, start, strict=True)]
+        aligned: Sequence[Tensor | None] = (
+            [None] * len(encoded)
+            if self._embeddings is None
+            else self._embeddings.vectors([e.responses for e in examples])
+        )
+        rows = zip(encoded, examples, start, aligned, strict=True)
+        return [TrainingList(c, e.teacher, s, v) for c, e, s, v in rows]
 
     def _trainer(self, lists: Sequence[TrainingList], done: int, work: Path) -> RankingTrainer:
         arguments = self._arguments(work, max_steps=1)
         batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         order = training_order(len(lists), float(arguments.num_train_epochs), derive_seed(self._seed, "order", done))
         dataset = ListDataset(lists, order, batch)
+        plan = self._plan_for([item.encoded for item in lists])
+        if self._embeddings is not None and not plan.fused:
+            raise UserError(
+                "leaf: this architecture shows its logits alone, not the states before its head; set leaf=null"
+            )
         return RankingTrainer(
             model=self._model,
             args=self._arguments(work, max_steps=done + len(dataset) // batch),
             train_dataset=dataset,
             ranking_loss=self._config.loss,
             anchor=self._config.anchor,
-            plan=self._plan_for([item.encoded for item in lists]),
+            plan=plan,
             total_steps=self._total_steps,
             pad=self._tokenizer.pad_token_id,
+            leaf=self._config.leaf,
+            width=0 if self._embeddings is None else self._embeddings.width,
             callbacks=self._callbacks,
         )
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cyclealign.collator import RankingCollator, TrainingBatch, TrainingList
-from cyclealign.config import AnchorConfig
-from cyclealign.logprobs import Plan, sequence_scores, token_logprobs
-from cyclealign.losses import RankedScores, RankingLoss, tier_levels
+from cyclealign.config import AnchorConfig, LeafAuxiliary
+from cyclealign.embedding_teacher import save_projection
+from cyclealign.logprobs import Plan, logprobs_and_vectors, sequence_scores, token_logprobs
+from cyclealign.losses import EmbeddingMatch, EmbeddingPairs, RankedScores, RankingLoss, tier_levels
 from cyclealign.types import RunStopped
 
 
@@ -38,7 +41,8 @@ class ListDataset(Dataset[TrainingList | None]):
 
 
 class RankingTrainer(Trainer):  # type: ignore[misc]
-    """Minimises a ranking loss over lists, plus ``anchor.weight`` times a term to the start model.
+    """Minimises a ranking loss over lists, plus ``anchor.weight`` times a term to the start model and, with ``leaf``,
+    its weight times a term to an embedding teacher's vectors.
 
     The loss of one optimiser step is the sum over its lists divided by the number of counted lists on ALL
     processes and accumulation steps, so that how a global batch is cut does not matter.
@@ -48,6 +52,7 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         plan: how log-probs are computed (``layouts.choose_plan``).
         total_steps: length of the learning-rate schedule, over the whole run.
         pad: a token id; never seen.
+        leaf: then the lists hold vectors of ``width``, and the model a projection to it.
     """
 
     # The division by the number of lists covers the accumulation steps (see _get_num_items_in_batch).
@@ -64,15 +69,18 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         plan: Plan,
         total_steps: int,
         pad: int,
+        leaf: LeafAuxiliary | None = None,
+        width: int = 0,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        collator = RankingCollator(pad)
+        collator = RankingCollator(pad, width)
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, data_collator=collator, callbacks=list(callbacks)
         )
         self.remove_callback(PrinterCallback)
         self.ranking_loss = ranking_loss
         self.anchor = anchor
+        self.leaf = leaf
         self.plan = plan
         self.total_steps = total_steps
         self._sums: dict[str, Tensor] = {}
@@ -90,15 +98,23 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
             num_items_in_batch = counted_lists(inputs)
         # Gradients are averaged over processes afterwards, so each divides by its share of the lists.
         share = torch.as_tensor(num_items_in_batch, device=inputs["valid"].device) / self.args.world_size
-        logprobs = token_logprobs(model, inputs["lists"], self.plan)
+        vectors: Tensor | None = None
+        if self.leaf is None:
+            logprobs = token_logprobs(model, inputs["lists"], self.plan)
+        else:
+            logprobs, vectors = logprobs_and_vectors(model, inputs["lists"], self.plan)
         scores = ranked_scores(logprobs, inputs, self.ranking_loss)
         output = self.ranking_loss(scores, lists=share)
         loss, metrics = output.loss, dict(output.metrics)
+        terms: list[tuple[str, float, Tensor]] = []
         if self.anchor.weight > 0:
-            distance = torch.where(scores.counted, anchor_terms(logprobs, inputs, self.anchor), 0.0).sum()
-            distance = distance / share.clamp(min=1 / self.args.world_size)
-            metrics["anchor"] = distance.detach()
-            loss = loss + self.anchor.weight * distance
+            terms.append(("anchor", self.anchor.weight, anchor_terms(logprobs, inputs, self.anchor)))
+        if self.leaf is not None and vectors is not None:
+            terms.append(("leaf", self.leaf.weight, match_terms(vectors, inputs, self.leaf)))
+        for name, weight, per_list in terms:
+            term = torch.where(scores.counted, per_list, 0.0).sum() / share.clamp(min=1 / self.args.world_size)
+            metrics[name] = term.detach()
+            loss = loss + weight * term
         self._add(metrics, scores, inputs)
         return (loss, {"scores": scores}) if return_outputs else loss
 
@@ -122,6 +138,11 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         counted = sum((counted_lists(batch) for batch in batch_samples), torch.tensor(0)).to(device)
         total: Tensor = self.accelerator.gather(counted).sum()
         return total
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.leaf is not None:
+            save_projection(self.model, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
         """The policy holds its weights already (they lie beside the checkpoint, for the generator)."""
@@ -188,6 +209,18 @@ def anchor_terms(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, anchor: A
         return best_of_list(drop, batch).clamp(min=0)
     difference = torch.where(mask, batch["reference"] - logprobs, 0.0)
     rows = sequence_scores(difference.exp() - difference - 1, mask)[1]
+    per_list: Tensor = as_lists(rows, batch).masked_fill(~batch["valid"], 0.0).sum(dim=1)
+    return per_list / batch["valid"].sum(dim=1).clamp(min=1)
+
+
+def match_terms(vectors: Float[Tensor, "R D"], batch: TrainingBatch, leaf: LeafAuxiliary) -> Float[Tensor, " B"]:
+    """LEAF's distance between the direction of each response's vector and the teacher's: mean over a list's candidates.
+
+    It says nothing of their order (Vujanic and Rückstiess 2025, arXiv 2509.12539, for encoders; here of a policy's
+    states).
+    """
+    pairs = EmbeddingPairs(student=normalize(vectors, dim=1), teacher=batch["vectors"].to(vectors.dtype))
+    rows = EmbeddingMatch(power=leaf.power)(pairs).per_list
     per_list: Tensor = as_lists(rows, batch).masked_fill(~batch["valid"], 0.0).sum(dim=1)
     return per_list / batch["valid"].sum(dim=1).clamp(min=1)
 

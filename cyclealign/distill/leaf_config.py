@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from cyclealign.config import Section
-from cyclealign.distill.config import DistillConfig, RetrievalConfig
+from cyclealign.distill.config import DistillConfig
 from cyclealign.losses import EmbeddingMatch
 
 
@@ -42,10 +42,14 @@ class TextsConfig(Section):
         return self
 
 
-class RetentionConfig(RetrievalConfig):
-    """How much of the teacher's retrieval is left. ``widths``: prefixes of the vectors to retrieve with beside the
+class RetentionConfig(Section):
+    """How much of the teacher's retrieval is left: (id, text) files, and qrels as TREC's or TSV of query, document,
+    relevance. ``widths``: prefixes of the vectors to retrieve with beside the
     whole ones; measured too at int8 and binary precision. ``undistilled``: and of the student before its training."""
 
+    queries: Path
+    documents: Path
+    qrels: Path
     widths: tuple[int, ...] = ()
     undistilled: bool = True
 

@@ -10,9 +10,9 @@ from cyclealign.distill.students import keep_layers
 from cyclealign.types import UserError
 
 
-def load_teacher(config: EncoderTeacherConfig) -> Any:
-    """The teacher, frozen. UserError where it cannot be loaded."""
-    teacher = _loaded(config.model, "teacher.model").eval().requires_grad_(False)
+def load_teacher(config: EncoderTeacherConfig, key: str = "teacher.model") -> Any:
+    """The teacher, frozen. UserError, naming ``key``, where it cannot be loaded."""
+    teacher = _loaded(config.model, key).eval().requires_grad_(False)
     if config.max_tokens is not None:
         teacher.max_seq_length = config.max_tokens
     return teacher

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from cyclealign.distill.relevance import read_judged
 from cyclealign.score_formats.jsonl import read_texts
-from cyclealign.score_formats.lists import tsv_rows
 from cyclealign.types import UserError
 
 Precision = Literal["float32", "int8", "binary"]
@@ -23,7 +23,7 @@ QUERIES_TIMED = 128
 
 @dataclass(frozen=True)
 class Collection:
-    """Judged queries, all documents, and the grades {query: {document: relevance}}."""
+    """Judged queries, all documents, and the grades {query: {document: relevance}} of the relevant ones."""
 
     queries: dict[str, str]
     documents: dict[str, str]
@@ -40,14 +40,8 @@ class System:
 
 def read_collection(queries: Path, documents: Path, qrels: Path) -> Collection:
     """UserError where a file cannot be read, or no judged query has a text."""
-    grades: dict[str, dict[str, int]] = {}
-    for place, (query, document, relevance) in tsv_rows(qrels, (3,)):
-        if relevance.lstrip("-").isdigit():  # else the header
-            grades.setdefault(query, {})[document] = int(relevance)
-        elif not place.endswith(":1"):
-            raise UserError(f"{place}: expected a whole number as relevance, got {relevance!r}")
-    known = dict(read_texts(queries))
-    judged = {q: known[q] for q, found in grades.items() if q in known and max(found.values()) > 0}
+    grades, known = read_judged(qrels), dict(read_texts(queries))
+    judged = {q: known[q] for q in grades if q in known}
     if not judged:
         raise UserError(f"{qrels}: judges no query of {queries} as having a relevant document")
     return Collection(judged, dict(read_texts(documents)), {q: grades[q] for q in judged})
