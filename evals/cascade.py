@@ -52,6 +52,7 @@ PAID = 240
 HALVES = 12345
 NO_AUDIT = 1e-9
 QUALITIES = ("ndcg", "ndcg_log_odds", "tau", "best_first")
+SAVINGS = ("calls", "list_calls", "tokens")
 # Two-sided 5%, power 80%.
 DETECTABLE = 1.959964 + 0.841621
 
@@ -139,8 +140,9 @@ def main() -> None:
     means = {a: {m: {i: fmean(v) for i, v in p.items()} for m, p in ms.items()} for a, ms in found.items()}
     metrics = {"arms": summaries(means), "claims": claims(means), "fits": fits}
     about = {"question": __doc__.splitlines()[0], "prompts": len(items), "seeds": arguments.seeds}
+    shown = {a: m["ndcg"] for a, m in means.items() if a.endswith((" keep=4", " alone=0.5")) and a.count("=") == 1}
     records = [
-        {"key": i, "value": v, **{a: round(m["ndcg"][i], 6) for a, m in means.items() if i in m["ndcg"]}}
+        {"key": i, "value": v, **{a: round(by_prompt[i], 6) for a, by_prompt in shown.items()}}
         for i, v in means["cascade keep=4"]["ndcg"].items()
     ]
     write_result(
@@ -259,7 +261,7 @@ def measured(
     items: Sequence[Item], rankings: Sequence[Ranking], *, saved: dict[str, dict[str, float]] | None = None
 ) -> dict[str, dict[str, float]]:
     """By measure and prompt: quality against the judge's whole list, and shares of its calls and tokens saved."""
-    values: dict[str, dict[str, float]] = {m: {} for m in (*QUALITIES, "calls", "list_calls", "tokens")}
+    values: dict[str, dict[str, float]] = {m: {} for m in (*QUALITIES, *SAVINGS)}
     for item, ranking in zip(items, rankings, strict=True):
         prompt_id, full = item.set.prompt.id, item.judged
         log_odds = {i: math.log(max(p, 1e-6) / max(1 - p, 1e-6)) for i, p in item.preferences.items()}
@@ -272,13 +274,15 @@ def measured(
         values["list_calls"][prompt_id] = float(not ranking.judged)
         values["tokens"][prompt_id] = figures["tokens_saved"] / item.tokens if figures else 0.0
     if saved is not None:
-        values |= {m: saved[m] for m in ("calls", "list_calls", "tokens")}
+        values |= {m: saved[m] for m in SAVINGS}
     return values
 
 
 def summaries(means: Values) -> dict[str, Any]:
+    """Means by arm and measure; of the qualities with intervals."""
     return {
-        arm: {m: recorded(bootstrap_mean(list(by_prompt.values()))) for m, by_prompt in values.items()}
+        arm: {m: recorded(bootstrap_mean(list(values[m].values()))) for m in QUALITIES}
+        | {m: fmean(values[m].values()) for m in SAVINGS}
         for arm, values in means.items()
     }
 
@@ -318,7 +322,7 @@ def tables(metrics: Mapping[str, Any]) -> str:
     lines = ["| arm | judge's calls saved | list calls saved | tokens saved | nDCG | tau | first choice first |"]
     lines.append("|---|---|---|---|---|---|---|")
     for arm, values in metrics["arms"].items():
-        shares = " | ".join(f"{values[m]['value']:.0%}" for m in ("calls", "list_calls", "tokens"))
+        shares = " | ".join(f"{values[m]:.0%}" for m in SAVINGS)
         scores = " | ".join(
             f"{e['value']:.3f} ({e['low']:.3f} to {e['high']:.3f})" if e["low"] is not None else f"{e['value']:.3f}"
             for e in (values[m] for m in ("ndcg", "tau", "best_first"))
