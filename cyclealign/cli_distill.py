@@ -53,3 +53,43 @@ def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
     for key, value in distill_quantidce(loaded).items():
         print(f"{key}: {value}")
     print(f"model: {loaded.run_dir / 'model'}")
+
+
+@app.command("cprd")
+def cprd(config: ConfigName, overrides: Overrides = None) -> None:
+    """Train a dual encoder, text-text or image-text, on a cross-encoder's order of hard negatives, beside InfoNCE."""
+    from cyclealign.config_loading import load_sections
+    from cyclealign.distill.cprd import CPRDConfig, distill_cprd
+
+    loaded = load_sections(CPRDConfig, config, overrides or [])
+    for key, value in distill_cprd(loaded).items():
+        print(f"{key}: {value}")
+    print(f"model: {loaded.run_dir / 'model'}")
+
+
+@app.command("pld")
+def pld(config: ConfigName, overrides: Overrides = None) -> None:
+    """Train a classifier on a bigger one's logits, or a ranker on another one's lists (a config with data.scores)."""
+    from cyclealign.config_loading import load_sections
+    from cyclealign.distill.list_distiller import distill_lists
+    from cyclealign.distill.pld_classifier import distill_classifier
+    from cyclealign.distill.pld_config import PLDConfig, pld_schema
+
+    loaded = load_sections(pld_schema(config), config, overrides or [])
+    found = distill_classifier(loaded) if isinstance(loaded, PLDConfig) else distill_lists(loaded)
+    for key, value in found.items():
+        print(f"{key}: {value}")
+    print(f"model: {loaded.run_dir / 'model'}")
+
+
+@app.command("idcm")
+def idcm(config: ConfigName, overrides: Overrides = None) -> None:
+    """Train a cascade for long documents: a small model chooses the passages that a cross-encoder scores."""
+    from cyclealign.config_loading import load_sections
+    from cyclealign.distill.idcm import distill_idcm
+    from cyclealign.distill.idcm_config import IDCMConfig
+
+    loaded = load_sections(IDCMConfig, config, overrides or [])
+    for key, value in distill_idcm(loaded).items():
+        print(f"{key}: {value}")
+    print(f"model: {loaded.run_dir / 'model'}")

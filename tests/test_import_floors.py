@@ -43,6 +43,7 @@ FLOORS: dict[int, set[str]] = {
         ),
         *("score_formats", "score_calibration", "score_store", "score_mix", "teachers"),
         *("checkpoints", "saved_models", "environment", "policy_scorer", "embedding_teacher", "pair_models"),
+        *("classifiers", "image_encoder"),
     },
     4: {
         *("trainer", "learning_state", "trainable", "warm_start", "run_dir", "team", "hosts", "evaluating"),
@@ -79,7 +80,7 @@ OWNERS = {
         "distill.leaf_retention",
         "distill.leaf_training",
         "distill.cprd",
-        "distill.image_encoder",
+        "image_encoder",
     },
 }
 

@@ -1,0 +1,121 @@
+"""``cyclealign distill cprd``: a cross-encoder's order of hard negatives into a dual encoder, beside InfoNCE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from cyclealign.config import Loss, Section
+from cyclealign.distill.config import DistillConfig, EffectivenessConfig, ScoresConfig, StudentConfig
+from cyclealign.distill.cprd_objective import CPRDObjective
+from cyclealign.distill.effectiveness import effectiveness
+from cyclealign.distill.list_distiller import training_rows
+from cyclealign.distill.loss_state import keeping_loss_state
+from cyclealign.distill.ragged import RaggedCollator
+from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.distill.students import Student, make_student
+from cyclealign.losses import CPRD
+
+
+class ImageEncoderConfig(Section):
+    """Queries are image files. ``size``: what they are scaled to; ``width``: channels of the encoder's first block."""
+
+    size: int = Field(default=32, ge=8)
+    width: int = Field(default=32, ge=1)
+
+
+class CPRDConfig(DistillConfig):
+    """``data``: scored lists whose first document is the query's positive, the others its mined negatives.
+    ``weight``: of the ranking loss beside InfoNCE. ``images``: an image encoder for the queries."""
+
+    student: StudentConfig
+    images: ImageEncoderConfig | None = None
+    data: ScoresConfig
+    loss: Loss = CPRD(threshold="mean")
+    weight: float = Field(default=1.0, ge=0)
+    evaluate: EffectivenessConfig | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> CPRDConfig:
+        if self.student.kind not in ("dot", "cosine"):
+            raise ValueError(f"student.kind: expected dot or cosine for a dual encoder, got {self.student.kind}")
+        if self.loss.needs == "levels" or self.loss.student_score == "log_ratio" or self.loss.sft > 0:
+            raise ValueError(f"loss.name: {self.loss.name} does not take scored lists; take cprd, listmle or kl")
+        return self
+
+
+def distill_cprd(config: CPRDConfig) -> dict[str, Any]:
+    """Train, or go on from the last checkpoint; returns the summary that is written to ``summary.json``.
+
+    Raises:
+        UserError: scores or images that cannot be used, a model that cannot be loaded, another config in the run's
+            directory.
+    """
+    from transformers import set_seed
+
+    rows = training_rows(config.data)
+    if (summary := claim(config)) is not None:
+        return summary
+    set_seed(config.seed)  # an image encoder's weights are drawn
+    student = dual_encoder(config)
+    before = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
+    trainer = _trainer(config, student, rows)
+    first_loss, last_loss = train_or_resume(trainer)
+    student.model.save_pretrained(str(config.run_dir / "model"))
+    summary = {
+        "lists": len(rows["query"]),
+        "steps": trainer.state.global_step,
+        "first_loss": first_loss,
+        "last_loss": last_loss,
+        "scale": student.objective.log_scale.exp().item(),
+    }
+    if config.evaluate is not None:
+        summary |= {"before": before, "after": effectiveness(config.evaluate, student, config.run_dir)}
+    write_summary(config, summary)
+    return summary
+
+
+def dual_encoder(config: CPRDConfig) -> Student:
+    """The text student, with an image encoder beside its text encoder where images are asked for."""
+    student = make_student(config.student, config.loss)
+    model = student.model if config.images is None else _with_images(student.model, config.images)
+    objective = CPRDObjective(
+        model,
+        config.loss,
+        weight=config.weight,
+        similarity=config.student.kind,
+        scale=config.student.scale,
+        learn_scale=config.student.learn_scale,
+    )
+    cut = (config.student.max_query_tokens, config.student.max_document_tokens)
+    tasks = (None, None) if config.images is None else ("query", "document")
+    collator = RaggedCollator(model.preprocess, tasks=tasks, max_tokens=cut)
+    return replace(student, model=model, objective=objective, collator=collator)
+
+
+def _with_images(text: Any, config: ImageEncoderConfig) -> Any:
+    """One model with an encoder for images, the queries, and one for texts; by task, else by what an input is."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    from cyclealign.image_encoder import ImageEncoder
+
+    image = ImageEncoder(config.size, config.width, text.get_embedding_dimension())
+    # The task goes first: a path with no image behind it would be taken for a text.
+    by_input = {("query", None): "query", (None, "image"): "query", ("document", None): "document"}
+    router = Router({"query": [image], "document": list(text)}, default_route="document", route_mappings=by_input)
+    return SentenceTransformer(modules=[router], similarity_fn_name=text.similarity_fn_name, device=str(text.device))
+
+
+def _trainer(config: CPRDConfig, student: Student, rows: dict[str, list[Any]]) -> Any:
+    from datasets import Dataset
+
+    return keeping_loss_state(student.trainer)(
+        model=student.model,
+        args=student.arguments(**training_arguments(config)),
+        train_dataset=Dataset.from_dict(rows),
+        loss=student.objective,
+        data_collator=student.collator,
+    )

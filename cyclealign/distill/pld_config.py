@@ -1,0 +1,65 @@
+"""The schemas of ``cyclealign distill pld``: classifier to classifier, and ranker to ranker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from cyclealign.classifiers import ClassifierConfig
+from cyclealign.config import Loss, Section
+from cyclealign.config_loading import find_config
+from cyclealign.distill.config import DistillConfig, ListDistillConfig
+from cyclealign.losses import PLD
+from cyclealign.strict_yaml import read_yaml
+
+
+class ImagesConfig(Section):
+    """``train`` and ``test``: npz of images [N, H, W] or [N, H, W, C] and labels [N]. ``views``: of each training
+    image, itself and copies moved by up to ``shift`` pixels; the teacher reads each view once."""
+
+    train: Path
+    test: Path | None = None
+    views: int = Field(default=1, ge=1)
+    shift: int = Field(default=2, ge=0)
+
+
+class TeacherConfig(ClassifierConfig):
+    """``model``: a classifier that this command wrote. Without one, the network of ``kind`` and ``width`` is first
+    trained by cross-entropy for ``steps``."""
+
+    model: Path | None = None
+    steps: int = Field(default=1000, ge=1)
+
+
+class PLDConfig(DistillConfig):
+    """A classifier's logits into another one over the same classes."""
+
+    data: ImagesConfig
+    teacher: TeacherConfig = TeacherConfig(width=32)
+    student: ClassifierConfig = ClassifierConfig(width=8)
+    loss: Loss = PLD()
+
+    @model_validator(mode="after")
+    def _possible(self) -> PLDConfig:
+        if self.loss.needs == "levels" or self.loss.student_score == "log_ratio" or self.loss.sft > 0:
+            raise ValueError(f"loss.name: {self.loss.name} does not compare logits; take pld, kl or listmle")
+        return self
+
+
+class PLDListConfig(ListDistillConfig):
+    """A ranker's scores of whole lists into another one: the list distiller, by PLD."""
+
+    loss: Loss = PLD()
+
+
+def pld_schema(path_or_name: str) -> type[PLDConfig | PLDListConfig]:
+    """Lists of scores where the config names ``data.scores``, else images.
+
+    Raises:
+        UserError: no such config, or one that is no YAML.
+    """
+    raw = read_yaml(find_config(path_or_name).read_text(encoding="utf-8"), path_or_name)
+    data = raw.get("data") if isinstance(raw, dict) else None
+    named = isinstance(data, dict) and "scores" in data
+    return PLDListConfig if named else PLDConfig
