@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds scifact/")
     parser.add_argument("--runs", type=Path, default=Path("runs/leaf"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48, help="where teacher and student cut texts")
     parser.add_argument("--out", type=Path, required=True)

@@ -99,6 +99,36 @@ def test_the_report_compares_with_the_teacher_at_the_same_precision() -> None:
     np.testing.assert_allclose(ranges, [documents.min(axis=0), documents.max(axis=0)], atol=1e-6)
 
 
+def test_int8_and_binary_keep_what_their_codes_stand_for() -> None:
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    from cyclealign.distill.leaf_retention import at_precision, ranges_of
+
+    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    vectors[:, 3] = 1.0  # a dimension without a range
+    step = np.ptp(vectors, axis=0) / 255
+    assert (abs(at_precision(vectors, "int8", ranges_of(vectors)) - vectors) <= step / 2 + 1e-6).all()
+    signs = at_precision(vectors, "binary")
+    hamming = ((vectors[0] > 0) != (vectors[1] > 0)).sum()
+    assert signs[0] @ signs[1] == 16 - 2 * hamming
+    # Raw codes are offset by 128 and would prefer the document of zeros.
+    ranges = np.array([[0, 0], [25.5, 255]], dtype=np.float32)
+    query, documents = np.array([[1.0, 2.0]], np.float32), np.array([[20.0, 10.0], [0.0, 0.0]], np.float32)
+    mine, theirs = (quantize_embeddings(v, "int8", ranges=ranges).astype(int) for v in (query, documents))
+    assert (mine @ theirs.T).argmax() == 1
+    assert (at_precision(query, "int8", ranges) @ at_precision(documents, "int8", ranges).T).argmax() == 0
+
+
+def test_ndcg_by_hand() -> None:
+    from cyclealign.distill.leaf_retention import Collection, System, ndcg
+
+    collection = Collection({"q": "", "r": ""}, {"a": "", "b": "", "c": ""}, {"q": {"b": 1}, "r": {"a": 1, "c": 1}})
+    documents = np.array([[1, 0], [0.5, 0.5], [0, 1]], dtype=np.float32)
+    found = ndcg(System(np.array([[1, 0.2], [1, 0]], dtype=np.float32), documents), collection)
+    assert found["q"] == pytest.approx(1 / np.log2(3))
+    assert found["r"] == pytest.approx((1 + 1 / np.log2(4)) / (1 + 1 / np.log2(3)))
+
+
 def test_a_teacher_that_does_not_normalise_has_a_student_that_does_not() -> None:
     teacher(seed=1, unit=False).save("raw")
     assert distill("teacher.model=raw", "steps=2") == 0
@@ -206,7 +236,7 @@ def test_vectors_of_another_teacher_are_refused(capsys: Captured) -> None:
         (("data={}",), "give data.queries, data.documents, or (better) both"),
         (("data.queries=none.tsv",), "none.tsv:1: cannot be read"),
         (("training.lr_scheduler_type=linear",), "leaf has a schedule of its own; set cycles and cycle_end"),
-        ((EVALUATE.replace("qrels.tsv", "docs.tsv"),), "docs.tsv:1: expected"),
+        ((EVALUATE.replace("qrels.tsv", "docs.tsv"),), "docs.tsv:2: expected a whole number as relevance"),
     ],
 )
 def test_mistakes_are_one_line(capsys: Captured, overrides: tuple[str, ...], message: str) -> None:

@@ -18,7 +18,7 @@ from cyclealign.types import UserError
 
 Precision = Literal["float32", "int8", "binary"]
 Vectors = Float[ndarray, "N D"]
-QUERIES_TIMED = 128
+QUERIES_TIMED = 32
 
 
 @dataclass(frozen=True)
