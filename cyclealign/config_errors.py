@@ -123,6 +123,8 @@ def readable(error: ValidationError, raw: Any, section: str = "") -> str:
         return _own_message(key, str(first["ctx"]["error"])) + more
     if first["type"].startswith("missing"):
         return f"{key}: required, but not set{more}"
+    if first["type"].startswith("union_tag") and raw["loss"].get("name") == "leaf":
+        return "loss.name: leaf matches vectors, which orders nothing; name a ranking loss, and leaf.teacher beside it"
     if first["type"].startswith("union_tag"):
         return choice("loss.name", raw["loss"].get("name"), list(LOSSES)) + more
     if first["type"] == "literal_error":

@@ -40,7 +40,8 @@ def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
             f"- Candidates per prompt: {config.generator.candidates} (temperature {config.generator.temperature},"
             f" top-p {config.generator.top_p}, at most {config.generator.max_new_tokens} new tokens)",
             f"- Ranked by: `{config.black_box.backend}` `{judge}`, {config.black_box.passes} pass(es)",
-            f"- Loss: {loss['name']} ({fields}); anchor {config.anchor.kind} with weight {config.anchor.weight}",
+            f"- Loss: {loss['name']} ({fields}); anchor {config.anchor.kind} with weight {config.anchor.weight}"
+            f"{f'; leaf with weight {config.leaf.weight}' if config.leaf else ''}",
             f"- Weights: {_weights(config)}",
             f"- Kept: after {kept['trained']} interactions, {kept['why']}",
             "",

@@ -14,6 +14,7 @@ from tiny_policy import examples, save_tiny, tiny_config, tiny_llama
 
 from cyclealign.collator import EncodedList, RankingCollator, TrainingList, collate
 from cyclealign.config import LeafAuxiliary
+from cyclealign.config_loading import load_config
 from cyclealign.embedding_teacher import FILE, EmbeddingTeacher
 from cyclealign.logprobs import Plan, attach, attach_projection, logprobs_and_vectors, token_logprobs
 from cyclealign.trainable import TrainablePolicy
@@ -139,5 +140,7 @@ def test_an_interaction_without_examples_keeps_the_first_projection(folder: Path
 def test_refusals(folder: Path) -> None:
     with pytest.raises(ValueError, match="its projection is trained beside an adapter"):
         policy(folder, policy={"lora": None})
+    with pytest.raises(UserError, match=r"loss\.name: leaf matches vectors, which orders nothing"):
+        load_config("quickstart", ["loss.name=leaf"])
     with pytest.raises(UserError, match=r"leaf\.teacher: cannot load '\./nowhere'"):
         policy(folder, leaf={"teacher": "./nowhere"})
