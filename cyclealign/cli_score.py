@@ -30,7 +30,9 @@ def score(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="margin_mse, margin_mse_text, triples, rerank, trec, bge, rankllm, ntuples, lighton, sets"),
+        typer.Option(
+            help="margin_mse, margin_mse_text, triples, rerank, trec, bge, rankllm, ntuples, lighton, sets, dialogues"
+        ),
     ] = "auto",
     queries: Annotated[Path | None, typer.Option(help="Texts of query ids: TSV, JSONL", show_default=False)] = None,
     documents: Annotated[

@@ -44,12 +44,7 @@ def read_levels(path: Path) -> Iterator[LevelledDialogue]:
         UserError: names file and line of a row that has no two levels with responses.
     """
     for place, row in jsonl_rows(path):
-        found = row.get("levels", [row.get(name) for name in DAILYDIALOGPP])
-        if not _is_levels(found) or sum(map(bool, found)) < 2:
-            raise UserError(
-                f"{place}: expected levels: two lists of responses or more, best first; or {', '.join(DAILYDIALOGPP)}"
-            )
-        yield LevelledDialogue(context=context_of(row, place), levels=tuple(map(tuple, found)))
+        yield LevelledDialogue(context=context_of(row, place), levels=levels_of(row, place))
 
 
 def read_ratings(path: Path) -> Iterator[RatedResponse]:
@@ -81,6 +76,16 @@ def context_of(row: Row, place: str) -> tuple[Message, ...]:
         return parse_row({"messages": turns}, place).messages
     prompt = row.get("prompt", row.get("query"))
     return parse_row({"prompt": prompt, "messages": row.get("messages")}, place).messages
+
+
+def levels_of(row: Row, place: str) -> tuple[tuple[str, ...], ...]:
+    """The responses of a row, best level first; UserError where there are no two levels with some."""
+    found = row.get("levels", [row.get(name) for name in DAILYDIALOGPP])
+    if not _is_levels(found) or sum(map(bool, found)) < 2:
+        raise UserError(
+            f"{place}: expected levels: two lists of responses or more, best first; or {', '.join(DAILYDIALOGPP)}"
+        )
+    return tuple(map(tuple, found))
 
 
 def rating_of(row: Row, place: str) -> float:

@@ -118,12 +118,11 @@ def test_the_metric_scores_files_ratings_and_candidates(trained: Path, monkeypat
     monkeypatch.chdir(trained)
     raw = logits(Path("runs/quantidce/model"))
     coherence = (1 + 4 * raw.sigmoid()).tolist()
-    rows = [{"query": "\n\n".join(r["context"]), "documents": [r["response"]]} for r in RATINGS]
-    jsonl(trained / "pairs.jsonl", rows)
-    metric = ["--metric", "coherence:runs/quantidce/model"]
-    assert main(["score", "pairs.jsonl", "--store", "s.sqlite", *metric, "--write", "ntuples:out.jsonl"]) == 0
-    scored = [json.loads(line)["scores"][0] for line in Path("out.jsonl").read_text().splitlines()]
-    assert scored == pytest.approx(coherence, abs=1e-5)
+    metric = ["--store", "s.sqlite", "--metric", "coherence:runs/quantidce/model"]
+    for file in ("ratings.jsonl", "levels.jsonl"):
+        assert main(["score", file, *metric, "--write", f"ntuples:scored-{file}"]) == 0
+        lists = [json.loads(line)["scores"] for line in Path(f"scored-{file}").read_text().splitlines()]
+        assert [s for scores in lists for s in scores] == pytest.approx(coherence, abs=1e-5)
 
     scorer = ["--scorer", "coherence:runs/quantidce/model"]
     assert main(["eval", "coherence", "ratings.jsonl", *scorer, "--out", "e.json"]) == 0

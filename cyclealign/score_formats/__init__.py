@@ -12,6 +12,7 @@
 | ntuples | JSONL or Parquet: query, documents, scores (sentence-transformers') |
 | lighton | a directory: train, queries, documents (PyLate's) |
 | sets | JSONL of candidate sets, unscored (``cyclealign rank``'s) |
+| dialogues | JSONL of contexts with a response or levels of them, unscored (``cyclealign.dialogues``) |
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ READERS: dict[str, Callable[[Path], Iterator[ScoreList]]] = {
     "ntuples": jsonl.read_ntuples,
     "lighton": jsonl.read_lighton,
     "sets": jsonl.read_sets,
+    "dialogues": jsonl.read_dialogues,
 }
 _LINES: dict[str, Callable[[Iterable[ScoreList]], Iterator[str]]] = {
     "margin_mse": lambda lists: tsv.margin_mse_lines(lists, texts=False),
@@ -91,6 +93,8 @@ def _of_row(path: Path) -> str:
         return "bge"
     if isinstance(row.get("query"), dict):
         return "rankllm"
+    if isinstance(row.get("context"), list):
+        return "dialogues"
     return "sets" if {"candidates", "responses"} & row.keys() else "ntuples"
 
 

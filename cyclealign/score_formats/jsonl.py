@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.data import load_candidate_sets
+from cyclealign.dialogues import context_of, levels_of
 from cyclealign.records import rows
 from cyclealign.score_formats.lists import Item, ScoreList, number, string_list, text, tsv_rows
 from cyclealign.types import UserError
@@ -108,6 +109,15 @@ def read_sets(path: Path) -> Iterator[ScoreList]:
         query = "\n\n".join(m["content"] for m in item.prompt.messages)
         documents = tuple(Item.of_text(c.text) for c in item.candidates)
         yield ScoreList(query=Item(item.prompt.id, query), documents=documents, place=f"{path} ({item.prompt.id})")
+
+
+def read_dialogues(path: Path) -> Iterator[ScoreList]:
+    """Contexts with one ``response`` or with levels of them, as ``cyclealign.dialogues`` reads them; unscored."""
+    for place, row in rows(str(path)):
+        query = "\n\n".join(m["content"] for m in context_of(row, place))
+        texts = [row["response"]] if "response" in row else [t for level in levels_of(row, place) for t in level]
+        documents = tuple(Item.of_text(text(t, place, "response")) for t in texts)
+        yield ScoreList(query=Item.of_text(query), documents=documents, place=place)
 
 
 def read_texts(path: Path) -> Iterator[tuple[str, str]]:
