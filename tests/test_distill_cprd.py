@@ -170,7 +170,9 @@ def test_an_image_student_finds_the_texts_of_colours() -> None:
     ("overrides", "message"),
     [
         (("student.kind=colbert",), "student.kind: expected dot or cosine for a dual encoder, got colbert"),
-        (("loss.name=dpo",), "loss.name: dpo does not take scored lists; take cprd, listmle or kl"),
+        (("loss.name=dpo",), "loss.name: dpo (with its SFT term) is for policies"),
+        (("loss.name=quantidce",), "loss.name: quantidce takes levels, not scores; take cprd, listmle or kl"),
+        (("data.format=rankllm",), "loss.name: cprd needs magnitudes, but scored.jsonl gives an order alone"),
         (("wieght=1",), "unknown key wieght; did you mean weight?"),
         (("images={size: 8}",), "none.png: expected an image file"),
     ],

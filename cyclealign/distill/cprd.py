@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from cyclealign.config import Loss, Section
-from cyclealign.distill.config import DistillConfig, EffectivenessConfig, ScoresConfig, StudentConfig
+from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
 from cyclealign.distill.effectiveness import effectiveness
 from cyclealign.distill.list_distiller import training_rows
@@ -26,23 +26,20 @@ class ImageEncoderConfig(Section):
     width: int = Field(default=32, ge=1)
 
 
-class CPRDConfig(DistillConfig):
+class CPRDConfig(ListDistillConfig):
     """``data``: scored lists whose first document is the query's positive, the others its mined negatives.
     ``weight``: of the ranking loss beside InfoNCE. ``images``: an image encoder for the queries."""
 
-    student: StudentConfig
     images: ImageEncoderConfig | None = None
-    data: ScoresConfig
     loss: Loss = CPRD(threshold="mean")
     weight: float = Field(default=1.0, ge=0)
-    evaluate: EffectivenessConfig | None = None
 
     @model_validator(mode="after")
-    def _possible(self) -> CPRDConfig:
+    def _dual(self) -> CPRDConfig:
         if self.student.kind not in ("dot", "cosine"):
             raise ValueError(f"student.kind: expected dot or cosine for a dual encoder, got {self.student.kind}")
-        if self.loss.needs == "levels" or self.loss.student_score == "log_ratio" or self.loss.sft > 0:
-            raise ValueError(f"loss.name: {self.loss.name} does not take scored lists; take cprd, listmle or kl")
+        if self.loss.needs == "levels":
+            raise ValueError(f"loss.name: {self.loss.name} takes levels, not scores; take cprd, listmle or kl")
         return self
 
 

