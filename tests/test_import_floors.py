@@ -80,6 +80,7 @@ OWNERS = {
         "distill.leaf_retention",
         "distill.leaf_training",
         "distill.cprd",
+        "distill.idcm_model",
         "image_encoder",
     },
 }
