@@ -147,13 +147,18 @@ def test_a_text_student_learns_who_is_best_and_who_is_second(capsys: Captured) -
     assert "holds a distillation with another config" in capsys.readouterr().err
 
 
-def test_an_image_student_finds_the_texts_of_colours() -> None:
+def draw_colours() -> None:
+    """A picture of each colour, and lists of their names."""
     image = pytest.importorskip("PIL.Image")
     tiny_encoders.dense(Path("bert")).save("student")
-    names = list(COLOURS)
     for name, colour in COLOURS.items():
         image.new("RGBA", (10, 12), (*colour, 255)).save(f"{name}.png")
-    write_lists([(f"{n}.png", [n, *(o for o in names if o != n)], [9.0, 1.0, 0.0]) for n in names])
+    write_lists([(f"{n}.png", [n, *(o for o in COLOURS if o != n)], [9.0, 1.0, 0.0]) for n in COLOURS])
+
+
+def test_an_image_student_finds_the_texts_of_colours() -> None:
+    draw_colours()
+    names = list(COLOURS)
     assert distill("student.model=student", "images={size: 8, width: 4}") == 0
     assert summary()["last_loss"] < summary()["first_loss"]
     from sentence_transformers import SentenceTransformer
@@ -162,8 +167,34 @@ def test_an_image_student_finds_the_texts_of_colours() -> None:
     pictures = model.encode([f"{n}.png" for n in names])
     found = model.similarity(pictures, model.encode_document(names)).argmax(dim=1)
     assert found.tolist() == [0, 1, 2]
-    with image.open("red.png") as opened:
+    from PIL import Image
+
+    with Image.open("red.png") as opened:
         torch.testing.assert_close(torch.from_numpy(model.encode_query([opened])[0]), torch.from_numpy(pictures[0]))
+
+
+def test_a_stopped_image_student_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sentence_transformers import SentenceTransformerTrainer
+
+    draw_colours()
+    images = ["student.model=student", "images={size: 8, width: 4}", "save_every=4", "steps=10"]
+    assert distill(*images, "name=whole") == 0
+    made = SentenceTransformerTrainer.training_step
+    steps = iter(range(10**6))
+
+    def killed(self: Any, *arguments: Any, **options: Any) -> Any:
+        if next(steps) == 6:
+            raise KeyboardInterrupt
+        return made(self, *arguments, **options)
+
+    with monkeypatch.context() as once:
+        once.setattr(SentenceTransformerTrainer, "training_step", killed)
+        assert distill(*images, "name=part") == 130
+    assert Path("runs/part/checkpoints/checkpoint-4").is_dir()
+    assert distill(*images, "name=part") == 0
+    files = [sorted(Path(f"runs/{name}/model").rglob("*.safetensors")) for name in ("whole", "part")]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+    assert summary("whole")["scale"] == summary("part")["scale"]
 
 
 @pytest.mark.parametrize(
