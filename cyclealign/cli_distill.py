@@ -76,7 +76,10 @@ def pld(config: ConfigName, overrides: Overrides = None) -> None:
     from cyclealign.distill.pld_config import PLDConfig, pld_schema
 
     loaded = load_sections(pld_schema(config), config, overrides or [])
-    found = distill_classifier(loaded) if isinstance(loaded, PLDConfig) else distill_lists(loaded)
+    if isinstance(loaded, PLDConfig):
+        found = distill_classifier(loaded)
+    else:
+        found = distill_lists(loaded, positive_first=loaded.positive_first)
     for key, value in found.items():
         print(f"{key}: {value}")
     print(f"model: {loaded.run_dir / 'model'}")

@@ -134,6 +134,23 @@ def test_a_ranker_learns_a_rankers_lists(kind: str) -> None:
     assert found["last_loss"] < 0.8 * found["first_loss"]
 
 
+def test_a_known_positive_goes_before_the_teachers_favourite() -> None:
+    """A teacher that is sure of the second document, and a list whose first one is known to be best."""
+    pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
+    from sentence_transformers import CrossEncoder
+
+    folder = tiny_encoders.save_encoder(Path("student"), head=True)
+    documents = ["the cat sleeps", "the dog runs"]
+    Path("lists.jsonl").write_text(json.dumps({"query": "a cat ?", "documents": documents, "scores": [0, 1]}) + "\n")
+    command = ["distill", "pld", "distill/pld_lists", "data.scores=lists.jsonl", f"student.model={folder}", "steps=30"]
+    best = []
+    for name, first in (("teacher", "false"), ("known", "true")):
+        assert main([*command, *CPU, f"name={name}", f"positive_first={first}"]) == 0
+        model = CrossEncoder(f"runs/{name}/model", device="cpu")
+        best.append(int(model.predict([("a cat ?", d) for d in documents]).argmax()))
+    assert best == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -18,8 +18,10 @@ from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.types import UserError
 
 
-def distill_lists(config: ListDistillConfig) -> dict[str, Any]:
+def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) -> dict[str, Any]:
     """Train, or go on from the last checkpoint; returns the summary that is written to ``summary.json``.
+
+    ``positive_first``: the first document of every list is known to be the best one.
 
     Raises:
         UserError: scores that cannot be used, a model that cannot be loaded, another config in the run's directory.
@@ -30,7 +32,7 @@ def distill_lists(config: ListDistillConfig) -> dict[str, Any]:
     if (summary := claim(config)) is not None:
         return summary
     set_seed(config.seed)  # a new head's weights are drawn
-    student = make_student(config.student, config.loss)
+    student = make_student(config.student, config.loss, positive_first=positive_first)
     before = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
     trainer = _trainer(config, with_leaf(config, student, rows), rows)
     first_loss, last_loss = train_or_resume(trainer)

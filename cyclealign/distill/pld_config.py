@@ -48,9 +48,11 @@ class PLDConfig(DistillConfig):
 
 
 class PLDListConfig(ListDistillConfig):
-    """A ranker's scores of whole lists into another one: the list distiller, by PLD."""
+    """A ranker's scores of whole lists into another one: the list distiller, by PLD. ``positive_first``: the first
+    document of every list is known to be the best one, whatever the teacher says."""
 
     loss: Loss = PLD()
+    positive_first: bool = False
 
 
 def pld_schema(path_or_name: str) -> type[PLDConfig | PLDListConfig]:

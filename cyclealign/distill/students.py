@@ -27,15 +27,22 @@ class Student:
     tenfold: str | None = None
 
 
-def make_student(config: StudentConfig, loss: RankingLoss) -> Student:
-    """UserError where the model cannot be loaded or cut."""
+def make_student(config: StudentConfig, loss: RankingLoss, *, positive_first: bool = False) -> Student:
+    """``positive_first``: the first document of every list is known to be the best one (PLD sets it first).
+
+    UserError where the model cannot be loaded or cut.
+    """
     import sentence_transformers as st
 
-    scale: dict[str, Any] = {"scale": config.scale, "learn_scale": config.learn_scale}
+    options: dict[str, Any] = {
+        "scale": config.scale,
+        "learn_scale": config.learn_scale,
+        "positive_first": positive_first,
+    }
     cut = (config.max_query_tokens, config.max_document_tokens)
     if config.kind in ("cross_encoder", "prettr", "tk"):
         model = _cross_encoder(config) if config.kind == "cross_encoder" else _pair_model(config)
-        objective: ListObjective = CrossEncoderObjective(model, loss, **scale)
+        objective: ListObjective = CrossEncoderObjective(model, loss, **options)
         # The kernels' weights are new and few: as published (matchmaker: 1e-5, theirs 1e-4).
         fast = r"kernel_weights|\.mix$" if config.kind == "tk" else None
         return Student(model, objective, st.CrossEncoderTrainer, st.CrossEncoderTrainingArguments, None, fast)
@@ -44,10 +51,10 @@ def make_student(config: StudentConfig, loss: RankingLoss) -> Student:
         model.max_seq_length = max(cut)
         keep_layers(model, config.layers)
         collator = RaggedCollator(model.preprocess, tasks=("query", "document"), max_tokens=cut)
-        objective = MultiVectorObjective(model, loss, **scale)
+        objective = MultiVectorObjective(model, loss, **options)
         return Student(model, objective, st.MultiVectorEncoderTrainer, st.MultiVectorEncoderTrainingArguments, collator)
     model = _dense(config)
-    objective = DenseObjective(model, loss, similarity="dot" if config.kind == "dot" else "cosine", **scale)
+    objective = DenseObjective(model, loss, similarity="dot" if config.kind == "dot" else "cosine", **options)
     collator = RaggedCollator(model.preprocess, max_tokens=cut)
     return Student(model, objective, st.SentenceTransformerTrainer, st.SentenceTransformerTrainingArguments, collator)
 
