@@ -73,4 +73,4 @@ def test_dry_run_counts_every_list_as_sent_whole(tmp_path: Path) -> None:
     plain, cascade = (finish(start("run", *a, "--dry-run")) for a in (whole, [*whole, *CASCADE]))
     assert plain[0] == cascade[0] == 0, cascade[1]
     assert "paid calls: at most" in plain[1]
-    assert plain[1].partition("prompts: ")[2] == cascade[1].partition("prompts: ")[2]
+    assert plain[1].partition("interactions: ")[2] == cascade[1].partition("interactions: ")[2]
