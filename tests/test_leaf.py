@@ -144,8 +144,11 @@ def test_another_student_is_projected_to_the_teachers_width() -> None:
         vocab_size=words, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
     BertModel(config).save_pretrained("narrow")
-    assert distill("student.model=narrow", "student.layers=null", "steps=2") == 0
-    assert loaded("runs/leaf/model").encode("a cat ?").shape == (tiny_encoders.WIDTH,)
+    for name in ("one", "again"):
+        assert distill("student.model=narrow", "student.layers=null", "steps=2", f"name={name}") == 0
+    found = [loaded(f"runs/{name}/model").encode("a cat ?") for name in ("one", "again")]
+    assert found[0].shape == (tiny_encoders.WIDTH,)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_the_schedule_falls_linearly_in_every_cycle() -> None:

@@ -68,12 +68,15 @@ def training_texts(data: TextsConfig) -> dict[Task, list[str]]:
 def _distilled(
     config: LeafConfig, cache: TeacherVectors, texts: Mapping[Task, Sequence[str]], collection: Collection | None
 ) -> dict[str, Any]:
+    from transformers import set_seed
+
     from cyclealign.distill.leaf_training import leaf_trainer
 
     teacher = cache.teacher
     with _precision(config, teacher):
         targets = {task: cache.vectors(found, task) for task, found in texts.items()}
     every = np.concatenate(list(targets.values()))
+    set_seed(config.seed)  # a projection to another width is drawn
     student = make_student(config.student, config.teacher, teacher, width=every.shape[1], unit=_is_unit(every))
     kept, start = config.evaluate, None
     if kept is not None and kept.undistilled and collection is not None:
