@@ -27,6 +27,7 @@ __all__ = [
     "kendall_tau",
     "lcs",
     "order_utilities",
+    "taught_tiers",
     "teacher_utilities",
     "vote_shares",
     "vote_utilities",
@@ -258,16 +259,25 @@ def vote_utilities(votes: Mapping[str, float]) -> dict[str, float]:
     return {i: math.log(share + VOTE_EPSILON) for i, share in votes.items()}
 
 
+def taught_tiers(ranking: Ranking) -> Tiers:
+    """The tiers that anything is trained on: those of the ranking, but where a cascade pruned.
+
+    The pruned ones are then tied below the judged: their order is nobody's verdict.
+    """
+    if not 0 < len(ranking.judged) < len(ranking.order):
+        return ranking.tiers
+    judged = tuple(tier for tier in ranking.tiers if tier[0] in ranking.judged)
+    return (*judged, tuple(i for i in ranking.order if i not in ranking.judged))
+
+
 def teacher_utilities(ranking: Ranking) -> dict[str, float]:
     """What a ranking tells a loss, higher is better: its scores, else its votes over two passes or more, else
     its order. The first two have magnitudes, the last has not.
 
-    Of a list that a cascade pruned, the pruned ones are tied below the judged: their order is nobody's verdict.
+    Of a list that a cascade pruned, only the order of ``taught_tiers``.
     """
     if 0 < len(ranking.judged) < len(ranking.order):
-        judged = tuple(tier for tier in ranking.tiers if tier[0] in ranking.judged)
-        pruned = tuple(i for i in ranking.order if i not in ranking.judged)
-        return order_utilities(Ranking(prompt_id=ranking.prompt_id, tiers=(*judged, pruned)))
+        return order_utilities(Ranking(prompt_id=ranking.prompt_id, tiers=taught_tiers(ranking)))
     if ranking.scores is not None:
         return dict(ranking.scores)
     if ranking.votes is not None and len(ranking.passes) >= 2:

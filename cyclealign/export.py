@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclealign.agreement import taught_tiers
 from cyclealign.atomic import write_atomic
 from cyclealign.config import Config
 from cyclealign.config_loading import load_config
@@ -58,9 +59,9 @@ def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Itera
     """TRL's conversational preference rows {prompt, chosen, rejected} of one ranking.
 
     ``best_worst``: one row; ``adjacent``: every response of a tier over every one of the next; ``all``: over every
-    one of all lower tiers. Tied responses make no pair.
+    one of all lower tiers. Tied responses make no pair, nor do those that a cascade pruned among themselves.
     """
-    tiers = ranking.tiers
+    tiers = taught_tiers(ranking)
     if pairs == "best_worst":
         found = [(tiers[0][0], tiers[-1][-1])] if len(tiers) > 1 else []
     else:

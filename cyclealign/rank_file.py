@@ -69,7 +69,10 @@ def ranker_config(spec: str, options: Sequence[str]) -> BlackBoxConfig | None:
     if kind not in ("local", "reward_model", "replay", "openai"):
         raise UserError(f"--ranker: expected one of {KINDS}; got {spec!r}")
     place = {"model": rest} if kind == "openai" else {"path": rest} if rest else {}
-    return parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, options)
+    box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, options)
+    if box.cascade is not None:
+        raise UserError("black_box.cascade: it learns from a run's own rankings; outside of a run, ask its judge")
+    return box
 
 
 def open_ranker(job: RankJob, sets: Sequence[CandidateSet], stack: ExitStack) -> tuple[Ranker, str]:

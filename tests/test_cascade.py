@@ -18,18 +18,21 @@ from scipy.optimize import minimize
 from test_cycle import config_in
 from test_replay import CONTEXT, PROMPT, SET, write
 
-from cyclealign.agreement import kendall_tau, teacher_utilities
+from cyclealign.agreement import kendall_tau, taught_tiers, teacher_utilities
 from cyclealign.cascade_fits import RunFits
 from cyclealign.config import CascadeConfig, Config
+from cyclealign.export import preference_rows
 from cyclealign.interaction import trusted
 from cyclealign.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.pruning import assembled, audit_tau, audits, best_first, cascade_figures
+from cyclealign.rank_file import ranker_config
 from cyclealign.rankers.cascade import CascadeRanker
 from cyclealign.rankers.distilled import Distilled, distil, expected_agreement, lists_of
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
 from cyclealign.report import headline, render_report
+from cyclealign.reporting.ranking_charts import both_rankings
 from cyclealign.run_dir import read_json, read_jsonl, read_rankings, verdict_from, verdict_record
 from cyclealign.run_metrics import interaction_metrics
 from cyclealign.types import (
@@ -197,6 +200,12 @@ def test_what_a_loss_reads_of_a_pruned_list() -> None:
     cut = Cascaded(kept=("b", "c"), scores={"a": 1.0, "b": 3.0, "c": 2.0, "d": 0.0})
     pruned = Ranking(prompt_id="p", tiers=(("c",), ("b",), ("a",), ("d",)), cascade=cut, votes={"b": 0.4, "c": 0.6})
     assert teacher_utilities(pruned) == {"c": 3.0, "b": 2.0, "a": 0.5, "d": 0.5}
+    assert taught_tiers(pruned) == (("c",), ("b",), ("a", "d"))
+    item = CandidateSet(PROMPT, tuple(Candidate(i, f"text {i}") for i in "abcd"))
+    exported = [
+        (r["chosen"][0]["content"][-1], r["rejected"][0]["content"][-1]) for r in preference_rows(item, pruned, "all")
+    ]
+    assert exported == [("c", "b"), ("c", "a"), ("c", "d"), ("b", "a"), ("b", "d")]
     alone = replace(pruned, cascade=replace(cut, kept=()), votes=None)
     assert teacher_utilities(alone) == {"c": 3.0, "b": 2.0, "a": 1.0, "d": 0.0}
     audited = replace(pruned, cascade=replace(cut, audited=True), votes=None)
@@ -422,7 +431,10 @@ def test_a_run_prunes_from_its_second_interaction_on_and_reports_it(tmp_path: Pa
     text = headline(cycle.run_dir)["cascade"]
     assert f"{figures['pruned']} lists pruned, 0 answered alone" in text
     assert f"on {figures['audited']} audited lists tau 1.00" in text
-    assert "answered alone" in render_report(cycle.run_dir)
+    page = render_report(cycle.run_dir)
+    assert "answered alone" in page
+    assert "pruned by the cascade" in page
+    assert len(both_rankings(second)) == len(whole)
 
 
 def test_weights_on_disk_are_what_a_resumed_interaction_uses(tmp_path: Path) -> None:
@@ -477,3 +489,8 @@ def test_a_replayed_cascade_stays_one(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.jsonl", verdict_record(ranking) | {"cascade": {"kept": ["1"]}})
     with pytest.raises(UserError, match=r"bad\.jsonl:1: cascade: expected kept, scores"):
         ReplayRanker(bad)
+
+
+def test_outside_of_a_run_there_is_nothing_to_learn_from() -> None:
+    with pytest.raises(UserError, match="it learns from a run's own rankings"):
+        ranker_config("openai:judge", ["backend=cascade", "cascade={keep: 2}"])

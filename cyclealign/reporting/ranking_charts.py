@@ -40,9 +40,10 @@ def confusion_grids(run: RunDir) -> Iterator[Grid]:
 
 
 def both_rankings(interaction: InteractionDir) -> list[Pair]:
-    """The rankings of every list that both boxes ranked whole."""
+    """The rankings of every list that both boxes ranked whole; what a cascade pruned is not the black box's order."""
     black, white = read_rankings(interaction.black_box), read_rankings(interaction.white_box)
-    pairs = [(ranking, white[i]) for i, ranking in black.items() if i in white]
+    whole = {i: r for i, r in black.items() if len(r.judged) == len(r.order)}
+    pairs = [(ranking, white[i]) for i, ranking in whole.items() if i in white]
     return [(b, w) for b, w in pairs if len(b.order) >= 2 and sorted(b.order) == sorted(w.order)]
 
 

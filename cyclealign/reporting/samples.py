@@ -151,7 +151,7 @@ def _ranked(
     common = tuple(agreed["ids"]) if agreed else ()
     lines = [f"interaction {interaction}"]
     if isinstance(black, Ranking):
-        lines.append(f"black box {_spelled(black, letters)}")
+        lines.append(f"black box {_spelled(black, letters)}{_by_whom(black, letters)}")
     else:
         lines.append(f"not ranked by the black box: {black.reason}. {black.detail}")
     if isinstance(white, Ranking):
@@ -177,6 +177,14 @@ def letter(n: int) -> str:
 
 def _spelled(ranking: Ranking, letters: Mapping[str, str]) -> str:
     return " > ".join(" = ".join(letters[i] for i in tier) for tier in ranking.tiers)
+
+
+def _by_whom(black: Ranking, letters: Mapping[str, str]) -> str:
+    """What of a ranking a cascade's local ranker gave; empty where it is all the judge's."""
+    pruned = [letters[i] for i in black.order if i not in black.judged]
+    if not pruned:
+        return ""
+    return " (by the cascade alone)" if not black.judged else f" ({', '.join(pruned)} pruned by the cascade)"
 
 
 def _head(name: str, candidate: str, black: Verdict, white: Verdict | None, agreed: bool) -> str:
