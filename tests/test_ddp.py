@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_encoders
 import torch
 from safetensors.torch import load_file
 from tiny_policy import save_tiny
+
+from cyclealign.embedding_teacher import FILE
 
 HERE = Path(__file__).resolve().parent
 
@@ -33,13 +36,18 @@ def launch(model: Path, out: Path, settings: dict[str, Any], processes: int) -> 
     return [json.loads((out / f"result-{i}.json").read_text()) for i in range(processes)]
 
 
-@pytest.mark.parametrize("case", ["lora_cached_checkpointing", "full_padded_dpo_anchor"])
+@pytest.mark.parametrize("case", ["lora_cached_checkpointing", "lora_leaf", "full_padded_dpo_anchor"])
 def test_two_processes_train_as_one(tmp_path: Path, case: str) -> None:
     model = save_tiny(tmp_path / "model")
     if case == "lora_cached_checkpointing":
         settings: dict[str, Any] = {"layout": "cached_prefix"}
         training: dict[str, Any] = {"learning_rate": 1e-2, "gradient_checkpointing": True}
         training["num_train_epochs"] = 2
+    elif case == "lora_leaf":
+        pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
+        tiny_encoders.dense(tmp_path / "bert").save(str(tmp_path / "teacher"))
+        settings = {"leaf": {"teacher": str(tmp_path / "teacher"), "weight": 0.5}}
+        training = {"learning_rate": 1e-2, "num_train_epochs": 2}
     else:
         settings = {"layout": "padded", "policy": {"lora": None}}
         settings |= {"loss": {"name": "dpo"}, "anchor": {"weight": 0.3}}
@@ -60,6 +68,9 @@ def test_two_processes_train_as_one(tmp_path: Path, case: str) -> None:
     assert first["nll"] == pytest.approx(alone["nll"], abs=1e-5)
     for name, tensor in weights(tmp_path / "two").items():
         torch.testing.assert_close(tensor, weights(tmp_path / "one")[name], rtol=1e-3, atol=2e-4)
+    if case == "lora_leaf":
+        found = [load_file(tmp_path / name / "1" / "checkpoint" / FILE)["weight"] for name in ("one", "two")]
+        torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=2e-4)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
