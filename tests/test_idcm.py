@@ -115,6 +115,8 @@ def test_padding_and_company_change_no_score(esm: Any) -> None:
     ids, mask = model.term_features(["a cat ?", "the dog"], 4)
     terms, there = model.term_features(passages[:2], 14)
     padded = model.esm_scores(ids, mask, terms, there).tolist()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.esm_scores(ids, mask, terms, there).tolist() == padded
     assert padded == pytest.approx([alone[0], esm_scores(model, "the dog", passages[1:2], splitter)[0]], rel=1e-5)
 
 

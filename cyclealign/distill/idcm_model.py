@@ -76,6 +76,7 @@ class IDCM(nn.Module):
         width = self._embeddings.weight.shape[1]
         self.esm = ConvolutionKernels(width, small=esm == "cks")
         self.top_weights = nn.Parameter(torch.ones(top))
+        self.to(cross_encoder.device)
 
     @property
     def tokenizer(self) -> Any:
@@ -99,9 +100,11 @@ class IDCM(nn.Module):
         passage_mask: Bool[Tensor, "N T"],
     ) -> Float[Tensor, " N"]:
         """Scores of aligned token ids, without special tokens; no gradient reaches the ETM's vectors."""
-        with torch.no_grad():
-            q, p = self._embeddings(query).float(), self._embeddings(passage).float()
-        found: Tensor = self.esm(q, query_mask, p, passage_mask)
+        # In float32 also where the ETM trains in bfloat16: kernels are narrow, and the ESM is small.
+        with torch.autocast(device_type=query.device.type, enabled=False):
+            with torch.no_grad():
+                q, p = self._embeddings(query).float(), self._embeddings(passage).float()
+            found: Tensor = self.esm(q, query_mask, p, passage_mask)
         return found
 
     def document_scores(self, passages: Float[Tensor, "N P"], valid: Bool[Tensor, "N P"]) -> Float[Tensor, " N"]:
