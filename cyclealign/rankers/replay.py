@@ -46,7 +46,8 @@ class _Record:
 class ReplayRanker:
     """Gives recorded rankings; implements ``types.Ranker``. What is not recorded is Unranked("error").
 
-    ``parts``: also give the recorded order of some of a line's candidates, without its scores and votes.
+    ``parts``: for a cascade. Also give the recorded order of some of a line's candidates, without its scores and votes;
+    of what a cascade pruned in the recorded run, give the judge's own part alone.
     """
 
     def __init__(self, path: Path, *, parts: bool = False) -> None:
@@ -58,7 +59,7 @@ class ReplayRanker:
         self._records: dict[str, list[_Record]] = {}
         for file in files:
             for prompt_id, record in _read(file):
-                self._records.setdefault(prompt_id, []).append(record)
+                self._records.setdefault(prompt_id, []).append(_judges_own(record) if parts else record)
         rankings = [r.verdict for rs in self._records.values() for r in rs if isinstance(r.verdict, Ranking)]
         graded = all(r.scores is not None or (r.votes is not None and len(r.passes) >= 2) for r in rankings)
         self.gives: Literal["order", "magnitude"] = "magnitude" if rankings and graded else "order"
@@ -76,14 +77,23 @@ class ReplayRanker:
         for record in records:
             if isinstance(record.verdict, Unranked):
                 continue
-            whole = len(record.verdict.judged) == len(record.verdict.order)
-            renamed = _match(record, item, parts=self._parts and whole)
+            renamed = _match(record, item, parts=self._parts)
             if renamed is not None:
                 return _renamed(record.verdict, prompt_id, renamed)
         refused = [r.verdict for r in records if isinstance(r.verdict, Unranked)]
         if refused and len(refused) == len(records):
             return refused[0]
         return Unranked(prompt_id, "error", "not recorded" + (" for these candidates" if records else ""))
+
+
+def _judges_own(record: _Record) -> _Record:
+    """The record without what a cascade added: a local order must not be replayed as a judge's."""
+    verdict = record.verdict
+    if isinstance(verdict, Unranked) or verdict.cascade is None:
+        return record
+    judged = set(verdict.judged)
+    tiers = (tuple(name for name in tier if name in judged) for tier in verdict.tiers)
+    return replace(record, verdict=replace(verdict, tiers=tuple(t for t in tiers if t), cascade=None))
 
 
 def _match(record: _Record, item: CandidateSet, *, parts: bool) -> dict[str, str] | None:
@@ -224,7 +234,12 @@ def _cascade(where: str, names: set[str], line: Mapping[str, Any]) -> Cascaded |
         return None
     try:
         found = Cascaded.from_record(line["cascade"])
-        fine = found.scores.keys() == names and names.issuperset(found.kept) and isinstance(found.audited, bool)
+        fine = (
+            found.scores.keys() == names
+            and all(map(_is_number, found.scores.values()))
+            and names.issuperset(found.kept)
+            and isinstance(found.audited, bool)
+        )
     except (KeyError, TypeError, ValueError):
         fine = False
     _expect(fine, where, "cascade: expected kept, scores of each ranked candidate, and audited")
