@@ -20,6 +20,7 @@ from cyclealign.run_dir import verdict_record
 from cyclealign.types import CandidateSet, RankContext, Ranker, Unranked, UserError
 
 KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, openai:MODEL"
+NO_CASCADE = "it learns from a run's own rankings; outside of a run, ask its judge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,14 @@ def ranker_config(spec: str, options: Sequence[str]) -> BlackBoxConfig | None:
         raise UserError(f"--ranker {kind}: expected {kind}:{'MODEL' if kind == 'openai' else 'PATH'}")
     if kind == "policy":
         return None
+    if kind == "cascade":
+        raise UserError(f"--ranker cascade: {NO_CASCADE}")
     if kind not in ("local", "reward_model", "replay", "openai"):
         raise UserError(f"--ranker: expected one of {KINDS}; got {spec!r}")
     place = {"model": rest} if kind == "openai" else {"path": rest} if rest else {}
     box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, options)
     if box.cascade is not None:
-        raise UserError("black_box.cascade: it learns from a run's own rankings; outside of a run, ask its judge")
+        raise UserError(f"black_box.cascade: {NO_CASCADE}")
     return box
 
 

@@ -65,16 +65,23 @@ class Judge:
 
     gives = "order"
 
-    def __init__(self, taste: dict[str, float] | None = None, *, budget: int | None = None) -> None:
+    def __init__(
+        self,
+        taste: dict[str, float] | None = None,
+        *,
+        budget: int | None = None,
+        end: type[Exception] = BudgetExhausted,
+    ) -> None:
         self.taste = taste or {}
         self.asked: dict[str, tuple[str, ...]] = {}
         self.unranked: set[str] = set()
         self.budget = budget
+        self.end = end
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         for item in sets:
             if self.budget is not None and len(self.asked) >= self.budget:
-                raise BudgetExhausted
+                raise self.end
             self.asked[item.prompt.id] = item.ids
             if item.prompt.id in self.unranked:
                 yield Unranked(item.prompt.id, "refusal", "no")
@@ -187,11 +194,12 @@ def test_a_verdict_on_other_candidates_than_asked_is_no_verdict() -> None:
     assert verdict == Unranked(verdict.prompt_id, "unusable", "asked about c1, c2, the judge ranked c1")
 
 
-def test_an_exhausted_budget_keeps_what_was_answered_alone() -> None:
+@pytest.mark.parametrize("end", [BudgetExhausted, UserError])
+def test_a_judge_that_ends_early_keeps_what_was_answered_alone(end: type[Exception]) -> None:
     items = [item_of([0, 9, 30], "sure"), item_of([0, 0.1, 0.2], "a"), item_of([0, 9, 31], "too"), item_of([0, 1, 1.1])]
     found: list[str] = []
-    verdicts = cascade(Judge(budget=1), sure=0.9).rank(iter(items), CONTEXT)
-    with pytest.raises(BudgetExhausted):
+    verdicts = cascade(Judge(budget=1, end=end), sure=0.9).rank(iter(items), CONTEXT)
+    with pytest.raises(end):
         found.extend(v.prompt_id for v in verdicts)
     assert set(found) == {i.prompt.id for i in items[:3]}
 
@@ -489,8 +497,33 @@ def test_a_replayed_cascade_stays_one(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.jsonl", verdict_record(ranking) | {"cascade": {"kept": ["1"]}})
     with pytest.raises(UserError, match=r"bad\.jsonl:1: cascade: expected kept, scores"):
         ReplayRanker(bad)
+    words = {"kept": ["1"], "scores": {"0": "low", "1": 2.0, "2": 1.0}, "audited": False}
+    bad = write(tmp_path / "bad.jsonl", verdict_record(ranking) | {"votes": {"1": 1.0}, "cascade": words})
+    with pytest.raises(UserError, match=r"bad\.jsonl:1: cascade: expected kept, scores"):
+        ReplayRanker(bad)
+
+
+def test_a_replayed_judge_of_a_cascade_says_what_the_recorded_judge_said_and_no_more(tmp_path: Path) -> None:
+    cut = Cascaded(kept=("1", "2"), scores={"0": 0.0, "1": 2.0, "2": 1.0})
+    ranking = Ranking.from_order(PROMPT.id, ("1", "2", "0"), votes={"1": 0.75, "2": 0.25}, cascade=cut)
+    path = write(tmp_path / "r.jsonl", verdict_record(ranking))
+    judge = ReplayRanker(path, parts=True)
+    (kept,) = judge.rank([replace(SET, candidates=SET.candidates[1:])], CONTEXT)
+    assert kept == Ranking.from_order(PROMPT.id, ("1", "2"), votes={"1": 0.75, "2": 0.25})
+    (whole,) = judge.rank([SET], CONTEXT)  # else an audit would measure the cascade against itself
+    assert isinstance(whole, Unranked)
+    audited = replace(ranking, votes=None, cascade=replace(cut, audited=True))
+    path = write(tmp_path / "r.jsonl", verdict_record(audited))
+    (whole,) = ReplayRanker(path, parts=True).rank([SET], CONTEXT)
+    assert whole == Ranking.from_order(PROMPT.id, ("1", "2", "0"))
+    alone = replace(audited, cascade=replace(cut, kept=()))
+    path = write(tmp_path / "r.jsonl", verdict_record(alone))
+    (nothing,) = ReplayRanker(path, parts=True).rank([SET], CONTEXT)
+    assert isinstance(nothing, Unranked)
 
 
 def test_outside_of_a_run_there_is_nothing_to_learn_from() -> None:
     with pytest.raises(UserError, match="it learns from a run's own rankings"):
         ranker_config("openai:judge", ["backend=cascade", "cascade={keep: 2}"])
+    with pytest.raises(UserError, match="--ranker cascade: it learns from a run's own rankings"):
+        ranker_config("cascade:gpt", [])

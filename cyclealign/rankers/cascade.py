@@ -22,6 +22,7 @@ from cyclealign.types import (
     Ranker,
     Ranking,
     Unranked,
+    UserError,
     derive_seed,
 )
 
@@ -70,7 +71,7 @@ class CascadeRanker:
             for verdict in self._judge.rank(course.asked(sets), context):
                 yield from course.taken_alone()
                 yield course.completed(verdict)
-        except BudgetExhausted:
+        except (BudgetExhausted, UserError):
             yield from course.taken_alone()
             raise
         yield from course.taken_alone()

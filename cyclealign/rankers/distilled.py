@@ -100,7 +100,7 @@ def distil(lists: Iterable[tuple[CandidateSet, Ranking]], features: Features) ->
         weights=dict(zip(features.names, weights.tolist(), strict=True)),
         lists=len(pairs),
         accuracy=fmean(shares),
-        error=stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.inf,
+        error=stdev(shares) / math.sqrt(len(shares)),
     )
 
 
