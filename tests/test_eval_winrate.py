@@ -15,6 +15,7 @@ from report_page import Page, every
 from tiny_policy import save_tiny
 
 from cyclealign.cli import main
+from cyclealign.config_loading import load_config
 from cyclealign.evaluation.policies import find_policy, taught_by
 from cyclealign.evaluation.responses import Sampling, get_responses, load_responses
 from cyclealign.rank_file import ranker_config
@@ -87,6 +88,11 @@ def test_a_judge_that_taught_the_model_is_warned_of(tmp_path: Path, capsys: Capt
     assert "taught" in (taught_by(judge, kept) or "")
     assert taught_by(ranker_config("openai:other", []), kept) is None
     assert taught_by(judge, "somewhere/else.jsonl") is None
+    config = load_config(run.path / "config.yaml").model_dump(mode="json")
+    config["black_box"] |= {"backend": "cascade", "cascade": {"keep": 2, "sure": 0.9}}
+    (tmp_path / "cascaded" / "prompts").mkdir(parents=True)
+    (tmp_path / "cascaded" / "config.yaml").write_text(json.dumps(config))
+    assert "the judge (openai judge) taught" in (taught_by(judge, str(tmp_path / "cascaded")) or "")
     a = shutil.copy(write("a.jsonl", ["one", "two"]), run.path / "a.jsonl")
     b = write("b.jsonl", ["eins", "zwei"])
     with Loopback() as server:

@@ -77,10 +77,10 @@ def taught_by(judge: BlackBoxConfig | None, spec: str) -> str | None:
     if config is None or judge is None:
         return None
     teacher = config.black_box
-    if teacher.backend != judge.backend or _name(teacher) != _name(judge):
+    if teacher.judge != judge.judge or _name(teacher) != _name(judge):
         return None
     return (
-        f"the judge ({judge.backend} {_name(judge)}) taught {spec}: it is likely to prefer what it has taught;"
+        f"the judge ({judge.judge} {_name(judge)}) taught {spec}: it is likely to prefer what it has taught;"
         " ask another judge too"
     )
 
