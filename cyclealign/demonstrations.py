@@ -24,6 +24,7 @@ from cyclealign.demonstration_files import (
     load_static,
     save_demonstrations,
 )
+from cyclealign.model_loading import loaded
 from cyclealign.prompting import RankTemplate, demonstration_tokens, load_template, presentations
 from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed
 
@@ -273,15 +274,13 @@ def sentence_encoder(model: str | None = None) -> Encoder:
             f"demonstrations.select: nearest needs the package {error.name}: install cyclealign[quickstart],"
             " or choose recent or agreement"
         ) from error
-    try:
-        # Given no device, it takes an accelerator where there is one, beside the policy: the packaged one need not.
-        loaded = transformer(model) if model else transformer(packaged, device="cpu", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"demonstrations.encoder: cannot load {model!r}: {' '.join(str(error).split())[:200]}"
-        ) from error
+    # Given no device, it takes an accelerator where there is one, beside the policy: the packaged one need not.
+    encoder = loaded(
+        lambda: transformer(model) if model else transformer(packaged, device="cpu", local_files_only=True),
+        f"demonstrations.encoder: cannot load {model!r}",
+    )
 
     def encode(texts: Sequence[str]) -> NDArray[Any]:
-        return np.asarray(loaded.encode_query(list(texts), show_progress_bar=False))
+        return np.asarray(encoder.encode_query(list(texts), show_progress_bar=False))
 
     return encode

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cyclealign.logprobs import projection_weight
+from cyclealign.model_loading import loaded
 from cyclealign.types import UserError
 
 FILE = "leaf_projection.safetensors"
@@ -28,10 +29,9 @@ class EmbeddingTeacher:
             from sentence_transformers import SentenceTransformer
         except ModuleNotFoundError as error:
             raise UserError("leaf needs sentence-transformers: pip install 'cyclealign[retrieval]'") from error
-        try:
-            self._model = SentenceTransformer(model, device=str(device))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"leaf.teacher: cannot load {model!r}: {' '.join(str(error).split())[:200]}") from error
+        self._model = loaded(
+            lambda: SentenceTransformer(model, device=str(device)), f"leaf.teacher: cannot load {model!r}"
+        )
         self.width = int(self._model.get_embedding_dimension())
 
     def vectors(self, lists: Sequence[Sequence[str]]) -> list[Float[Tensor, "K D"]]:

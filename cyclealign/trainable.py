@@ -175,12 +175,19 @@ class TrainablePolicy:
         return TokenScorer(model, self._plan_for(lists), self._tokenizer.pad_token_id, self._device, self._dtype)
 
     def _plan_for(self, lists: Sequence[EncodedList]) -> Plan:
-        """Chosen once, on the first lists that come by."""
+        """Chosen once, on the first lists that come by: the canary, before anything is paid for.
+
+        UserError where ``leaf`` has no states to project.
+        """
         if self._plan is None and lists:
             # The test needs prompts with several responses, also where single replies come first.
             sample = [EncodedList(i.prompt, (*i.responses, i.responses[0][::-1])) for i in lists[:2]]
             layout, pad = self._config.layout, self._tokenizer.pad_token_id
             self._plan = choose_plan(self._model, sample, layout, pad=pad, dtype=self._dtype)
+            if self._embeddings is not None and not self._plan.fused:
+                raise UserError(
+                    "leaf: this architecture shows its logits alone, not the states before its head; set leaf=null"
+                )
         return self._plan or Plan()
 
     # Training -----------------------------------------------------------------------------------------------
@@ -211,18 +218,13 @@ class TrainablePolicy:
         batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         order = training_order(len(lists), float(arguments.num_train_epochs), derive_seed(self._seed, "order", done))
         dataset = ListDataset(lists, order, batch)
-        plan = self._plan_for([item.encoded for item in lists])
-        if self._embeddings is not None and not plan.fused:
-            raise UserError(
-                "leaf: this architecture shows its logits alone, not the states before its head; set leaf=null"
-            )
         return RankingTrainer(
             model=self._model,
             args=self._arguments(work, max_steps=done + len(dataset) // batch),
             train_dataset=dataset,
             ranking_loss=self._config.loss,
             anchor=self._config.anchor,
-            plan=plan,
+            plan=self._plan_for([item.encoded for item in lists]),
             total_steps=self._total_steps,
             pad=self._tokenizer.pad_token_id,
             leaf=self._config.leaf,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from cyclealign.embedding_teacher import FILE, EmbeddingTeacher
 from cyclealign.logprobs import Plan, attach, attach_projection, logprobs_and_vectors, token_logprobs
 from cyclealign.trainable import TrainablePolicy
 from cyclealign.trainer import match_terms
-from cyclealign.types import UserError
+from cyclealign.types import CanarySample, Prompt, UserError
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
 ALONE = {"learning_rate": 1e-2, "per_device_train_batch_size": 4}
@@ -144,3 +145,20 @@ def test_refusals(folder: Path) -> None:
         load_config("quickstart", ["loss.name=leaf"])
     with pytest.raises(UserError, match=r"leaf\.teacher: cannot load '\./nowhere'"):
         policy(folder, leaf={"teacher": "./nowhere"})
+
+
+def test_broken_weights_are_one_line(folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(folder / "teacher", tmp_path / "broken")
+    (broken / "model.safetensors").write_text("garbage")
+    with pytest.raises(UserError, match=r"leaf\.teacher: cannot load '.*broken'") as caught:
+        EmbeddingTeacher(str(broken), torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_policy_that_shows_no_states_is_refused_before_anything_is_paid_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cyclealign.trainable.choose_plan", lambda *_, **__: Plan("padded", fused=False))
+    prompt = Prompt(({"role": "user", "content": "hello"},))
+    with pytest.raises(UserError, match="leaf: this architecture shows its logits alone"):
+        policy(folder).canary_gap(CanarySample(prompt, (5, 6), (-1.0, -1.0)))

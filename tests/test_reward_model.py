@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_encoders import dense
 from tiny_policy import SPECIAL, WORDS, save_tiny, tiny_llama, tiny_tokenizer
 from transformers import BertConfig, BertForSequenceClassification, LlamaForSequenceClassification
 
@@ -147,6 +148,16 @@ def test_a_set_is_ranked_before_the_next_is_made(llama: Path) -> None:
         assert made == list(range(i + 1))
 
 
+def broken_llama(folder: Path) -> Path:
+    (save_llama(folder) / "model.safetensors").write_text("garbage")
+    return folder
+
+
+def saved_dense(folder: Path) -> Path:
+    dense(folder / "encoder").save_pretrained(str(folder / "dense"))
+    return folder / "dense"
+
+
 def test_what_is_no_reward_model_is_one_readable_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, complaint in (
@@ -154,6 +165,8 @@ def test_what_is_no_reward_model_is_one_readable_line(tmp_path: Path) -> None:
         (tmp_path / "gone", "black_box.path: cannot load a reward model"),
         (save_tiny(tmp_path / "causal"), "expected a sequence classifier in .*, got a LlamaForCausalLM"),
         (save_llama(tmp_path / "two", labels=2), "expected a classifier with one output .*, got 2 labels"),
+        (broken_llama(tmp_path / "broken"), "black_box.path: cannot load a reward model"),
+        (saved_dense(tmp_path), "black_box.path:.*: expected a cross-encoder, got an encoder without a trained head"),
     ):
         with pytest.raises(UserError, match=complaint) as caught:
             RewardModelRanker(path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclealign.losses import ModelStates, QuantiDCEKD
-from cyclealign.types import UserError
+from cyclealign.model_loading import loaded
 
 
 def make_model(encoder: str, *, layers: int | None, max_tokens: int, seed: int) -> Any:
@@ -30,11 +30,10 @@ def make_model(encoder: str, *, layers: int | None, max_tokens: int, seed: int) 
 
     from cyclealign.distill.students import keep_layers
 
-    try:
-        body = Transformer(encoder, max_seq_length=max_tokens, processor_kwargs={"truncation_side": "left"})
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"student.model: cannot load {encoder!r}: {reason}") from error
+    body = loaded(
+        lambda: Transformer(encoder, max_seq_length=max_tokens, processor_kwargs={"truncation_side": "left"}),
+        f"student.model: cannot load {encoder!r}",
+    )
     torch.manual_seed(seed)
     width = body.get_embedding_dimension()
     head = (

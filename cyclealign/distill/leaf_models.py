@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclealign.distill.leaf_config import EncoderTeacherConfig, LeafStudentConfig
 from cyclealign.distill.students import keep_layers
-from cyclealign.types import UserError
+from cyclealign.model_loading import loaded
 
 
 def load_teacher(config: EncoderTeacherConfig, key: str = "teacher.model") -> Any:
@@ -70,7 +70,5 @@ def _loaded(name: str, key: str) -> Any:
     import sentence_transformers as st
     import torch
 
-    try:
-        return st.SentenceTransformer(name, device="cuda" if torch.cuda.is_available() else "cpu")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{key}: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return loaded(lambda: st.SentenceTransformer(name, device=device), f"{key}: cannot load {name!r}")

@@ -9,6 +9,7 @@ from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective, L
 from cyclealign.distill.config import StudentConfig
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.losses import RankingLoss
+from cyclealign.model_loading import loaded
 from cyclealign.types import UserError
 
 
@@ -118,7 +119,5 @@ def keep_layers(model: Any, layers: int | None) -> None:
 def _loaded(load: Any, name: str, **options: Any) -> Any:
     import torch
 
-    try:
-        return load(name, device="cuda" if torch.cuda.is_available() else "cpu", **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"student.model: cannot load {name!r}: {' '.join(str(error).split())[:200]}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return loaded(lambda: load(name, device=device, **options), f"student.model: cannot load {name!r}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from cyclealign.model_loading import loaded
 from cyclealign.types import Message, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -26,6 +27,8 @@ class CrossEncoderScorer:
         from cyclealign.pair_models.loading import load_cross_encoder
 
         self._model: Any = _loaded(load_cross_encoder, path, key)
+        if not _has_head(self._model):
+            raise UserError(f"{key}:{path}: expected a cross-encoder, got an encoder without a trained head")
         if self._model.num_labels != 1:
             raise UserError(f"{key}:{path}: expected one output a pair, got {self._model.num_labels}")
         self.settings: Mapping[str, Any] = {"max_length": self._model.max_length, "output": "logit"}
@@ -106,11 +109,17 @@ def told(messages: Sequence[Message]) -> str:
     return "\n\n".join(message["content"] for message in messages)
 
 
+def _has_head(cross_encoder: Any) -> bool:
+    """False where sentence-transformers has put a new, random head on what is no cross-encoder; it only warns."""
+    body = getattr(cross_encoder[0], "auto_model", None)
+    if body is None or not type(body).__name__.endswith("ForSequenceClassification"):
+        return True
+    stored = body.config.architectures or ()
+    return any("SequenceClassification" in name for name in stored)
+
+
 def _loaded(load: Callable[..., Any], path: str, key: str) -> Any:
     import torch
 
-    try:
-        return load(path, device="cuda" if torch.cuda.is_available() else "cpu")
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{key}:{path}: cannot be loaded: {reason}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return loaded(lambda: load(path, device=device), f"{key}:{path}: cannot be loaded")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from cyclealign.model_loading import loaded
 from cyclealign.policy import context_length
 from cyclealign.rankers.encoders import CrossEncoderScorer
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
@@ -90,12 +91,11 @@ def _plain(messages: Sequence[Message]) -> str:
 
 
 def _load(path: str, device: str, key: str) -> tuple[Any, Any]:
-    try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right", truncation_side="left")
-    except (OSError, ValueError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise UserError(f"{key}: cannot load a reward model from {path!r}: {line}") from error
+    problem = f"{key}: cannot load a reward model from {path!r}"
+    config = loaded(lambda: AutoConfig.from_pretrained(path), problem)
+    tokenizer = loaded(
+        lambda: AutoTokenizer.from_pretrained(path, padding_side="right", truncation_side="left"), problem
+    )
     found = (config.architectures or ["unknown"])[0]
     if "SequenceClassification" not in found and "RewardModel" not in found:
         raise UserError(f"{key}: expected a sequence classifier in {path!r}, got a {found}")
@@ -105,7 +105,8 @@ def _load(path: str, device: str, key: str) -> tuple[Any, Any]:
         )
     # Half precision is slower than float32 on most CPUs, and its ties are real.
     dtype = torch.float32 if device == "cpu" else "auto"
-    model, report = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    load = AutoModelForSequenceClassification.from_pretrained
+    model, report = loaded(lambda: load(path, dtype=dtype, output_loading_info=True), problem)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{key}: the classifier in {path!r} lacks weights: {missing}")
