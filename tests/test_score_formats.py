@@ -215,6 +215,24 @@ def test_not_utf8(tmp_path: Path) -> None:
         detect(saved(tmp_path / "c.txt", "just words\n"), ids=False)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": "a ?", "response": "b", "human": [4, 5]},
+        {"prompt": "a ?", "response": "b", "rating": 4},
+        {"messages": [{"role": "user", "content": "a ?"}], "response": "b"},
+        {"query": "a ?", "levels": [["b"], ["c"]]},
+        {"context": ["a ?"], "response": "b"},
+    ],
+)
+def test_dialogues_are_seen_in_every_form_that_their_readers_take(row: dict[str, object], tmp_path: Path) -> None:
+    path = saved(tmp_path / "d.jsonl", json.dumps(row) + "\n")
+    assert detect(path, ids=False) == "dialogues"
+    (found,) = READERS["dialogues"](path)
+    assert found.query.text == "a ?"
+    assert found.documents[0].text == "b"
+
+
 def test_collections_of_texts(tmp_path: Path) -> None:
     assert list(read_texts(saved(tmp_path / "q.tsv", "1\thow\n2\twhy\n"))) == [("1", "how"), ("2", "why")]
     beir = saved(tmp_path / "c.jsonl", '{"_id": "1", "title": "Cats", "text": "They sleep."}\n')

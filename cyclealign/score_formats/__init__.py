@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from cyclealign.dialogues import RATINGS
 from cyclealign.records import rows
 from cyclealign.score_formats import jsonl, tsv
 from cyclealign.score_formats.lists import Item, ScoreList, lines
@@ -93,7 +94,8 @@ def _of_row(path: Path) -> str:
         return "bge"
     if isinstance(row.get("query"), dict):
         return "rankllm"
-    if isinstance(row.get("context"), list):
+    rated = "response" in row and bool({"messages", *RATINGS} & row.keys())
+    if rated or "levels" in row or isinstance(row.get("context"), list):
         return "dialogues"
     return "sets" if {"candidates", "responses"} & row.keys() else "ntuples"
 
