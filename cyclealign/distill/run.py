@@ -17,6 +17,8 @@ from cyclealign.types import UserError
 def claim(config: DistillConfig) -> dict[str, Any] | None:
     """The run's directory holds the config; a directory of another one is not touched.
 
+    A directory that holds a config alone, as a run leaves that ended on a mistake, is free for another one.
+
     Returns the summary of a run that has already ended.
 
     Raises:
@@ -24,7 +26,8 @@ def claim(config: DistillConfig) -> dict[str, Any] | None:
     """
     check_training(config.training)
     path, text = config.run_dir / "config.yaml", write_yaml(config.model_dump(mode="json"))
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    begun = path.exists() and any(entry != path for entry in config.run_dir.iterdir())
+    if begun and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
     write_atomic(path, text)
     ended = config.run_dir / "summary.json"
@@ -64,8 +67,10 @@ def training_arguments(config: DistillConfig, stage: str = "checkpoints", **defa
 
 
 def train_or_resume(trainer: Any) -> tuple[float | None, float | None]:
-    """Train, or go on from the last checkpoint of the trainer's folder; first and last logged loss."""
-    resumed = any(Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json"))
-    trainer.train(resume_from_checkpoint=resumed or None)
+    """Train, or go on from the last whole checkpoint of the trainer's folder; first and last logged loss."""
+    # transformers writes this file last and takes the newest folder for whole, also where a kill left it half written.
+    whole = [file.parent for file in Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")]
+    last = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return (losses[0], losses[-1]) if losses else (None, None)
