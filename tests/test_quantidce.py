@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,8 +131,13 @@ def test_the_metric_scores_files_ratings_and_candidates(trained: Path, monkeypat
     assert [item["score"] for item in result["items"]] == pytest.approx(coherence, abs=1e-5)
     assert result["metrics"]["spearman"]["value"] > 0.9
 
+
+def test_the_metric_ranks_candidates_and_a_file(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same logits by the class and by ``cyclealign rank``."""
     from cyclealign.rankers.reward_model import RewardModelRanker
 
+    monkeypatch.chdir(trained)
+    raw = logits(Path("runs/quantidce/model"))
     dialogue = next(read_ratings(Path("ratings.jsonl")))
     texts = [text for level in LEVELS[0]["levels"] for text in level]
     candidates = tuple(Candidate(f"c{n}", text) for n, text in enumerate(texts))
@@ -140,7 +146,13 @@ def test_the_metric_scores_files_ratings_and_candidates(trained: Path, monkeypat
     (ranking,) = RewardModelRanker("runs/quantidce/model").rank(sets, context)
     assert isinstance(ranking, Ranking)
     assert ranking.scores is not None
-    assert [ranking.scores[c.id] for c in candidates] == pytest.approx(raw[: len(texts)].tolist(), abs=1e-5)
+    expected = pytest.approx(raw[: len(texts)].tolist(), abs=1e-5)
+    assert [ranking.scores[c.id] for c in candidates] == expected
+
+    jsonl(Path("sets.jsonl"), [{"messages": dialogue.context, "responses": texts}])
+    assert main(["rank", "sets.jsonl", "--ranker", "reward_model:runs/quantidce/model", "--out", "ranked.jsonl"]) == 0
+    (row,) = map(json.loads, Path("ranked.jsonl").read_text().splitlines())
+    assert [row["scores"][str(n)] for n in range(len(texts))] == expected
 
 
 @pytest.mark.parametrize("stage", ["pretraining", "finetuning"])
@@ -151,35 +163,52 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(
 
     monkeypatch.chdir(trained)
     train: Any = quantidce.train_or_resume
+    begun: list[str] = []
 
     def killed(trainer: Any) -> Any:
         from transformers import TrainerCallback
 
         class Kill(TrainerCallback):  # type: ignore[misc]
             def on_step_begin(self, arguments: Any, state: Any, *_: object, **__: object) -> None:
-                if arguments.output_dir.endswith(stage) and state.global_step == 13:
+                begun.append(Path(arguments.output_dir).name)
+                if begun[-1] == stage and state.global_step == 17:
                     raise KeyboardInterrupt
 
         trainer.add_callback(Kill())
         return train(trainer)
 
-    part = f"name=part-{stage}"
+    run, whole = Path(f"runs/part-{stage}"), Path("runs/quantidce")
+    options, ended = [f"name={run.name}", "save_every=15"], whole / "model"
+    if stage == "pretraining":
+        options, ended = [*options, "finetuning=null"], whole / "pretrained"
     with monkeypatch.context() as once:
         once.setattr(quantidce, "train_or_resume", killed)
-        assert distill(part, "save_every=10") == 130
-    assert Path(f"runs/part-{stage}/checkpoints/{stage}/checkpoint-10").is_dir()
-    assert Path(f"runs/part-{stage}/pretraining.json").exists() == (stage == "finetuning")
-    assert distill(part, "save_every=10") == 0
-    assert torch.equal(*(logits(Path(f"runs/{name}/model")) for name in ("quantidce", f"part-{stage}")))
+        if stage == "finetuning":  # the whole run's first stage, which has ended, is not trained again
+            once.setattr(quantidce, "claim", lambda config: claimed_with_first_stage(config, whole))
+        assert distill(*options) == 130
+    assert set(begun) == {stage}
+    assert (run / f"checkpoints/{stage}/checkpoint-15").is_dir()
+    assert (run / "pretraining.json").exists() == (stage == "finetuning")
+    assert distill(*options) == 0
+    assert torch.equal(logits(ended), logits(run / "model"))
     capsys.readouterr()
-    assert distill(part, "save_every=10") == 0  # done: nothing is trained again
-    assert distill(part, "save_every=10", "seed=7") == 2
+    assert distill(*options) == 0  # done: nothing is trained again
+    assert distill(*options, "seed=7") == 2
     assert "holds a distillation with another config" in capsys.readouterr().err
+
+
+def claimed_with_first_stage(config: Any, whole: Path) -> None:
+    """The run's directory as it is after the first stage of ``whole``, which has the same settings."""
+    from cyclealign.distill.run import claim
+
+    assert claim(config) is None
+    shutil.copytree(whole / "pretrained", config.run_dir / "pretrained")
+    shutil.copy(whole / "pretraining.json", config.run_dir)
 
 
 @pytest.mark.usefixtures("folder")
 def test_without_ratings_the_first_stage_makes_the_model() -> None:
-    assert distill("finetuning=null", "pretraining.validation=levels.jsonl", "save_every=10") == 0
+    assert distill("finetuning=null", "pretraining.validation=levels.jsonl", "steps=10", "save_every=5") == 0
     found = json.loads(Path("runs/quantidce/summary.json").read_text())
     assert set(found) == {"pretraining"}
     # The best checkpoint is the one that was saved: its loss, computed again.
@@ -200,6 +229,9 @@ def test_without_ratings_the_first_stage_makes_the_model() -> None:
         (("pretraining.dta=x",), "unknown key pretraining.dta; did you mean pretraining.data?"),
         (("pretraining.loss.seperation=1",), "did you mean pretraining.loss.separation?"),
         (("finetuning.training.learning_rte=1",), "training.learning_rte; did you mean training.learning_rate?"),
+        (("pretraining.loss={name: quantidce, squash: none}",), "loss.squash: a metric is in (0, 1); set sigmoid"),
+        (("pretraining.loss.sft_weight=1",), "pretraining.loss.sft_weight: the SFT term is for policies"),
+        (("student.max_tokens=513",), "student.max_tokens: the encoder has 512 positions, got 513 tokens"),
         (("pretraining.data=none.jsonl",), "none.jsonl"),
         (("finetuning.data=levels.jsonl",), "levels.jsonl:1: expected response as text"),
         (("student.model=./nowhere",), "student.model: cannot load './nowhere'"),

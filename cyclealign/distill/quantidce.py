@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from cyclealign.atomic import write_atomic
@@ -50,6 +50,15 @@ class PretrainingConfig(StageConfig):
     """Levels of responses, as ``dialogues.read_levels`` reads them."""
 
     loss: MultiLevelRanking = MultiLevelRanking(squash="sigmoid")
+
+    @model_validator(mode="after")
+    def _of_a_metric(self) -> PretrainingConfig:
+        # The second stage and all that read the metric take the sigmoid of its logit.
+        if self.loss.squash != "sigmoid":
+            raise ValueError(f"pretraining.loss.squash: a metric is in (0, 1); set sigmoid, not {self.loss.squash}")
+        if self.loss.sft > 0:
+            raise ValueError("pretraining.loss.sft_weight: the SFT term is for policies; remove it")
+        return self
 
 
 class FinetuningConfig(StageConfig):
