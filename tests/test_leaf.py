@@ -236,6 +236,8 @@ def test_vectors_of_another_teacher_are_refused(capsys: Captured) -> None:
         (("teacher.model=./nowhere",), "teacher.model: cannot load './nowhere'"),
         (("student.model=./nowhere",), "student.model: cannot load './nowhere'"),
         (("student.layers=3",), "student.layers: the encoder has 2 layers, got 3"),
+        (("student.max_tokens=513",), "student.max_tokens: the encoder has 512 positions, got 513 tokens"),
+        (("teacher.max_tokens=513",), "teacher.max_tokens: the encoder has 512 positions, got 513 tokens"),
         (("data={}",), "give data.queries, data.documents, or (better) both"),
         (("data.queries=none.tsv",), "none.tsv:1: cannot be read"),
         (("training.lr_scheduler_type=linear",), "leaf has a schedule of its own; set cycles and cycle_end"),

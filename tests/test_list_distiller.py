@@ -108,6 +108,7 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
         once.setattr(list_distiller, "_trainer", killed)
         assert distill(*whole, "name=part") == 130
     assert Path("runs/part/checkpoints/checkpoint-8").is_dir()
+    Path("runs/part/checkpoints/checkpoint-9").mkdir()  # as a kill in the middle of saving leaves it
     assert distill(*whole, "name=part") == 0
     assert summary("part")["steps"] == summary("whole")["steps"] == 12
     weights = [(Path(f"runs/{name}/model") / "model.safetensors").read_bytes() for name in ("whole", "part")]
@@ -146,6 +147,37 @@ def test_mistakes_are_one_line(capsys: Captured, overrides: tuple[str, ...], mes
     assert distill(*overrides) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists() or not list(Path("runs").glob("*/model"))
+
+
+@pytest.mark.parametrize("kind", ["dot", "colbert", "cross_encoder", "tk"])
+def test_more_tokens_than_the_encoder_has_positions(kind: str, capsys: Captured) -> None:
+    student = tiny_encoders.save_encoder(Path("student"), head=kind == "cross_encoder")
+    assert distill(f"student.model={student}", f"student.kind={kind}", "student.max_document_tokens=513") == 2
+    assert "the encoder has 512 positions, got 5" in capsys.readouterr().err
+
+
+def test_a_mistake_leaves_the_name_free() -> None:
+    assert distill("student.model=./nowhere") == 2
+    assert distill(f"student.model={tiny_encoders.save_encoder(Path('student'))}", "steps=1") == 0
+
+
+@pytest.mark.parametrize("kind", ["dense", "multi_vector"])
+def test_a_student_trains_on_texts_as_it_encodes_them(kind: str) -> None:
+    """Behind its own prompts, which the saved student keeps."""
+    from cyclealign.distill.config import StudentConfig
+    from cyclealign.distill.students import make_student
+    from cyclealign.losses import MarginMSE
+
+    model = getattr(tiny_encoders, kind)(Path("bert"))
+    model.prompts = {"query": "red ", "document": "blue blue "}
+    model.save("student")
+    student = make_student(StudentConfig(model="student", kind="dot" if kind == "dense" else "colbert"), MarginMSE())
+    assert student.collator is not None
+    rows = [{"query": "a cat ?", "documents": ["the dog runs", "a bird"], "scores": [1.0, 0.0]}]
+    batch = student.collator(rows)
+    for column, start in (("query", "red a cat"), ("documents", "blue blue the dog")):
+        assert start in student.model.tokenizer.decode(batch[f"{column}_input_ids"][0])
+    assert student.model.prompts["document"] == "blue blue "
 
 
 def test_layers_that_are_not_there(capsys: Captured) -> None:

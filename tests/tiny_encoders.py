@@ -32,6 +32,10 @@ def save_encoder(folder: Path, *, layers: int = 1, head: bool = False, seed: int
     )
     torch.manual_seed(seed)
     model = BertForSequenceClassification(config) if head else BertModel(config)
+    # As many positions as the real ones have; those behind the 64th come after the draw, and are zero.
+    positions = model.base_model.embeddings.position_embeddings
+    positions.weight = torch.nn.Parameter(torch.cat([positions.weight.detach(), torch.zeros(448, WIDTH)]))
+    model.config.max_position_embeddings = 512
     model.save_pretrained(folder)
     return folder
 

@@ -28,7 +28,7 @@ def make_model(encoder: str, *, layers: int | None, max_tokens: int, seed: int) 
     from sentence_transformers.base.modules import Dense, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    from cyclealign.distill.students import keep_layers
+    from cyclealign.distill.students import check_length, keep_layers
 
     body = loaded(
         lambda: Transformer(encoder, max_seq_length=max_tokens, processor_kwargs={"truncation_side": "left"}),
@@ -42,6 +42,7 @@ def make_model(encoder: str, *, layers: int | None, max_tokens: int, seed: int) 
         Dense(width // 4, 1, activation_function=nn.Identity(), module_output_name="scores"),
     )
     model = CrossEncoder(modules=[body, Pooling(width, pooling_mode="mean"), *head], device=_device())
+    check_length(model, max_tokens, "student.max_tokens")
     keep_layers(model, layers)
     return model
 

@@ -56,7 +56,7 @@ def with_leaf(config: ListDistillConfig, student: Student, rows: Mapping[str, Se
         learn_scale=config.student.learn_scale,
     )
     ragged = student.collator
-    collator = MatchedCollator(ragged.preprocess, max_tokens=ragged.max_tokens, vectors=vectors)
+    collator = MatchedCollator(ragged.preprocess, prompts=ragged.prompts, max_tokens=ragged.max_tokens, vectors=vectors)
     return replace(student, objective=objective, collator=collator)
 
 

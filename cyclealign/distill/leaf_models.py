@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.distill.leaf_config import EncoderTeacherConfig, LeafStudentConfig
-from cyclealign.distill.students import keep_layers
+from cyclealign.distill.students import check_length, keep_layers
 from cyclealign.model_loading import loaded
 
 
@@ -15,6 +15,7 @@ def load_teacher(config: EncoderTeacherConfig, key: str = "teacher.model") -> An
     teacher = _loaded(config.model, key).eval().requires_grad_(False)
     if config.max_tokens is not None:
         teacher.max_seq_length = config.max_tokens
+        check_length(teacher, config.max_tokens, "teacher.max_tokens")
     return teacher
 
 
@@ -46,6 +47,7 @@ def make_student(config: LeafStudentConfig, teacher: EncoderTeacherConfig, like:
         device=str(like.device),
     )
     student.max_seq_length = config.max_tokens
+    check_length(student, config.max_tokens, "student.max_tokens")
     return student
 
 

@@ -12,6 +12,8 @@ from cyclealign.losses import RankingLoss
 from cyclealign.model_loading import loaded
 from cyclealign.types import UserError
 
+LENGTHS = "student.max_query_tokens and max_document_tokens"
+
 
 @dataclass(frozen=True)
 class Student:
@@ -50,14 +52,21 @@ def make_student(config: StudentConfig, loss: RankingLoss, *, positive_first: bo
     if config.kind == "colbert":
         model = _loaded(st.MultiVectorEncoder, config.model)
         model.max_seq_length = max(cut)
+        check_length(model, max(cut), LENGTHS)
         keep_layers(model, config.layers)
-        collator = RaggedCollator(model.preprocess, tasks=("query", "document"), max_tokens=cut)
+        collator = _collator(model, cut, tasks=("query", "document"))
         objective = MultiVectorObjective(model, loss, **options)
         return Student(model, objective, st.MultiVectorEncoderTrainer, st.MultiVectorEncoderTrainingArguments, collator)
     model = _dense(config)
     objective = DenseObjective(model, loss, similarity="dot" if config.kind == "dot" else "cosine", **options)
-    collator = RaggedCollator(model.preprocess, max_tokens=cut)
+    collator = _collator(model, cut)
     return Student(model, objective, st.SentenceTransformerTrainer, st.SentenceTransformerTrainingArguments, collator)
+
+
+def _collator(model: Any, cut: tuple[int, int], **tasks: Any) -> RaggedCollator:
+    """Batches of texts as the model encodes them, so with its own prompts."""
+    prompts = {"query": model.prompts.get("query"), "documents": model.prompts.get("document")}
+    return RaggedCollator(model.preprocess, prompts=prompts, max_tokens=cut, **tasks)
 
 
 def _dense(config: StudentConfig) -> Any:
@@ -67,8 +76,14 @@ def _dense(config: StudentConfig) -> Any:
 
     model = _loaded(st.SentenceTransformer, config.model)
     modules = [m for m in model if config.kind == "cosine" or not isinstance(m, Normalize)]
-    model = st.SentenceTransformer(modules=modules, similarity_fn_name=config.kind, device=str(model.device))
+    model = st.SentenceTransformer(
+        modules=modules,
+        prompts=dict(model.prompts),
+        similarity_fn_name=config.kind,
+        device=str(model.device),
+    )
     model.max_seq_length = max(config.max_query_tokens, config.max_document_tokens)
+    check_length(model, model.max_seq_length, LENGTHS)
     keep_layers(model, config.layers)
     return model
 
@@ -78,6 +93,7 @@ def _cross_encoder(config: StudentConfig) -> Any:
 
     tokens = config.max_query_tokens + config.max_document_tokens
     model = _loaded(st.CrossEncoder, config.model, num_labels=1, max_length=tokens)
+    check_length(model, tokens, "student.max_query_tokens and max_document_tokens, together")
     keep_layers(model, config.layers)
     return model
 
@@ -91,6 +107,7 @@ def _pair_model(config: StudentConfig) -> Any:
 
     source = _loaded(st.SentenceTransformer, config.model)
     keep_layers(source, config.layers)
+    check_length(source, max(config.max_query_tokens, config.max_document_tokens), LENGTHS)
     encoder, tokenizer = source[0].auto_model, source.tokenizer
     lengths = {"max_query_tokens": config.max_query_tokens, "max_document_tokens": config.max_document_tokens}
     try:
@@ -102,6 +119,14 @@ def _pair_model(config: StudentConfig) -> Any:
     except ValueError as error:
         raise UserError(f"student: {error}") from error
     return st.CrossEncoder(modules=[module], device=str(source.device))
+
+
+def check_length(model: Any, tokens: int, key: str) -> None:
+    """UserError, naming ``key``, where the encoder has fewer positions than that."""
+    encoder = getattr(model[0], "auto_model", None)  # static embeddings have none
+    most = None if encoder is None else getattr(encoder.config, "max_position_embeddings", None)
+    if most is not None and tokens > most:
+        raise UserError(f"{key}: the encoder has {most} positions, got {tokens} tokens")
 
 
 def keep_layers(model: Any, layers: int | None) -> None:
