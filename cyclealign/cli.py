@@ -104,7 +104,10 @@ def status(run: RunPath) -> None:
 def rank(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: prompt or messages, and candidates")],
     ranker: Annotated[
-        str, typer.Option(help="local, reward_model:PATH, replay:PATH, policy:PATH or openai:MODEL", show_default=False)
+        str,
+        typer.Option(
+            help="local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN or openai:MODEL", show_default=False
+        ),
     ],
     options: Annotated[
         list[str] | None,

@@ -18,7 +18,7 @@ eval_app = typer.Typer(help="Offline preference evals with error bars.", no_args
 
 RankerName = Annotated[
     str,
-    typer.Option("--ranker", help="local, reward_model:PATH, replay:PATH, policy:PATH or openai:MODEL"),
+    typer.Option("--ranker", help="local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN or openai:MODEL"),
 ]
 Options = Annotated[
     list[str] | None,

@@ -16,11 +16,13 @@ from cyclealign.data import load_candidate_sets
 from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.ledger import Ledger
 from cyclealign.prompting import load_template
-from cyclealign.run_dir import verdict_record
+from cyclealign.run_dir import RunDir, read_json, verdict_record
 from cyclealign.types import CandidateSet, RankContext, Ranker, Unranked, UserError
 
-KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, openai:MODEL"
-NO_CASCADE = "it learns from a run's own rankings; outside of a run, ask its judge"
+KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN, openai:MODEL"
+NO_CASCADE = (
+    "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +59,18 @@ def rank_file(job: RankJob) -> str:
 
 
 def ranker_config(spec: str, options: Sequence[str]) -> BlackBoxConfig | None:
-    """The black_box section that ``--ranker`` and its ``key=value`` options stand for; None for a policy.
+    """The black_box section that ``--ranker`` and its ``key=value`` options stand for; None for a policy and for the
+    local ranker of a run's cascade.
 
     Raises:
         UserError: unknown ranker, or options that do not fit it.
     """
     kind, _, rest = spec.partition(":")
-    if kind in ("reward_model", "replay", "policy", "openai") and not rest:
-        raise UserError(f"--ranker {kind}: expected {kind}:{'MODEL' if kind == 'openai' else 'PATH'}")
-    if kind == "policy":
+    if kind in ("reward_model", "replay", "policy", "cascade", "openai") and not rest:
+        what = {"openai": "MODEL", "cascade": "RUN"}.get(kind, "PATH")
+        raise UserError(f"--ranker {kind}: expected {kind}:{what}")
+    if kind in ("policy", "cascade"):
         return None
-    if kind == "cascade":
-        raise UserError(f"--ranker cascade: {NO_CASCADE}")
     if kind not in ("local", "reward_model", "replay", "openai"):
         raise UserError(f"--ranker: expected one of {KINDS}; got {spec!r}")
     place = {"model": rest} if kind == "openai" else {"path": rest} if rest else {}
@@ -82,7 +84,8 @@ def open_ranker(job: RankJob, sets: Sequence[CandidateSet], stack: ExitStack) ->
     """The ranker that a job names, with the name of its template; what it holds open closes with ``stack``."""
     box = ranker_config(job.ranker, job.options)
     if box is None:
-        return _policy_ranker(job.ranker.partition(":")[2], sets), "rank"
+        kind, _, path = job.ranker.partition(":")
+        return (_distilled(RunDir(Path(path))) if kind == "cascade" else _policy_ranker(path, sets)), "rank"
     return _black_box(box, job, stack), box.template
 
 
@@ -121,6 +124,18 @@ def _policy_ranker(path: str, sets: Sequence[CandidateSet]) -> Ranker:
 
     scorer = load_policy_scorer(path, [(s.prompt.messages, [c.text for c in s.candidates]) for s in sets[:2]])
     return WhiteBoxRanker(scorer.score, scorer.tokenizer, scorer.prompt_tokens)
+
+
+def _distilled(run: RunDir) -> Ranker:
+    """The last local ranker that the cascade of a run has fitted."""
+    from cyclealign.rankers.distilled import Distilled, DistilledRanker
+    from cyclealign.rankers.reply_features import ReplyFeatures
+
+    records = [read_json(i.cascade) for i in run.interactions() if i.cascade.exists()]
+    fitted = [r for r in records if "weights" in r]
+    if not fitted:
+        raise UserError(f"--ranker cascade:{run.path}: no local ranker there (black_box.backend: cascade makes one)")
+    return DistilledRanker(Distilled.from_record(fitted[-1]), ReplyFeatures())
 
 
 @contextmanager

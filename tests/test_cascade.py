@@ -20,6 +20,7 @@ from test_replay import CONTEXT, PROMPT, SET, write
 
 from cyclealign.agreement import kendall_tau, taught_tiers, teacher_utilities
 from cyclealign.cascade_fits import RunFits
+from cyclealign.cli import main
 from cyclealign.config import CascadeConfig, Config
 from cyclealign.export import preference_rows
 from cyclealign.interaction import trusted
@@ -33,7 +34,7 @@ from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
 from cyclealign.report import headline, render_report
 from cyclealign.reporting.ranking_charts import both_rankings
-from cyclealign.run_dir import read_json, read_jsonl, read_rankings, verdict_from, verdict_record
+from cyclealign.run_dir import read_json, read_jsonl, read_rankings, verdict_from, verdict_record, write_json
 from cyclealign.run_metrics import interaction_metrics
 from cyclealign.types import (
     BudgetExhausted,
@@ -525,5 +526,26 @@ def test_a_replayed_judge_of_a_cascade_says_what_the_recorded_judge_said_and_no_
 def test_outside_of_a_run_there_is_nothing_to_learn_from() -> None:
     with pytest.raises(UserError, match="it learns from a run's own rankings"):
         ranker_config("openai:judge", ["backend=cascade", "cascade={keep: 2}"])
-    with pytest.raises(UserError, match="--ranker cascade: it learns from a run's own rankings"):
-        ranker_config("cascade:gpt", [])
+    with pytest.raises(UserError, match="--ranker cascade: expected cascade:RUN"):
+        ranker_config("cascade", [])
+
+
+def test_what_a_run_has_distilled_ranks_and_is_measured_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = [{"prompt": f"q{n}", "chosen": "longer than that " * 3, "rejected": "short"} for n in range(3)]
+    write(Path("pairs.jsonl"), *pairs)
+    evaluated = ["eval", "ranker", "pairs.jsonl", "--ranker", "cascade:run"]
+    for number, weight in enumerate((-1.0, 2.0)):  # the last fit counts
+        weights = dict.fromkeys(ReplyFeatures.names, 0.0) | {"log_words": weight}
+        folder = Path(f"run/interactions/000{number}")
+        folder.mkdir(parents=True)
+        assert main(evaluated) == (0 if number else 2)
+        write_json(folder / "cascade.json", replace(GOOD, weights=weights).record())
+    assert "no local ranker there" in capsys.readouterr().err
+    assert main(evaluated) == 0
+    result = read_json(Path("eval_ranker.json"))
+    assert result["metrics"]["accuracy"]["value"] == 1.0
+    margins = [item["scores"]["chosen"] - item["scores"]["rejected"] for item in result["items"]]
+    assert margins == pytest.approx([2 * (math.log1p(9) - math.log1p(1))] * 3)

@@ -6,16 +6,16 @@ Fitted in a fraction of a second, exactly (a convex problem), and small enough t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.types import CandidateSet, Ranking, derive_seed
+from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, derive_seed
 
 Vector = NDArray[np.float64]
 FOLDS = 5
@@ -135,6 +135,23 @@ def _fit(differences: Vector) -> Vector:
 
 def _objective(x: Vector, weights: Vector) -> float:
     return float(np.logaddexp(0.0, -(x @ weights)).sum() + RIDGE / 2 * weights @ weights)
+
+
+class DistilledRanker:
+    """Ranks by the local ranker alone, as a cascade does where it is sure; implements ``types.Ranker``."""
+
+    gives: Literal["order", "magnitude"] = "magnitude"
+
+    def __init__(self, distilled: Distilled, features: Features) -> None:
+        self._distilled, self._features = distilled, features
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """Rankings in the order of the sets; equal scores share a tier."""
+        for item in sets:
+            if len(item.candidates) < 2:
+                yield Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates")
+                continue
+            yield Ranking.from_scores(item.prompt.id, self._distilled.scores(self._features, item))
 
 
 def lists_of(
