@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from cyclealign.distill.config import DistillConfig
 
 app = typer.Typer(no_args_is_help=True, help="Distillers: a teacher's judgement into a smaller model.")
 ConfigName = Annotated[
@@ -24,9 +28,7 @@ def margin_mse(config: ConfigName, overrides: Overrides = None) -> None:
     from cyclealign.distill.list_distiller import distill_lists
 
     loaded = load_sections(ListDistillConfig, config, overrides or [])
-    for key, value in distill_lists(loaded).items():
-        print(f"{key}: {value}")
-    print(f"model: {loaded.run_dir / 'model'}")
+    _say(loaded, distill_lists(loaded))
 
 
 @app.command("leaf")
@@ -37,9 +39,7 @@ def leaf(config: ConfigName, overrides: Overrides = None) -> None:
     from cyclealign.distill.leaf_config import LeafConfig
 
     loaded = load_sections(LeafConfig, config, overrides or [])
-    for key, value in distill_leaf(loaded).items():
-        print(f"{key}: {value}")
-    print(f"model: {loaded.run_dir / 'model'}")
+    _say(loaded, distill_leaf(loaded))
     print(f"router: {loaded.run_dir / 'router'}")
 
 
@@ -50,9 +50,7 @@ def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
     from cyclealign.distill.quantidce import QuantiDCEConfig, distill_quantidce
 
     loaded = load_sections(QuantiDCEConfig, config, overrides or [])
-    for key, value in distill_quantidce(loaded).items():
-        print(f"{key}: {value}")
-    print(f"model: {loaded.run_dir / 'model'}")
+    _say(loaded, distill_quantidce(loaded))
 
 
 @app.command("cprd")
@@ -62,9 +60,7 @@ def cprd(config: ConfigName, overrides: Overrides = None) -> None:
     from cyclealign.distill.cprd import CPRDConfig, distill_cprd
 
     loaded = load_sections(CPRDConfig, config, overrides or [])
-    for key, value in distill_cprd(loaded).items():
-        print(f"{key}: {value}")
-    print(f"model: {loaded.run_dir / 'model'}")
+    _say(loaded, distill_cprd(loaded))
 
 
 @app.command("pld")
@@ -80,9 +76,7 @@ def pld(config: ConfigName, overrides: Overrides = None) -> None:
         found = distill_classifier(loaded)
     else:
         found = distill_lists(loaded, positive_first=loaded.positive_first)
-    for key, value in found.items():
-        print(f"{key}: {value}")
-    print(f"model: {loaded.run_dir / 'model'}")
+    _say(loaded, found)
 
 
 @app.command("idcm")
@@ -93,6 +87,10 @@ def idcm(config: ConfigName, overrides: Overrides = None) -> None:
     from cyclealign.distill.idcm_config import IDCMConfig
 
     loaded = load_sections(IDCMConfig, config, overrides or [])
-    for key, value in distill_idcm(loaded).items():
+    _say(loaded, distill_idcm(loaded))
+
+
+def _say(config: DistillConfig, summary: Mapping[str, Any]) -> None:
+    for key, value in summary.items():
         print(f"{key}: {value}")
-    print(f"model: {loaded.run_dir / 'model'}")
+    print(f"model: {config.run_dir / 'model'}")
