@@ -220,6 +220,7 @@ def _execute(make: Callable[[], Cycle], path: Path) -> None:
     run = RunDir(path)
     if not _is_main():
         make().run()
+        _leave()
         return
     try:
         with shown(run):
@@ -230,7 +231,14 @@ def _execute(make: Callable[[], Cycle], path: Path) -> None:
     except KeyboardInterrupt:
         print(f"continue with: cyclealign resume {path}", file=sys.stderr)
         raise
+    _leave()
     show_summary(run)
+
+
+def _leave() -> None:
+    from cyclealign.processes import leave_process_group  # torch: not before the run's directory exists
+
+    leave_process_group()
 
 
 def _is_main() -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tiny_policy import examples, tiny_config
 
-from cyclealign.processes import process_state
+from cyclealign.processes import leave_process_group, process_state
 from cyclealign.trainable import TrainablePolicy
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking
 
@@ -37,3 +37,4 @@ def main(model: Path, out: Path, settings: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    leave_process_group()
