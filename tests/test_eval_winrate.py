@@ -88,6 +88,7 @@ def test_a_judge_that_taught_the_model_is_warned_of(tmp_path: Path, capsys: Capt
     assert "taught" in (taught_by(judge, kept) or "")
     assert taught_by(ranker_config("openai:other", []), kept) is None
     assert taught_by(judge, "somewhere/else.jsonl") is None
+    assert taught_by(judge, f"{kept}@start") is None
     config = load_config(run.path / "config.yaml").model_dump(mode="json")
     config["black_box"] |= {"backend": "cascade", "cascade": {"keep": 2, "sure": 0.9}}
     (tmp_path / "cascaded" / "prompts").mkdir(parents=True)

@@ -122,11 +122,12 @@ def _kinds(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, An
     readable = [i for i in items if i.get("responses")]
     judged = [i for i in readable if i.get("value") is not None]
     lowest = sorted(judged, key=lambda i: i["value"])
-    half = (len(lowest) + 1) // 2 if len(lowest) < 2 * SHOWN else SHOWN
+    middle = (lowest[0]["value"] + lowest[-1]["value"]) / 2 if lowest else 0.0
+    low = sum(i["value"] < middle for i in lowest)
     return {
         "unranked": [i for i in readable if "unranked" in i],
-        "lowest": lowest[:half],
-        "highest": lowest[: half - 1 : -1],
+        "lowest": lowest[:low],
+        "highest": lowest[low:][::-1],
     }
 
 
@@ -138,10 +139,10 @@ def _item(item: Mapping[str, Any]) -> Html:
     replies = [tag("section", tag("h4", _head(i, item, place)), passage(item["responses"][i])) for i in order]
     value = item.get("value")
     said = f"no verdict: {item['unranked']} {item.get('detail', '')}" if "unranked" in item else f"value {value}"
-    about = " · ".join(str(item[k]) for k in ("id", "subset") if item.get(k) is not None)
+    about = " · ".join([*(str(item[k]) for k in ("id", "subset") if item.get(k) is not None), said])
     return join(
         [
-            tag("p", f"{about} · {said}", class_="note"),
+            tag("p", about, class_="note"),
             tag("div", passage(str(item.get("prompt", ""))), class_="prompt"),
             tag("div", *replies, class_="pair"),
         ]

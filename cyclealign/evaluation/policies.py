@@ -71,18 +71,17 @@ def run_config(spec: str) -> Config | None:
 def taught_by(judge: BlackBoxConfig | None, spec: str) -> str | None:
     """A warning where the judge is the black box that taught the model: its preferences are in the weights.
 
-    ``spec``: a run, or anything inside its directory; of other models nobody knows who taught them.
+    ``spec``: a run, or anything inside its directory; nobody has taught its start model yet, and of other models nobody
+    knows who did.
     """
     config = run_config(spec)
-    if config is None or judge is None:
+    if config is None or judge is None or spec.endswith(START):
         return None
     teacher = config.black_box
     if teacher.judge != judge.judge or _name(teacher) != _name(judge):
         return None
-    return (
-        f"the judge ({judge.judge} {_name(judge)}) taught {spec}: it is likely to prefer what it has taught;"
-        " ask another judge too"
-    )
+    called = f"{judge.judge} {_name(judge)}".strip()
+    return f"the judge ({called}) taught {spec}: it is likely to prefer what it has taught; ask another judge too"
 
 
 def _name(box: BlackBoxConfig) -> Any:
