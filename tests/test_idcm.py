@@ -17,11 +17,12 @@ from cyclealign.cli import main
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
 from cyclealign.distill.idcm import selection_lists
 from cyclealign.distill.idcm_config import IDCMStudentConfig
-from cyclealign.distill.idcm_model import IDCM, LEAST, MEANS, ConvolutionKernels
+from cyclealign.distill.idcm_model import IDCM, LEAST, ConvolutionKernels
 from cyclealign.distill.idcm_objectives import DocumentObjective, document_collator
 from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import shortened, windows
 from cyclealign.losses import RankNet
+from cyclealign.pair_models.kernels import MEANS
 
 Captured = pytest.CaptureFixture[str]
 TEXT = "the cat runs ? the dog sings ? a bird sleeps"

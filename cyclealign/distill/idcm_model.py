@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from cyclealign.atomic import write_atomic
+from cyclealign.pair_models.kernels import MEANS, KernelCounts, kernel_weights
 from cyclealign.types import UserError
 
-MEANS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, -0.1, -0.3, -0.5, -0.7, -0.9)
-WIDTH = 0.1
 LEAST = 1e-4  # of a kernel's count, before the logarithm
 
 
@@ -32,17 +31,14 @@ class ConvolutionKernels(nn.Module):
     CKS: e goes through a linear layer to half its width first, and the convolution on to a sixth.
     """
 
-    means: Tensor
-
     def __init__(self, width: int, *, small: bool) -> None:
         super().__init__()
         between, out = (width // 2, max(1, width // 6)) if small else (width, width)
         self.reduce = nn.Linear(width, between) if small else nn.Identity()
         self.convolution = nn.Conv1d(between, out, kernel_size=3)
         self.kernel_scale = nn.Parameter(torch.ones(len(MEANS)))
-        self.kernel_weights = nn.Linear(len(MEANS), 1, bias=False)
-        nn.init.uniform_(self.kernel_weights.weight, -0.014, 0.014)
-        self.register_buffer("means", torch.tensor(MEANS), persistent=False)
+        self.kernel_weights = kernel_weights()
+        self.counts = KernelCounts()
 
     def terms(self, vectors: Float[Tensor, "N T D"], mask: Bool[Tensor, "N T"]) -> Float[Tensor, "N T W"]:
         """Unit vectors of trigrams; what is masked or lies behind the end is zero to the convolution."""
@@ -58,8 +54,7 @@ class ConvolutionKernels(nn.Module):
     ) -> Float[Tensor, " N"]:
         """Scores of aligned query and passage term vectors; masked terms count nothing."""
         q, p = self.terms(query, query_mask), self.terms(passage, passage_mask)
-        kernels = torch.exp(-(((q @ p.transpose(1, 2))[..., None] - self.means) ** 2) / (2 * WIDTH**2))
-        counts = (kernels * passage_mask[:, None, :, None]).sum(dim=2)
+        counts = self.counts(q @ p.transpose(1, 2), passage_mask)
         logs = (self.kernel_scale * counts).clamp(min=LEAST).log() * query_mask[..., None]
         found: Tensor = self.kernel_weights(logs.sum(dim=1))
         return found[:, 0]

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cyclealign.pair_models.base import PairModel, Represented, Side, in_float32
+from cyclealign.pair_models.kernels import KernelCounts, kernel_weights
 
-MEANS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.1, -0.1, -0.3, -0.5, -0.7, -0.9)
-WIDTH = 0.1
 LEAST = 1e-10  # of a kernel's count, before the logarithm
 
 
@@ -24,7 +23,6 @@ class TK(PairModel):
     sum_k w_k sum_i log sum_j exp(-(M_ij - mu_k)^2 / (2 * 0.1^2)), 11 kernels, w learned. Special tokens do not count.
     """
 
-    mus: Tensor
     special: Tensor
 
     def __init__(self, encoder: Any, tokenizer: Any, **lengths: int) -> None:
@@ -32,10 +30,8 @@ class TK(PairModel):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         self.mix = nn.Parameter(torch.tensor(0.5))
-        self.kernel_weights = nn.Linear(len(MEANS), 1, bias=False)
-        # As published: an empty kernel's log(1e-10) summed over the query would give scores in the hundreds.
-        nn.init.uniform_(self.kernel_weights.weight, -0.014, 0.014)
-        self.register_buffer("mus", torch.tensor(MEANS), persistent=False)
+        self.counts = KernelCounts()
+        self.kernel_weights = kernel_weights()
         self.register_buffer("special", torch.tensor(tokenizer.all_special_ids), persistent=False)
 
     def represent(self, input_ids: Int[Tensor, "N T"], attention_mask: Int[Tensor, "N T"], side: Side) -> Represented:
@@ -54,8 +50,6 @@ class TK(PairModel):
 
     def kernel_score(self, cosines: Tensor, query_mask: Tensor, document_mask: Tensor) -> Float[Tensor, " N"]:
         """The score from cosines [N, query terms, document terms]."""
-        kernels = torch.exp(-((cosines[..., None] - self.mus) ** 2) / (2 * WIDTH**2))
-        counts = (kernels * document_mask[:, None, :, None]).sum(dim=2)
-        logs = counts.clamp(min=LEAST).log() * query_mask[..., None]
+        logs = self.counts(cosines, document_mask).clamp(min=LEAST).log() * query_mask[..., None]
         found: Tensor = self.kernel_weights(logs.sum(dim=1))
         return found.squeeze(-1)
