@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclealign.rankers.scored import ranked_by
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, derive_seed
 
 Vector = NDArray[np.float64]
@@ -147,11 +148,7 @@ class DistilledRanker:
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """Rankings in the order of the sets; equal scores share a tier."""
-        for item in sets:
-            if len(item.candidates) < 2:
-                yield Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates")
-                continue
-            yield Ranking.from_scores(item.prompt.id, self._distilled.scores(self._features, item))
+        return ranked_by(lambda item: self._distilled.scores(self._features, item), sets)
 
 
 def lists_of(

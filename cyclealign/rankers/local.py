@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from cyclealign.rankers.scored import ranked_by
 from cyclealign.resources import resource
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
@@ -89,13 +90,11 @@ class LocalRanker:
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """Rankings in the order of the sets; each is scored as it comes, equal scores share a tier."""
-        for item in sets:
-            if len(item.candidates) < 2:
-                yield Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates")
-                continue
-            scores = self.score([(item.prompt.messages, c.text) for c in item.candidates])
-            found = dict(zip(item.ids, scores, strict=True))
-            yield Ranking.from_scores(item.prompt.id, found)
+        return ranked_by(self._scores, sets)
+
+    def _scores(self, item: CandidateSet) -> dict[str, float]:
+        scores = self.score([(item.prompt.messages, c.text) for c in item.candidates])
+        return dict(zip(item.ids, scores, strict=True))
 
     @torch.no_grad()
     def score(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
