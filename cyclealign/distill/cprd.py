@@ -10,11 +10,9 @@ from pydantic import Field, model_validator
 from cyclealign.config import Loss, Section
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
-from cyclealign.distill.effectiveness import effectiveness
-from cyclealign.distill.list_distiller import training_rows
-from cyclealign.distill.loss_state import keeping_loss_state
+from cyclealign.distill.list_distiller import fit_lists, training_rows
 from cyclealign.distill.ragged import RaggedCollator
-from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.distill.run import claim, write_summary
 from cyclealign.distill.students import Student, make_student
 from cyclealign.losses import CPRD
 
@@ -38,6 +36,8 @@ class CPRDConfig(ListDistillConfig):
     def _dual(self) -> CPRDConfig:
         if self.student.kind not in ("dot", "cosine"):
             raise ValueError(f"student.kind: expected dot or cosine for a dual encoder, got {self.student.kind}")
+        if self.leaf is not None:
+            raise ValueError("leaf: stands beside the losses of distill margin_mse, not beside InfoNCE; remove it")
         if self.loss.needs == "levels":
             raise ValueError(f"loss.name: {self.loss.name} takes levels, not scores; take cprd, listmle or kl")
         return self
@@ -57,19 +57,8 @@ def distill_cprd(config: CPRDConfig) -> dict[str, Any]:
         return summary
     set_seed(config.seed)  # an image encoder's weights are drawn
     student = dual_encoder(config)
-    before = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
-    trainer = _trainer(config, student, rows)
-    first_loss, last_loss = train_or_resume(trainer)
-    student.model.save_pretrained(str(config.run_dir / "model"))
-    summary = {
-        "lists": len(rows["query"]),
-        "steps": trainer.state.global_step,
-        "first_loss": first_loss,
-        "last_loss": last_loss,
-        "scale": student.objective.log_scale.exp().item(),
-    }
-    if config.evaluate is not None:
-        summary |= {"before": before, "after": effectiveness(config.evaluate, student, config.run_dir)}
+    summary = {"lists": len(rows["query"]), **fit_lists(config, student, rows)}
+    summary["scale"] = student.objective.log_scale.exp().item()
     write_summary(config, summary)
     return summary
 
@@ -104,15 +93,3 @@ def _with_images(text: Any, config: ImageEncoderConfig) -> Any:
     by_input = {("query", None): "query", (None, "image"): "query", ("document", None): "document"}
     router = Router({"query": [image], "document": list(text)}, default_route="document", route_mappings=by_input)
     return SentenceTransformer(modules=[router], similarity_fn_name=text.similarity_fn_name, device=str(text.device))
-
-
-def _trainer(config: CPRDConfig, student: Student, rows: dict[str, list[Any]]) -> Any:
-    from datasets import Dataset
-
-    return keeping_loss_state(student.trainer)(
-        model=student.model,
-        args=student.arguments(**training_arguments(config)),
-        train_dataset=Dataset.from_dict(rows),
-        loss=student.objective,
-        data_collator=student.collator,
-    )

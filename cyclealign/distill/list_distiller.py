@@ -33,21 +33,26 @@ def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) ->
         return summary
     set_seed(config.seed)  # a new head's weights are drawn
     student = make_student(config.student, config.loss, positive_first=positive_first)
+    pairs = sum(map(len, rows["documents"]))
+    summary = {"lists": len(rows["query"]), "pairs": pairs, **fit_lists(config, student, rows)}
+    write_summary(config, summary)
+    return summary
+
+
+def fit_lists(config: ListDistillConfig, student: Student, rows: dict[str, list[Any]]) -> dict[str, Any]:
+    """Train a student on lists, save it, and measure it before and after: steps, first and last loss, effectiveness.
+
+    Raises:
+        UserError: the teacher of ``config.leaf`` cannot be loaded.
+    """
     before = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
     trainer = _trainer(config, with_leaf(config, student, rows), rows)
     first_loss, last_loss = train_or_resume(trainer)
     student.model.save_pretrained(str(config.run_dir / "model"))
-    summary = {
-        "lists": len(rows["query"]),
-        "pairs": sum(map(len, rows["documents"])),
-        "steps": trainer.state.global_step,
-        "first_loss": first_loss,
-        "last_loss": last_loss,
-    }
+    found = {"steps": trainer.state.global_step, "first_loss": first_loss, "last_loss": last_loss}
     if config.evaluate is not None:
-        summary |= {"before": before, "after": effectiveness(config.evaluate, student, config.run_dir)}
-    write_summary(config, summary)
-    return summary
+        found |= {"before": before, "after": effectiveness(config.evaluate, student, config.run_dir)}
+    return found
 
 
 def training_rows(data: ScoresConfig) -> dict[str, list[Any]]:
