@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_encoders
+from stopping import stopped_at
 
 from cyclealign.cli import main
 
@@ -169,22 +170,8 @@ def test_a_stopped_distillation_goes_on_and_computes_no_vector_twice(monkeypatch
 
     whole = ["steps=12", "save_every=4"]
     assert distill(*whole, "name=whole") == 0
-    made: Any = leaf_training.leaf_trainer
-
-    def killed(*arguments: Any) -> Any:
-        from transformers import TrainerCallback
-
-        class Kill(TrainerCallback):  # type: ignore[misc]
-            def on_step_begin(self, _: object, state: Any, *__: object, **___: object) -> None:
-                if state.global_step == 9:
-                    raise KeyboardInterrupt
-
-        trainer = made(*arguments)
-        trainer.add_callback(Kill())
-        return trainer
-
     with monkeypatch.context() as once:
-        once.setattr(leaf_training, "leaf_trainer", killed)
+        once.setattr(leaf_training, "leaf_trainer", stopped_at(9, leaf_training.leaf_trainer))
         assert distill(*whole, "name=part") == 130
     asked: list[str] = []
     encode = teacher_vectors.TeacherVectors._encode

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_encoders
+from stopping import stopped_at
 
 from cyclealign.cli import main
 
@@ -90,22 +91,8 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     whole = [student, "save_every=4", "student.learn_scale=true"]
     assert distill(*whole, "name=whole") == 0
 
-    made: Any = list_distiller._trainer
-
-    def killed(*arguments: Any) -> Any:
-        from transformers import TrainerCallback
-
-        class Kill(TrainerCallback):  # type: ignore[misc]
-            def on_step_begin(self, _: object, state: Any, *__: object, **___: object) -> None:
-                if state.global_step == 9:
-                    raise KeyboardInterrupt
-
-        trainer = made(*arguments)
-        trainer.add_callback(Kill())
-        return trainer
-
     with monkeypatch.context() as once:
-        once.setattr(list_distiller, "_trainer", killed)
+        once.setattr(list_distiller, "_trainer", stopped_at(9, list_distiller._trainer))
         assert distill(*whole, "name=part") == 130
     assert Path("runs/part/checkpoints/checkpoint-8").is_dir()
     Path("runs/part/checkpoints/checkpoint-9").mkdir()  # as a kill in the middle of saving leaves it
