@@ -31,9 +31,11 @@ from numpy.typing import NDArray
 
 from cyclealign.agreement import kendall_tau, order_utilities
 from cyclealign.config import CascadeConfig
+from cyclealign.evaluation.arms import POWER80, verdict
 from cyclealign.evaluation.ranker import ndcg
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference, recorded
+from cyclealign.intervals import Z95
 from cyclealign.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.pruning import best_first, cascade_figures
 from cyclealign.rankers.cascade import CascadeRanker
@@ -53,8 +55,6 @@ HALVES = 12345
 NO_AUDIT = 1e-9
 QUALITIES = ("ndcg", "ndcg_log_odds", "tau", "best_first")
 SAVINGS = ("calls", "list_calls", "tokens")
-# Two-sided 5%, power 80%.
-DETECTABLE = 1.959964 + 0.841621
 
 
 @dataclass(frozen=True)
@@ -299,22 +299,16 @@ def claims(means: Values) -> dict[str, Any]:
         ours = means[f"cascade {half}"]["ndcg"]
         share = bootstrap_mean(list(ours.values()))
         assert share is not None
-        assert share.low is not None
-        assert share.high is not None
-        verdict = "holds" if share.low >= 0.95 else "refuted" if share.high < 0.95 else "not shown"
-        found[f"{half}: at least 95% of the full nDCG"] = share.record() | {"verdict": verdict}
+        found[f"{half}: at least 95% of the full nDCG"] = share.record() | {"verdict": verdict(share, bar=0.95)}
     return found
 
 
 def judged(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     estimate = paired_difference(first, second)
     assert estimate is not None
-    assert estimate.low is not None
-    assert estimate.high is not None
-    verdict = "holds" if estimate.low > 0 else "refuted" if estimate.high < 0 else "not shown"
     gains = [b - a for a, b in zip(first, second, strict=True)]
-    detectable = DETECTABLE * stdev(gains) / math.sqrt(len(gains))
-    return estimate.record() | {"verdict": verdict, "smallest_detectable": detectable}
+    detectable = (Z95 + POWER80) * stdev(gains) / math.sqrt(len(gains))
+    return estimate.record() | {"verdict": verdict(estimate), "smallest_detectable": detectable}
 
 
 def tables(metrics: Mapping[str, Any]) -> str:

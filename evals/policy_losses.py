@@ -31,6 +31,7 @@ from cyclealign.data import load_prompts
 from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.environment import environment
 from cyclealign.evaluating import accuracy, reply_statistics
+from cyclealign.evaluation.arms import crossed_difference, smallest_detectable, verdict
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.losses.catalogue import AnyLoss
 from cyclealign.prompting import load_template
@@ -48,7 +49,6 @@ from cyclealign.types import (
     derive_seed,
 )
 
-DRAWS = 10_000
 START = "start model"
 
 
@@ -111,8 +111,8 @@ def sampled(config: Config, openers: str, version: PolicyVersion | None = None) 
 
 def rankings(sets: Iterable[CandidateSet]) -> list[tuple[CandidateSet, Ranking]]:
     sets = list(sets)
-    verdicts = {v.prompt_id: v for v in LocalRanker().rank(iter(sets), context())}
-    return [(s, v) for s in sets if isinstance(v := verdicts[s.prompt.id], Ranking)]
+    found = {v.prompt_id: v for v in LocalRanker().rank(iter(sets), context())}
+    return [(s, v) for s in sets if isinstance(v := found[s.prompt.id], Ranking)]
 
 
 def context() -> RankContext:
@@ -122,8 +122,8 @@ def context() -> RankContext:
 
 def ranked(sets: Iterable[CandidateSet]) -> Iterable[RankingExample]:
     """The lists to train on, with the ranker's scores as utilities."""
-    for item, verdict in rankings(sets):
-        utilities = teacher_utilities(verdict)
+    for item, ranking in rankings(sets):
+        utilities = teacher_utilities(ranking)
         yield RankingExample(
             prompt_id=item.prompt.id,
             messages=item.prompt.messages,
@@ -135,8 +135,8 @@ def ranked(sets: Iterable[CandidateSet]) -> Iterable[RankingExample]:
 
 def best_and_worst(sets: Iterable[CandidateSet]) -> Iterable[CandidateSet]:
     """Held-out pairs: the ranker's best candidate as ``chosen``, its worst as ``rejected``."""
-    for item, verdict in rankings(sets):
-        best, worst = item.text(verdict.order[0]), item.text(verdict.order[-1])
+    for item, ranking in rankings(sets):
+        best, worst = item.text(ranking.order[0]), item.text(ranking.order[-1])
         yield CandidateSet(item.prompt, (Candidate("chosen", best), Candidate("rejected", worst)))
 
 
@@ -191,12 +191,12 @@ def of_loss(rows: Sequence[Any], starts: Sequence[Any], openers: Sequence[str]) 
     gains = np.array(
         [[row["rewards"][i] - s["rewards"][i] for i in openers] for row, s in zip(rows, starts, strict=True)]
     )
-    rng = np.random.default_rng(0)
-    seeds, n = gains.shape
-    means = [gains[np.ix_(rng.integers(seeds, size=seeds), rng.integers(n, size=n))].mean() for _ in range(DRAWS)]
+    gain = crossed_difference(np.zeros_like(gains), gains)
     return {
-        "gain": float(gains.mean()),
-        "interval95": np.quantile(means, [0.025, 0.975]).tolist(),
+        "gain": gain.value,
+        "interval95": [gain.low, gain.high],
+        "smallest_detectable": smallest_detectable(gain),
+        "verdict": verdict(gain),
         "nll_rise": statistics.fmean(r["nll_start"] / s["nll_start"] - 1 for r, s in zip(rows, starts, strict=True)),
         **{k: statistics.fmean(figure(r, k) for r in rows) for k in ("accuracy", "mean_words", "distinct2")},
         "seconds_per_step": statistics.median(r["seconds_per_step"] for r in rows),

@@ -34,11 +34,11 @@ def crossed_difference(first: Vector, second: Vector, *, seed: int = 0) -> Estim
     return Estimate(float(gains.mean()), float(low), float(high), items)
 
 
-def verdict(difference: Estimate) -> Verdict:
-    """Of the claim that the difference is above zero: what the interval says."""
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+def verdict(estimate: Estimate, *, bar: float = 0.0) -> Verdict:
+    """Of the claim that what is estimated lies above the bar: what the interval says."""
+    if estimate.low is None or estimate.high is None or estimate.low <= bar <= estimate.high:
         return "not shown"
-    return "holds" if difference.low > 0 else "refuted"
+    return "holds" if estimate.low > bar else "refuted"
 
 
 def smallest_detectable(difference: Estimate) -> float:
