@@ -191,7 +191,7 @@ def test_a_stopped_distillation_goes_on_and_computes_no_vector_twice(monkeypatch
     assert distill(*whole, "name=part", "seed=7") == 2
 
 
-def test_cached_vectors_are_the_teachers_by_task_and_length() -> None:
+def test_cached_vectors_are_the_teachers_by_task_length_and_prompt() -> None:
     from cyclealign.distill.teacher_vectors import TeacherVectors
 
     model = teacher(seed=3)
@@ -199,6 +199,8 @@ def test_cached_vectors_are_the_teachers_by_task_and_length() -> None:
     texts = ["a cat ?", "the dog runs", "a cat ?"]
     np.testing.assert_allclose(cache.vectors(texts, "query"), model.encode_query(texts), atol=1e-6)
     np.testing.assert_allclose(cache.vectors(texts, "document"), model.encode_document(texts), atol=1e-6)
+    model.prompts = {"query": "a bird ", "document": "the "}
+    np.testing.assert_allclose(cache.vectors(texts, "query"), model.encode_query(texts), atol=1e-6)
     model.max_seq_length = 4
     np.testing.assert_allclose(cache.vectors(texts, "document"), model.encode_document(texts), atol=1e-6)
     cache.close()

@@ -12,6 +12,7 @@ import tiny_encoders
 from stopping import stopped_at
 
 from cyclealign.cli import main
+from cyclealign.types import UserError
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
 Captured = pytest.CaptureFixture[str]
@@ -104,6 +105,9 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     assert distill(*whole, "name=part") == 0  # done: nothing is trained again
     assert distill(*whole, "name=part", "seed=7") == 2
     assert "holds a distillation with another config" in capsys.readouterr().err
+    Path("scores.tsv").write_text("\n".join(LINES[:-1]) + "\n")  # under the same name, other data
+    assert distill(*whole, "name=part") == 2
+    assert "runs/part: scores.tsv has changed since this run began" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,33 @@ def test_more_tokens_than_the_encoder_has_positions(kind: str, capsys: Captured)
     student = tiny_encoders.save_encoder(Path("student"), head=kind == "cross_encoder")
     assert distill(f"student.model={student}", f"student.kind={kind}", "student.max_document_tokens=513") == 2
     assert "the encoder has 512 positions, got 5" in capsys.readouterr().err
+
+
+def test_positions_that_roberta_keeps_for_padding_are_not_for_tokens() -> None:
+    from types import SimpleNamespace
+
+    import torch
+    from transformers import RobertaConfig, RobertaModel
+
+    from cyclealign.distill.students import check_length
+
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    encoder = RobertaModel(RobertaConfig(vocab_size=9, max_position_embeddings=20, **sizes))
+    model = [SimpleNamespace(auto_model=encoder)]
+    encoder(torch.full((1, 18), 5))
+    check_length(model, 18, "tokens")
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(torch.full((1, 19), 5))
+    with pytest.raises(UserError, match="tokens: the encoder has 18 positions, got 19 tokens"):
+        check_length(model, 19, "tokens")
+
+
+def test_a_grade_that_is_no_whole_number_is_no_header() -> None:
+    from cyclealign.distill.relevance import read_judged
+
+    Path("qrels.tsv").write_text("q0\td0\t1.0\nq1\td1\t1\n")
+    with pytest.raises(UserError, match=r"qrels.tsv:1: expected a whole number as relevance, got '1.0'"):
+        read_judged(Path("qrels.tsv"))
 
 
 def test_a_mistake_leaves_the_name_free() -> None:

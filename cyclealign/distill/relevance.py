@@ -26,10 +26,10 @@ def read_judged(path: Path) -> dict[str, dict[str, int]]:
         if len(fields) not in (3, 4):
             raise UserError(f"{place}: expected query, document, relevance, or TREC's four columns, got {len(fields)}")
         query, document, grade = fields[0], fields[-2], fields[-1]
-        if grade.lstrip("-").isdigit():  # else the header
+        if grade.lstrip("-").isdigit():
             if int(grade) > 0:
                 judged.setdefault(query, {})[document] = int(grade)
-        elif not place.endswith(":1"):
+        elif not place.endswith(":1") or any(c.isdigit() for c in grade):  # no header
             raise UserError(f"{place}: expected a whole number as relevance, got {grade!r}")
     if not judged:
         raise UserError(f"{path}: judges no document relevant")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,25 +16,42 @@ from cyclealign.types import UserError
 
 
 def claim(config: DistillConfig) -> dict[str, Any] | None:
-    """The run's directory holds the config; a directory of another one is not touched.
+    """The run's directory holds the config and what its files were; a directory of another run is not touched.
 
-    A directory that holds a config alone, as a run leaves that ended on a mistake, is free for another one.
+    A directory that holds these alone, as a run leaves that ended on a mistake, is free for another one.
 
     Returns the summary of a run that has already ended.
 
     Raises:
-        UserError: another config in the run's directory, or unknown training arguments.
+        UserError: another config in the run's directory, files that have changed since, or unknown training arguments.
     """
     check_training(config.training)
-    path, text = config.run_dir / "config.yaml", write_yaml(config.model_dump(mode="json"))
-    begun = path.exists() and any(entry != path for entry in config.run_dir.iterdir())
-    if begun and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
+    path, inputs = config.run_dir / "config.yaml", config.run_dir / "inputs.json"
+    text, digests = write_yaml(config.model_dump(mode="json")), _digests(config.model_dump())
+    if path.exists() and any(entry not in (path, inputs) for entry in config.run_dir.iterdir()):
+        if path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
+        known = json.loads(inputs.read_text(encoding="utf-8"))
+        if changed := sorted(file for file in digests if digests[file] != known.get(file)):
+            raise UserError(f"{config.run_dir}: {changed[0]} has changed since this run began; choose another name")
     write_atomic(path, text)
+    write_atomic(inputs, json.dumps(digests, indent=2) + "\n")
     ended = config.run_dir / "summary.json"
     if not ended.exists():
         return None
     found: dict[str, Any] = json.loads(ended.read_text(encoding="utf-8"))
+    return found
+
+
+def _digests(section: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of every file that a config names; the cache of a teacher's vectors, which grows, knows its teacher."""
+    found: dict[str, str] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            found |= _digests(value)
+        elif isinstance(value, Path) and value.is_file() and key != "vectors":
+            with value.open("rb") as file:
+                found[str(value)] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 

@@ -125,7 +125,13 @@ def check_length(model: Any, tokens: int, key: str) -> None:
     """UserError, naming ``key``, where the encoder has fewer positions than that."""
     encoder = getattr(model[0], "auto_model", None)  # static embeddings have none
     most = None if encoder is None else getattr(encoder.config, "max_position_embeddings", None)
-    if most is not None and tokens > most:
+    if most is None:
+        return
+    for name, module in encoder.named_modules():
+        # RoBERTa and its kin count positions from behind the one that padding has.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            most -= module.padding_idx + 1
+    if tokens > most:
         raise UserError(f"{key}: the encoder has {most} positions, got {tokens} tokens")
 
 

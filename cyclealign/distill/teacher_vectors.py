@@ -50,9 +50,9 @@ class TeacherVectors:
 
     def vectors(self, texts: Sequence[str], task: Task) -> Float[ndarray, "N D"]:
         """One float32 row for each text, as the teacher gives it; what is not on disk yet is computed."""
-        # The length at which the teacher cuts changes its vectors.
-        cut = self.teacher.max_seq_length
-        keys = [sha256_hex([task, cut, text]) for text in texts]
+        # The length at which the teacher cuts changes its vectors, and so do its prompts.
+        how = [task, self.teacher.max_seq_length, self.teacher.default_prompt_name, self.teacher.prompts]
+        keys = [sha256_hex([*how, text]) for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if self._read(key) is None}
         for portion in _portions(list(missing.items())):
             rows = self._encode([text for _, text in portion], task)
