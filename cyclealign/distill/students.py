@@ -124,8 +124,7 @@ def _pair_model(config: StudentConfig) -> Any:
 def check_length(model: Any, tokens: int, key: str) -> None:
     """UserError, naming ``key``, where the encoder has fewer positions than that."""
     encoder = getattr(model[0], "auto_model", None)  # static embeddings have none
-    most = None if encoder is None else getattr(encoder.config, "max_position_embeddings", None)
-    if most is None:
+    if encoder is None or (most := getattr(encoder.config, "max_position_embeddings", None)) is None:
         return
     for name, module in encoder.named_modules():
         # RoBERTa and its kin count positions from behind the one that padding has.
