@@ -17,9 +17,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", type=Path)
     metrics = json.loads(parser.parse_args().result.read_text(encoding="utf-8"))["metrics"]
-    for part, found in metrics.items():
+    for part, found in parts(metrics):
         print(f"\n### {part}\n")
         print("\n".join([*arms(found), "", *claims(found)]))
+
+
+def parts(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name, and measures by arm beside claims, of each part that makes claims."""
+    if "claims" in metrics:  # one part, its figures by arm
+        measures = next(iter(metrics["figures"].values()))
+        yield "all", {m: {arm: row[m] for arm, row in metrics["figures"].items()} for m in measures} | metrics
+    for part, found in metrics.items():
+        if isinstance(found, dict) and any(name.endswith("claims") for name in found):
+            yield part, found
 
 
 def arms(found: dict[str, Any]) -> Iterator[str]:
@@ -28,11 +38,16 @@ def arms(found: dict[str, Any]) -> Iterator[str]:
     yield f"| arm | {' | '.join(measures)} |"
     yield "|---" * (len(measures) + 1) + "|"
     for arm in next(iter(measures.values())):
-        yield f"| {arm} | {' | '.join(f'{fmean(rows[arm]):.4f}' for rows in measures.values())} |"
+        yield f"| {arm} | {' | '.join(f'{mean(rows[arm]):.4f}' for rows in measures.values())} |"
 
 
 def is_measure(rows: Any) -> bool:
-    return isinstance(rows, dict) and all(isinstance(row, list) for row in rows.values())
+    """Seeds of each arm, or their mean."""
+    return isinstance(rows, dict) and all(isinstance(row, list | float) for row in rows.values())
+
+
+def mean(row: list[float] | float) -> float:
+    return fmean(row) if isinstance(row, list) else row
 
 
 def claims(found: dict[str, Any]) -> Iterator[str]:

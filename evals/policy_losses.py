@@ -60,9 +60,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="config overrides, e.g. training.learning_rate=3e-4")
     arguments = parser.parse_args()
     found = [of_seed(seed, arguments.scratch / str(seed), arguments.overrides) for seed in range(arguments.seeds)]
-    write_json(arguments.out, report(found, arguments.overrides))
-    for name, row in read_json(arguments.out)["losses"].items():
-        print(f"{name:20} gain {row['gain']:+.4f} ({row['interval95'][0]:+.4f} to {row['interval95'][1]:+.4f})", row)
+    result = report(found, arguments.overrides)
+    write_json(arguments.out, result)
+    print(table(result))
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
@@ -201,6 +201,20 @@ def of_loss(rows: Sequence[Any], starts: Sequence[Any], openers: Sequence[str]) 
         **{k: statistics.fmean(figure(r, k) for r in rows) for k in ("accuracy", "mean_words", "distinct2")},
         "seconds_per_step": statistics.median(r["seconds_per_step"] for r in rows),
     }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown, for the docs."""
+    lines = ["| loss | reward | 95% interval | verdict | accuracy | words | NLL | distinct-2 | seconds a step |"]
+    lines.append("|---" * 9 + "|")
+    for name, row in result["losses"].items():
+        low, high = row["interval95"]
+        gain = f"{row['gain']:+.3f} | {low:+.3f} to {high:+.3f} | {row['verdict']}"
+        drift = f"{row['mean_words']:.1f} | {row['nll_rise']:+.1%} | {row['distinct2']:.3f}"
+        lines.append(f"| {name} | {gain} | {row['accuracy']:.3f} | {drift} | {row['seconds_per_step']:.2f} |")
+    start = result[START]
+    plain = f"{start['accuracy']:.3f} | {start['mean_words']:.1f} | | {start['distinct2']:.3f}"
+    return "\n".join([*lines, f"| {START} | {start['reward']:.3f} in all | | | {plain} | |"])
 
 
 def figure(row: Any, key: str) -> float:
