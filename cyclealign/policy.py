@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from cyclealign.chat_template import check_template, first_line
+from cyclealign.model_loading import loaded
 from cyclealign.resources import resource
 from cyclealign.types import UserError
 
@@ -52,10 +53,8 @@ def load_tokenizer(policy: PolicyConfig) -> Any:
         UserError: it cannot be loaded, or has no chat template and ``policy.chat_template`` names none.
     """
     path = resolve_model(policy.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"policy.model: cannot load a tokenizer from {policy.model!r}: {first_line(error)}") from error
+    problem = f"policy.model: cannot load a tokenizer from {policy.model!r}"
+    tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(path), problem)
     if policy.chat_template is not None:
         file = template_file(policy.chat_template)
         if not file.is_file():
@@ -78,12 +77,10 @@ def check_policy(policy: PolicyConfig) -> None:
         UserError: naming the key.
     """
     check_template(load_tokenizer(policy))
-    try:
-        settings = AutoConfig.from_pretrained(resolve_model(policy.model))
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(settings)
-    except (OSError, ValueError) as error:
-        raise UserError(f"policy.model: cannot load {policy.model!r}: {first_line(error)}") from error
+    problem = f"policy.model: cannot load {policy.model!r}"
+    settings = loaded(lambda: AutoConfig.from_pretrained(resolve_model(policy.model)), problem)
+    with torch.device("meta"):
+        model = loaded(lambda: AutoModelForCausalLM.from_config(settings), problem)
     if policy.lora is not None:
         _with_lora(model, policy.lora)
     for file in sorted(Path(resolve_model(policy.model)).glob("*.safetensors")):
@@ -126,10 +123,8 @@ def load_model(policy: PolicyConfig, *, trainable: bool, device: torch.device | 
     if policy.quantization is not None:
         arguments["quantization_config"] = _quantization(policy)
         arguments["device_map"] = {"": device}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(resolve_model(policy.model), **arguments)
-    except (OSError, ValueError) as error:
-        raise UserError(f"policy.model: cannot load {policy.model!r}: {first_line(error)}") from error
+    path, problem = resolve_model(policy.model), f"policy.model: cannot load {policy.model!r}"
+    model = loaded(lambda: AutoModelForCausalLM.from_pretrained(path, **arguments), problem)
     if policy.quantization is None:
         model.to(device)
     _dropout_off(model)

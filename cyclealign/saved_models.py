@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cyclealign.config import PolicyConfig
+from cyclealign.model_loading import loaded
 from cyclealign.policy import load_tokenizer, resolve_model
-from cyclealign.types import UserError
 
 
 def adapter_base(path: str) -> str | None:
@@ -37,12 +37,11 @@ def load_for_use(
     """
     below = adapter_base(path)
     source = resolve_model(base or below or path)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-        if below is not None:
-            from peft import PeftModel
+    problem = f"cannot load a model from {path!r}"
+    model = loaded(lambda: AutoModelForCausalLM.from_pretrained(source, dtype=dtype), problem)
+    if below is not None:
+        from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load a model from {path!r}: {str(error).splitlines()[0]}") from error
+        whole = model
+        model = loaded(lambda: PeftModel.from_pretrained(whole, path), problem)
     return model.eval(), load_tokenizer(PolicyConfig(model=source, chat_template=chat_template))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 
 from cyclealign.chat_template import check_template, render_prompt, response_ids, stop_token_id
 from cyclealign.checkpoints import load_weights, save_policy
 from cyclealign.config import PolicyConfig
 from cyclealign.policy import check_room, load_model, load_tokenizer, resolve_model
+from cyclealign.saved_models import load_for_use
 from cyclealign.types import Message, UserError
 
 TOKENIZER = tiny_tokenizer()
@@ -111,6 +113,27 @@ def test_a_template_without_a_stop_token_teaches_the_end_of_sequence() -> None:
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="ends a reply"):
         stop_token_id(tokenizer)
+
+
+@pytest.mark.parametrize("damage", ["cut", "of another shape", "config is a list"])
+def test_a_damaged_model_is_one_line(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(resolve_model("builtin:tiny-chat"), folder)
+    weights = folder / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif damage == "of another shape":
+        tensors = load_file(weights)
+        name = next(name for name in tensors if name.endswith("mlp.up_proj.weight"))
+        save_file(tensors | {name: tensors[name][:-1].contiguous()}, weights, {"format": "pt"})
+    else:
+        (folder / "config.json").write_text("[]")
+    policy = PolicyConfig(model=str(folder))
+    with pytest.raises(UserError, match=r"^policy\.model: cannot load '.*policy': ") as caught:
+        load_model(policy, trainable=False)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"^cannot load a model from '.*policy': "):
+        load_for_use(str(folder), dtype=torch.float32)
 
 
 def test_loading_errors_name_the_key(tmp_path: Path) -> None:
