@@ -35,6 +35,7 @@ def test_equal_seeds_leave_the_interval_of_the_items() -> None:
 )
 def test_verdicts(low: float, high: float, expected: str) -> None:
     assert verdict(Estimate((low + high) / 2, low, high, 10)) == expected
+    assert verdict(Estimate((low + high) / 2 - 0.5, low - 0.5, high - 0.5, 10), bar=-0.5) == expected
 
 
 def test_claims_name_the_better_arm_first() -> None:
