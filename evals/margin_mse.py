@@ -5,8 +5,9 @@
 One training set of both collections: a query, a relevant document and a negative of BM25's first ones. Teachers are
 cross-encoders trained on its labels by RankNet; T1 is the first, T2 the mean of all. With --ready, for machines on
 which those do not learn in time, T1 is all-MiniLM-L6-v2 as it comes (a bi-encoder), T2 its mean with BM25, both
-standardised. Every arm of a student has the same lists, steps, batches and first weights of a seed. dot and colbert
-have all arms, the others labels and T1.
+standardised. With --pair-start, students that read both texts start from pair_start.py's cross-encoder, whole, the
+others from the first layers of MiniLM. Every arm of a student has the same lists, steps, batches and first weights of a
+seed. dot and colbert have all arms, the others labels and T1.
 Teachers, scores and finished arms stay in the scratch folder and are not made again.
 """
 
@@ -59,6 +60,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--layers", type=int, default=2, help="of a student")
     parser.add_argument("--ready", action="store_true", help="teachers that need no training")
+    parser.add_argument(
+        "--pair-start", type=Path, help="model of pair_start.py: for cross_encoder, prettr and teachers"
+    )
     parser.add_argument("--teachers", type=int, default=2)
     parser.add_argument("--teacher-steps", type=int, default=800)
     parser.add_argument("--teacher-layers", type=int, default=6)
@@ -140,6 +144,8 @@ def distil(
 ) -> Path:
     """Directory of a trained model."""
     loss, source = arm
+    start = options.pair_start if kind in ("cross_encoder", "prettr") else None
+    layers = options.teacher_layers if teacher else options.layers
     config = ListDistillConfig(
         name=name,
         seed=seed,
@@ -147,9 +153,9 @@ def distil(
         steps=options.teacher_steps if teacher else options.steps,
         save_every=10**6,
         student=StudentConfig(
-            model=str(get_model_path()),
+            model=str(start or get_model_path()),
             kind=kind,
-            layers=options.teacher_layers if teacher else options.layers,
+            layers=None if start else layers,
             max_query_tokens=32,
             max_document_tokens=options.document_tokens,
         ),
@@ -243,8 +249,8 @@ def report(
     metrics["processor milliseconds a query"] = {
         arm: [round(run["milliseconds"], 3) for run in runs] for arm, runs in arms.items()
     }
-    about = {k: v for k, v in vars(options).items() if k not in ("data", "out", "scratch")}
-    about |= {"seconds of this call": round(seconds)}
+    about = {k: v for k, v in vars(options).items() if k not in ("data", "out", "scratch", "pair_start")}
+    about |= {"pair_start": options.pair_start is not None, "seconds of this call": round(seconds)}
     return make_result("margin_mse", about=about, seed=0, metrics=metrics, items=(), primary="rerank both")
 
 

@@ -88,7 +88,8 @@ SECOND = {"quantidce": QuantiDCEKD(), "mlr_mse": QuantiDCEKD(kd_weight=0.0)}
 def main() -> None:
     arguments = parsed()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "scratch", "seeds")}
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "scratch", "seeds", "pair_start")}
+    settings["pair_start"] = arguments.pair_start is not None
     kept = arguments.scratch / "settings.json"
     if kept.exists() and json.loads(kept.read_text()) != settings:
         raise SystemExit(f"{arguments.scratch}: arms with other settings; give another --scratch")
@@ -120,6 +121,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--scratch", type=Path, default=Path("runs/quantidce_show"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--pair-start", type=Path, help="model of pair_start.py, in the place of MiniLM's first layers")
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--responses", type=int, default=3, help="of each level, in training")
     parser.add_argument("--batch", type=int, default=4, help="contexts")
@@ -141,7 +143,11 @@ def arm(
         seed=seed,
         output_dir=arguments.scratch / f"seed-{seed}",
         save_every=10**6,
-        student=EncoderConfig(model=str(get_model_path()), layers=arguments.layers, max_tokens=arguments.max_tokens),
+        student=EncoderConfig(
+            model=str(arguments.pair_start or get_model_path()),
+            layers=None if arguments.pair_start else arguments.layers,
+            max_tokens=arguments.max_tokens,
+        ),
         pretraining=PretrainingConfig(data=arguments.data, steps=arguments.steps, training=stage_training(arguments)),
         training={"use_cpu": True, "bf16": True, "disable_tqdm": True, "lr_scheduler_type": "linear"},
     )
