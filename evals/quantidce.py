@@ -105,7 +105,10 @@ def main() -> None:
         "quantidce",
         about={"seeds": arguments.seeds, **settings},
         seed=0,
-        metrics={"figures": measured.figures(arms), "claims": measured.claims(arms, CLAIMS)},
+        metrics={
+            "figures": measured.figures({**arms, "shorter is better": [measured.shorter_is_better()]}),
+            "claims": measured.claims(arms, CLAIMS),
+        },
         items=(),
         primary="level_accuracy",
     )

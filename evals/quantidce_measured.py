@@ -57,6 +57,12 @@ class Measured:
         with torch.autocast("cpu", torch.bfloat16):
             return {name: scorer.score(pairs) for name, pairs in self.pairs.items()}
 
+    def shorter_is_better(self) -> dict[str, list[float]]:
+        """What a metric would score that sees nothing but the words of a response."""
+        return {
+            name: [1 + 4 / (1 + len(response.split())) for _, response in pairs] for name, pairs in self.pairs.items()
+        }
+
     def figures(self, arms: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, float]]:
         """Means over the seeds."""
         return {name: _means([self._of_one(scores) for scores in seeds]) for name, seeds in arms.items()}
