@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/cprd_show"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="of a student")
-    parser.add_argument("--teacher-steps", type=int, default=50)
+    parser.add_argument("--pair-start", type=Path, help="model of pair_start.py: where the teacher of emoji starts")
     parser.add_argument("--dialogues", type=int, default=400, help="training contexts")
     parser.add_argument("--emoji", type=int, default=1000, help="training pictures")
     parser.add_argument("--test", type=int, default=300, help="test queries of either collection")
@@ -61,6 +61,7 @@ def main() -> None:
     if arguments.part != "dialogue":
         metrics["emoji"] = show(emoji(arguments.data, arguments.scratch, arguments.emoji, arguments.test), arguments)
     about = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
+    about["emoji_teacher_pair_start"] = arguments.pair_start is not None
     write_result(arguments.out, make_result("cprd", about=about, seed=0, metrics=metrics, items=(), primary="r1"))
     print(json.dumps(metrics, indent=1))
 
@@ -142,14 +143,19 @@ def teacher_scores(collection: Collection, folder: Path, arguments: argparse.Nam
     texts = [[row.read, *row.documents] for row in collection.lists]
     labels = folder / "labels.jsonl"
     write_lists(labels, [(t[0], t[1:], [1.0] + [0.0] * (len(t) - 2)) for t in texts])
+    start = arguments.pair_start if collection.pictures else None
     config = ListDistillConfig(
         name="teacher",
         output_dir=folder,
         seed=0,
-        steps=arguments.teacher_steps,
+        steps=collection.teacher_steps,
         save_every=10**6,
         student=StudentConfig(
-            model=str(get_model_path()), kind="cross_encoder", layers=3, max_query_tokens=40, max_document_tokens=24
+            model=str(start or get_model_path()),
+            kind="cross_encoder",
+            layers=None if start else 3,
+            max_query_tokens=40,
+            max_document_tokens=24,
         ),
         data=ScoresConfig(scores=labels, format="ntuples"),
         loss=RankNet(),
