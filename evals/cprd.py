@@ -4,7 +4,8 @@
 
 Every arm has InfoNCE; beside it nothing, KL, full ListMLE, or CPRD, on the same lists, steps and student. Dialogue:
 the mined negatives are the human-written adversarial responses; the teacher is a cross-encoder trained on the
-training contexts. Emoji: queries are pictures; the teacher reads an emoji's keywords in the place of its pixels.
+training contexts. Emoji: queries are pictures; the teacher, a sentence encoder as it comes, reads an emoji's keywords
+in the place of its pixels (a cross-encoder learns nothing from as few names).
 Finished arms in the scratch folder are not run again.
 """
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/cprd_show"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="of a student")
-    parser.add_argument("--pair-start", type=Path, help="model of pair_start.py: where the teacher of emoji starts")
+    parser.add_argument("--teacher-steps", type=int, default=50)
     parser.add_argument("--dialogues", type=int, default=400, help="training contexts")
     parser.add_argument("--emoji", type=int, default=1000, help="training pictures")
     parser.add_argument("--test", type=int, default=300, help="test queries of either collection")
@@ -61,7 +62,6 @@ def main() -> None:
     if arguments.part != "dialogue":
         metrics["emoji"] = show(emoji(arguments.data, arguments.scratch, arguments.emoji, arguments.test), arguments)
     about = {k: v for k, v in vars(arguments).items() if isinstance(v, int)}
-    about["emoji_teacher_pair_start"] = arguments.pair_start is not None
     write_result(arguments.out, make_result("cprd", about=about, seed=0, metrics=metrics, items=(), primary="r1"))
     print(json.dumps(metrics, indent=1))
 
@@ -134,28 +134,41 @@ def measured(collection: Collection, folder: Path, name: str, seed: int, config:
 
 
 def teacher_scores(collection: Collection, folder: Path, arguments: argparse.Namespace) -> Path:
-    """The lists with the scores of a cross-encoder that was trained on them as labels (the first is relevant)."""
+    """The lists with their teacher's scores."""
+    scored = folder / "scored.jsonl"
+    if not scored.exists():
+        texts = [[row.read, *row.documents] for row in collection.lists]
+        flat = iter(cosines(texts) if collection.pictures else logits(texts, folder, arguments))
+        rows = [(row.query, row.documents, [next(flat) for _ in row.documents]) for row in collection.lists]
+        write_lists(scored, rows)
+    return scored
+
+
+def cosines(texts: list[list[str]]) -> list[float]:
+    """Of the first text of each row with the others, in one list; times 20, as that library's losses scale them."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(get_model_path()), device="cpu")
+    distinct = sorted({text for row in texts for text in row})
+    vectors = encoder.encode(distinct, show_progress_bar=False, normalize_embeddings=True)
+    by_text = dict(zip(distinct, vectors, strict=True))
+    return [20 * float(by_text[query] @ by_text[document]) for query, *documents in texts for document in documents]
+
+
+def logits(texts: list[list[str]], folder: Path, arguments: argparse.Namespace) -> list[float]:
+    """The same of a cross-encoder that is trained on the lists as labels (the first of the others is relevant)."""
     from sentence_transformers import CrossEncoder
 
-    scored = folder / "scored.jsonl"
-    if scored.exists():
-        return scored
-    texts = [[row.read, *row.documents] for row in collection.lists]
     labels = folder / "labels.jsonl"
     write_lists(labels, [(t[0], t[1:], [1.0] + [0.0] * (len(t) - 2)) for t in texts])
-    start = arguments.pair_start if collection.pictures else None
     config = ListDistillConfig(
         name="teacher",
         output_dir=folder,
         seed=0,
-        steps=collection.teacher_steps,
+        steps=arguments.teacher_steps,
         save_every=10**6,
         student=StudentConfig(
-            model=str(start or get_model_path()),
-            kind="cross_encoder",
-            layers=None if start else 3,
-            max_query_tokens=40,
-            max_document_tokens=24,
+            model=str(get_model_path()), kind="cross_encoder", layers=3, max_query_tokens=40, max_document_tokens=24
         ),
         data=ScoresConfig(scores=labels, format="ntuples"),
         loss=RankNet(),
@@ -166,10 +179,8 @@ def teacher_scores(collection: Collection, folder: Path, arguments: argparse.Nam
     pairs = [(t[0], document) for t in texts for document in t[1:]]
     # Logits: a probability would leave KL next to nothing to match.
     options: dict[str, Any] = {"batch_size": 128, "show_progress_bar": False, "activation_fn": torch.nn.Identity()}
-    flat = iter(model.predict(pairs, **options).tolist())
-    rows = [(row.query, row.documents, [next(flat) for _ in row.documents]) for row in collection.lists]
-    write_lists(scored, rows)
-    return scored
+    scores: list[float] = model.predict(pairs, **options).tolist()
+    return scores
 
 
 def permuted_tail(scored: Path) -> Path:

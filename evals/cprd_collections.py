@@ -41,7 +41,6 @@ class Collection:
     tokens: tuple[int, int]
     batch: int
     learning_rate: float
-    teacher_steps: int
     pictures: bool = False
 
     def ranks(self, model: Path) -> list[int]:
@@ -79,7 +78,7 @@ def dialogues(data: Path, scratch: Path, train: int, test: int) -> Collection:
         elsewhere = [r for other in tested if other is not row for r in other["positive_responses"]]
         negatives = [text for text in own + rng.sample(elsewhere, OTHERS) if text not in row["positive_responses"]]
         queries.append(TestQuery(context(row), row["positive_responses"], negatives))
-    return Collection("dialogue", lists, queries, tokens=(40, 24), batch=16, learning_rate=1e-4, teacher_steps=50)
+    return Collection("dialogue", lists, queries, tokens=(40, 24), batch=16, learning_rate=1e-4)
 
 
 def emoji(data: Path, scratch: Path, train: int, test: int) -> Collection:
@@ -104,9 +103,7 @@ def emoji(data: Path, scratch: Path, train: int, test: int) -> Collection:
         TestQuery(pictures[row["row"]], [name := row["name"].strip()], [other for other in tested if other != name])
         for row in chosen
     ]
-    return Collection(
-        "emoji", lists, queries, tokens=(8, 16), batch=64, learning_rate=5e-4, teacher_steps=200, pictures=True
-    )
+    return Collection("emoji", lists, queries, tokens=(8, 16), batch=64, learning_rate=5e-4, pictures=True)
 
 
 def drawn(source: Path, folder: Path) -> list[str]:
