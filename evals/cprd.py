@@ -29,6 +29,7 @@ from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.losses import CPRD, KL, ListMLE, RankingLoss, RankNet
+from cyclealign.run_dir import write_jsonl
 
 ARMS: dict[str, tuple[RankingLoss, float]] = {
     "infonce": (CPRD(), 0.0),
@@ -209,9 +210,7 @@ def first_is_best(scored: Path) -> float:
 
 
 def write_lists(path: Path, rows: list[tuple[str, list[str], list[float]]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"query": q, "documents": d, "scores": s}) for q, d, s in rows]
-    path.write_text("\n".join(lines) + "\n")
+    write_jsonl(path, ({"query": q, "documents": d, "scores": s} for q, d, s in rows))
 
 
 if __name__ == "__main__":

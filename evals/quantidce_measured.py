@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cyclealign.dialogues import context_of, read_levels, read_ratings
-from cyclealign.evaluation.arms import compare_arms, smallest_detectable, verdict
-from cyclealign.evaluation.statistics import Estimate, recorded
+from cyclealign.evaluation.arms import compare_arms, judged
+from cyclealign.evaluation.statistics import Estimate
 from cyclealign.rankers.encoders import CoherenceScorer, Pair
 from cyclealign.records import jsonl_rows
 
@@ -75,16 +75,8 @@ class Measured:
             for better, other in claims:
                 first, second = (np.array([s[measure] for s in arms[name]]) for name in (other, better))
                 found = spearman_difference(first, second, human)
-                rows.append(
-                    {
-                        "measure": f"spearman_{measure}",
-                        "claim": f"{better} above {other}",
-                        **(recorded(found) or {}),
-                        "seeds": len(first),
-                        "smallest_detectable": smallest_detectable(found),
-                        "verdict": verdict(found),
-                    }
-                )
+                about = {"measure": f"spearman_{measure}", "claim": f"{better} above {other}", "seeds": len(first)}
+                rows.append(about | judged(found))
         return rows
 
     def _of_one(self, scores: Scores) -> dict[str, float]:

@@ -47,6 +47,12 @@ def smallest_detectable(difference: Estimate) -> float:
     return (Z95 + POWER80) * width / (2 * Z95)
 
 
+def judged(estimate: Estimate, *, bar: float = 0.0) -> dict[str, Any]:
+    """As it stands in a result file: the estimate, what could have been seen, and the verdict on the claim."""
+    seen = {"smallest_detectable": smallest_detectable(estimate), "verdict": verdict(estimate, bar=bar)}
+    return estimate.record() | seen
+
+
 def compare_arms(
     values: Mapping[str, Sequence[Sequence[float]]], claims: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
@@ -58,13 +64,5 @@ def compare_arms(
     rows = []
     for better, other in claims:
         found = crossed_difference(tables[other], tables[better])
-        rows.append(
-            {
-                "claim": f"{better} above {other}",
-                **found.record(),
-                "seeds": len(tables[better]),
-                "smallest_detectable": smallest_detectable(found),
-                "verdict": verdict(found),
-            }
-        )
+        rows.append({"claim": f"{better} above {other}", "seeds": len(tables[better]), **judged(found)})
     return rows
