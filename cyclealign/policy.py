@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from cyclealign.chat_template import check_template, first_line
-from cyclealign.model_loading import loaded
+from cyclealign.model_loading import loaded, set_dropout
 from cyclealign.resources import resource
 from cyclealign.types import UserError
 
@@ -127,7 +126,7 @@ def load_model(policy: PolicyConfig, *, trainable: bool, device: torch.device | 
     model = loaded(lambda: AutoModelForCausalLM.from_pretrained(path, **arguments), problem)
     if policy.quantization is None:
         model.to(device)
-    _dropout_off(model)
+    set_dropout(model, 0.0)
     model.config.use_cache = False
     model.requires_grad_(full)
     if trainable and policy.lora is not None:
@@ -181,13 +180,3 @@ def _with_lora(model: Any, lora: LoraConfig) -> Any:
         return get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"policy.lora.target_modules: {first_line(error)}") from error
-
-
-def _dropout_off(model: nn.Module) -> None:
-    """Zero every dropout: modules, and the rates that attention layers keep as plain numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)

@@ -281,13 +281,15 @@ def test_three_stages_and_what_a_second_start_finds(capsys: Captured) -> None:
 def test_a_trained_cross_encoder_needs_the_last_stage_alone() -> None:
     tiny_encoders.save_encoder(Path("student"), head=True)
     write_data()
-    assert distill("passages=null", "documents=null", "latency=0", "steps=4", "loss={name: listnet}") == 0
+    short = ("passages=null", "documents=null", "latency=0", "steps=4", "student.dropout=0.25")
+    assert distill(*short, "loss={name: listnet}") == 0
     summary = json.loads(Path("runs/idcm/summary.json").read_text())
     assert list(summary) == ["selection"]
     from sentence_transformers import CrossEncoder
 
     first, saved = CrossEncoder("student", device="cpu"), CrossEncoder("runs/idcm/model/etm", device="cpu")
     assert saved.predict([("a cat ?", TEXT)]) == pytest.approx(first.predict([("a cat ?", TEXT)]))
+    assert saved[0].auto_model.config.hidden_dropout_prob == 0.25
 
 
 @pytest.mark.parametrize(

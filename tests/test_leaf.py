@@ -146,8 +146,11 @@ def test_another_student_is_projected_to_the_teachers_width() -> None:
     )
     BertModel(config).save_pretrained("narrow")
     for name in ("one", "again"):
-        assert distill("student.model=narrow", "student.layers=null", "steps=2", f"name={name}") == 0
-    found = [loaded(f"runs/{name}/model").encode("a cat ?") for name in ("one", "again")]
+        own = ("student.model=narrow", "student.layers=null", "student.dropout=0.25")
+        assert distill(*own, "steps=2", f"name={name}") == 0
+    models = [loaded(f"runs/{name}/model") for name in ("one", "again")]
+    assert models[0][0].auto_model.config.hidden_dropout_prob == 0.25
+    found = [model.encode("a cat ?") for model in models]
     assert found[0].shape == (tiny_encoders.WIDTH,)
     np.testing.assert_array_equal(found[0], found[1])
 

@@ -208,7 +208,9 @@ def claimed_with_first_stage(config: Any, whole: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_without_ratings_the_first_stage_makes_the_model() -> None:
-    assert distill("finetuning=null", "pretraining.validation=levels.jsonl", "steps=10", "save_every=5") == 0
+    short = ("pretraining.validation=levels.jsonl", "steps=10", "save_every=5", "student.dropout=0.25")
+    assert distill("finetuning=null", *short) == 0
+    assert json.loads(Path("runs/quantidce/model/config.json").read_text())["hidden_dropout_prob"] == 0.25
     found = json.loads(Path("runs/quantidce/summary.json").read_text())
     assert set(found) == {"pretraining"}
     # The best checkpoint is the one that was saved: its loss, computed again.

@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Any:
 def made(make_model: Any, folder: Path, **changes: Any) -> Any:
     if not (folder / "bert").exists():
         tiny_encoders.save_encoder(folder / "bert", layers=2)
-    return make_model(str(folder / "bert"), **{"layers": None, "max_tokens": 32, "seed": 0, **changes})
+    return make_model(str(folder / "bert"), **{"layers": None, "dropout": None, "max_tokens": 32, "seed": 0, **changes})
 
 
 def states(model: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:

@@ -73,6 +73,7 @@ def _start_model(config: IDCMConfig) -> IDCM:
         model=student.model,
         kind="cross_encoder",
         layers=student.layers,
+        dropout=student.dropout,
         max_query_tokens=student.max_query_tokens,
         max_document_tokens=splitter.passage_tokens,
     )

@@ -12,12 +12,14 @@ from cyclealign.losses import NDCG2
 
 
 class IDCMStudentConfig(Section):
-    """``model``: the cross-encoder that becomes the ETM; ``layers``: keep the first so many. ``esm``: CK, or the
-    smaller CKS. ``select``: passages that the ETM scores (k); ``top``: of them, how many scores add up (l). Tokens: a
-    window every ``window``, with ``overlap`` more on either side."""
+    """``model``: the cross-encoder that becomes the ETM; ``layers``: keep the first so many; ``dropout``: every rate of
+    it, None: as its config has it. ``esm``: CK, or the smaller CKS. ``select``: passages that the ETM scores (k);
+    ``top``: of them, how many scores add up (l). Tokens: a window every ``window``, with ``overlap`` more on either
+    side."""
 
     model: str = Field(min_length=1)
     layers: int | None = Field(default=None, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     esm: Literal["ck", "cks"] = "ck"
     select: int = Field(default=4, ge=1)
     top: int = Field(default=3, ge=1)

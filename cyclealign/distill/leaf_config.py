@@ -21,10 +21,12 @@ class EncoderTeacherConfig(Section):
 
 
 class LeafStudentConfig(Section):
-    """``model``: the encoder to start from, the teacher's own by default. ``layers``: keep its first so many."""
+    """``model``: the encoder to start from, the teacher's own by default. ``layers``: keep its first so many.
+    ``dropout``: every rate of it, None: as its config has it."""
 
     model: str | None = None
     layers: int | None = Field(default=None, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     max_tokens: int = Field(default=256, ge=4)
 
 

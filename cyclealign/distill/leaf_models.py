@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.distill.leaf_config import EncoderTeacherConfig, LeafStudentConfig
-from cyclealign.distill.students import check_length, keep_layers
+from cyclealign.distill.students import check_length, shape_encoder
 from cyclealign.model_loading import loaded
 
 
@@ -35,7 +35,7 @@ def make_student(config: LeafStudentConfig, teacher: EncoderTeacherConfig, like:
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
     model = _loaded(config.model or teacher.model, "student.model")
-    keep_layers(model, config.layers)
+    shape_encoder(model, config.layers, config.dropout)
     own = model[0].get_embedding_dimension()
     start = torch.eye(width) if own == width else None
     projection = Dense(own, width, bias=False, activation_function=torch.nn.Identity(), init_weight=start)

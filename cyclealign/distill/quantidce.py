@@ -29,10 +29,12 @@ Rows = Mapping[str, Sequence[Any]]  # columns
 
 
 class EncoderConfig(Section):
-    """``layers``: keep the first so many of the encoder; ``max_tokens``: of context and response together."""
+    """``layers``: keep the first so many of the encoder; ``dropout``: every rate of it, None: as its config has it;
+    ``max_tokens``: of context and response together."""
 
     model: str = Field(min_length=1)
     layers: int | None = Field(default=None, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     max_tokens: int = Field(default=128, ge=8)
 
 
@@ -107,7 +109,8 @@ def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> dict[s
     if (found := _record(config, "pretraining")) is not None:
         return found
     student = config.student
-    model = make_model(student.model, layers=student.layers, max_tokens=student.max_tokens, seed=config.seed)
+    shape = {"layers": student.layers, "dropout": student.dropout, "max_tokens": student.max_tokens}
+    model = make_model(student.model, **shape, seed=config.seed)
     objective = CrossEncoderObjective(model, config.pretraining.loss)
     return _fit(config.of_stage(config.pretraining), "pretraining", objective, rows, out)
 

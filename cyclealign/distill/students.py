@@ -9,7 +9,7 @@ from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective, L
 from cyclealign.distill.config import StudentConfig
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.losses import RankingLoss
-from cyclealign.model_loading import loaded
+from cyclealign.model_loading import loaded, set_dropout
 from cyclealign.types import UserError
 
 LENGTHS = "student.max_query_tokens and max_document_tokens"
@@ -53,7 +53,7 @@ def make_student(config: StudentConfig, loss: RankingLoss, *, positive_first: bo
         model = _loaded(st.MultiVectorEncoder, config.model)
         model.max_seq_length = max(cut)
         check_length(model, max(cut), LENGTHS)
-        keep_layers(model, config.layers)
+        shape_encoder(model, config.layers, config.dropout)
         collator = _collator(model, cut, tasks=("query", "document"))
         objective = MultiVectorObjective(model, loss, **options)
         return Student(model, objective, st.MultiVectorEncoderTrainer, st.MultiVectorEncoderTrainingArguments, collator)
@@ -84,7 +84,7 @@ def _dense(config: StudentConfig) -> Any:
     )
     model.max_seq_length = max(config.max_query_tokens, config.max_document_tokens)
     check_length(model, model.max_seq_length, LENGTHS)
-    keep_layers(model, config.layers)
+    shape_encoder(model, config.layers, config.dropout)
     return model
 
 
@@ -94,7 +94,7 @@ def _cross_encoder(config: StudentConfig) -> Any:
     tokens = config.max_query_tokens + config.max_document_tokens
     model = _loaded(st.CrossEncoder, config.model, num_labels=1, max_length=tokens)
     check_length(model, tokens, "student.max_query_tokens and max_document_tokens, together")
-    keep_layers(model, config.layers)
+    shape_encoder(model, config.layers, config.dropout)
     return model
 
 
@@ -106,7 +106,7 @@ def _pair_model(config: StudentConfig) -> Any:
     from cyclealign.pair_models.tk import TK
 
     source = _loaded(st.SentenceTransformer, config.model)
-    keep_layers(source, config.layers)
+    shape_encoder(source, config.layers, config.dropout)
     check_length(source, max(config.max_query_tokens, config.max_document_tokens), LENGTHS)
     encoder, tokenizer = source[0].auto_model, source.tokenizer
     lengths = {"max_query_tokens": config.max_query_tokens, "max_document_tokens": config.max_document_tokens}
@@ -134,10 +134,22 @@ def check_length(model: Any, tokens: int, key: str) -> None:
         raise UserError(f"{key}: the encoder has {most} positions, got {tokens} tokens")
 
 
-def keep_layers(model: Any, layers: int | None) -> None:
-    """Cut an encoder after its first so many layers."""
-    if layers is None:
-        return
+def shape_encoder(model: Any, layers: int | None, dropout: float | None) -> None:
+    """Cut an encoder after its first so many layers, and set all its dropout rates, those of its config too.
+
+    UserError where it has fewer layers.
+    """
+    if layers is not None:
+        _keep_layers(model, layers)
+    if dropout is not None:
+        set_dropout(model, dropout)
+        config = model[0].auto_model.config
+        # A later stage loads what this one saves.
+        rates = [name for name, value in vars(config).items() if "drop" in name and isinstance(value, (int, float))]
+        config.update(dict.fromkeys(rates, dropout))
+
+
+def _keep_layers(model: Any, layers: int) -> None:
     inner = model[0].auto_model
     found = [m for name, m in inner.named_modules() if name.rpartition(".")[2] in ("layer", "layers") and len(m) > 0]
     if not found or len(found[0]) < layers:
