@@ -198,6 +198,17 @@ def test_a_student_trains_on_texts_as_it_encodes_them(kind: str) -> None:
     assert student.model.prompts["document"] == "blue blue "
 
 
+def test_a_loss_that_stands_still_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    student = f"student.model={tiny_encoders.save_encoder(Path('student'))}"
+    assert distill(student, "name=learns") == 0
+    assert caplog.text == ""
+    assert distill(student, "name=stands", "training.learning_rate=1e-9") == 0
+    first = summary("stands")["first_loss"]
+    assert (
+        f"the loss stood still: {first:.4g} in the first quarter of the steps, {first:.4g} in the last" in caplog.text
+    )
+
+
 def test_layers_that_are_not_there(capsys: Captured) -> None:
     folder = tiny_encoders.save_encoder(Path("student"))
     assert distill(f"student.model={folder}", "student.layers=2") == 2

@@ -109,8 +109,13 @@ def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> dict[s
     if (found := _record(config, "pretraining")) is not None:
         return found
     student = config.student
-    shape = {"layers": student.layers, "dropout": student.dropout, "max_tokens": student.max_tokens}
-    model = make_model(student.model, **shape, seed=config.seed)
+    model = make_model(
+        student.model,
+        layers=student.layers,
+        dropout=student.dropout,
+        max_tokens=student.max_tokens,
+        seed=config.seed,
+    )
     objective = CrossEncoderObjective(model, config.pretraining.loss)
     return _fit(config.of_stage(config.pretraining), "pretraining", objective, rows, out)
 

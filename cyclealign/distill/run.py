@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cyclealign.atomic import write_atomic
@@ -13,6 +15,9 @@ from cyclealign.distill.config import DistillConfig
 from cyclealign.strict_yaml import write_yaml
 from cyclealign.training_keys import check_training
 from cyclealign.types import UserError
+
+log = logging.getLogger(__name__)
+STOOD = 0.98  # of the first quarter's mean loss, in the last one: nothing was learned
 
 
 def claim(config: DistillConfig) -> dict[str, Any] | None:
@@ -85,10 +90,28 @@ def training_arguments(config: DistillConfig, stage: str = "checkpoints", **defa
 
 
 def train_or_resume(trainer: Any) -> tuple[float | None, float | None]:
-    """Train, or go on from the last whole checkpoint of the trainer's folder; first and last logged loss."""
+    """Train, or go on from the last whole checkpoint of the trainer's folder; first and last logged loss.
+
+    A loss that stood still is warned of: the model is saved, and looks like any other.
+    """
     # transformers writes this file last and takes the newest folder for whole, also where a kill left it half written.
     whole = [file.parent for file in Path(trainer.args.output_dir).glob("checkpoint-*/trainer_state.json")]
     last = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    _warn_if_it_stood(losses)
     return (losses[0], losses[-1]) if losses else (None, None)
+
+
+def _warn_if_it_stood(losses: Sequence[float]) -> None:
+    if (quarter := len(losses) // 4) == 0:
+        return
+    first, last = fmean(losses[:quarter]), fmean(losses[-quarter:])
+    if last > STOOD * first > 0:
+        log.warning(
+            "the loss stood still: %.4g in the first quarter of the steps, %.4g in the last; try student.dropout=0"
+            " (small encoders that read two texts as one may learn nothing with it), more steps, or another"
+            " training.learning_rate",
+            first,
+            last,
+        )
