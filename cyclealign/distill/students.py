@@ -145,8 +145,11 @@ def shape_encoder(model: Any, layers: int | None, dropout: float | None) -> None
         set_dropout(model, dropout)
         config = model[0].auto_model.config
         # A later stage loads what this one saves.
-        rates = [name for name, value in vars(config).items() if "drop" in name and isinstance(value, (int, float))]
-        config.update(dict.fromkeys(rates, dropout))
+        config.update({name: dropout for name, value in vars(config).items() if _is_rate(name, value)})
+
+
+def _is_rate(name: str, value: object) -> bool:
+    return ("dropout" in name or name.endswith("pdrop")) and isinstance(value, (int, float))
 
 
 def _keep_layers(model: Any, layers: int) -> None:
