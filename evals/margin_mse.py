@@ -34,6 +34,7 @@ from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.retrieval import measured
 from cyclealign.losses import MarginMSE, PointwiseMSE, RankNet
 from cyclealign.pair_models.loading import load_cross_encoder
+from cyclealign.records import jsonl_rows
 from cyclealign.run_dir import write_jsonl
 from cyclealign.score_job import run_score_job
 from cyclealign.score_plan import ScoreJob
@@ -212,6 +213,16 @@ def teacher_values(options: argparse.Namespace, data: Mapping[str, Any]) -> dict
     return {"T1": per_query(data, runs[0]), "T2": per_query(data, mean)}
 
 
+def margins(scored: Path) -> dict[str, float]:
+    """How a teacher scores what it was trained on: relevant minus other."""
+    found = [row["scores"][0] - row["scores"][1] for _, row in jsonl_rows(scored)]
+    return {
+        "relevant first": float(np.mean([margin > 0 for margin in found])),
+        "mean": float(np.mean(found)),
+        "deviation": float(np.std(found)),
+    }
+
+
 def run_arm(options: argparse.Namespace, data: Mapping[str, Any], student: str, arm: str, seed: int) -> dict[str, Any]:
     """RR@10 by query, re-ranking and (with vectors) retrieving, and processor time a query, of one trained student."""
     name = f"{student}-{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
@@ -264,6 +275,9 @@ def report(
                 "mrr@10": fixed | {arm: float(np.mean(table)) for arm, table in values.items()},
                 "claims": compare_arms(values, claims),
             }
+    metrics["teachers' margins of the triples"] = {
+        name: margins(options.scratch / f"{name}.jsonl") for name in ("T1", "T2")
+    }
     metrics["processor milliseconds a query"] = {
         arm: [round(run["milliseconds"], 3) for run in runs] for arm, runs in arms.items()
     }
