@@ -215,6 +215,19 @@ def test_layers_that_are_not_there(capsys: Captured) -> None:
     assert "student.layers: the encoder has 1 layers, got 2" in capsys.readouterr().err
 
 
+def test_a_student_without_layers(capsys: Captured) -> None:
+    folder = tiny_encoders.save_encoder(Path("student"))
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    words = StaticEmbedding(Tokenizer.from_file(str(folder / "tokenizer.json")), embedding_dim=8)
+    SentenceTransformer(modules=[words], device="cpu").save("static")
+    assert distill("student.model=static") == 2
+    said = "student.model: expected a transformer encoder, got 'static', a StaticEmbedding"
+    assert said in capsys.readouterr().err
+
+
 def test_prettr_needs_layers_on_both_sides_of_the_split(capsys: Captured) -> None:
     folder = tiny_encoders.save_encoder(Path("student"), layers=2)
     assert distill(f"student.model={folder}", "student.kind=prettr", "student.split=2") == 2

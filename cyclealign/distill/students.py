@@ -82,7 +82,11 @@ def _dense(config: StudentConfig) -> Any:
         similarity_fn_name=config.kind,
         device=str(model.device),
     )
-    model.max_seq_length = max(config.max_query_tokens, config.max_document_tokens)
+    try:
+        model.max_seq_length = max(config.max_query_tokens, config.max_document_tokens)
+    except AttributeError as error:
+        kind = type(model[0]).__name__
+        raise UserError(f"student.model: expected a transformer encoder, got {config.model!r}, a {kind}") from error
     check_length(model, model.max_seq_length, LENGTHS)
     shape_encoder(model, config.layers, config.dropout)
     return model
@@ -143,9 +147,10 @@ def shape_encoder(model: Any, layers: int | None, dropout: float | None) -> None
         _keep_layers(model, layers)
     if dropout is not None:
         set_dropout(model, dropout)
-        config = model[0].auto_model.config
-        # A later stage loads what this one saves.
-        config.update({name: dropout for name, value in vars(config).items() if _is_rate(name, value)})
+        if (encoder := getattr(model[0], "auto_model", None)) is not None:  # a Router has several
+            # A later stage loads what this one saves.
+            rates = [name for name, value in vars(encoder.config).items() if _is_rate(name, value)]
+            encoder.config.update(dict.fromkeys(rates, dropout))
 
 
 def _is_rate(name: str, value: object) -> bool:
@@ -153,7 +158,7 @@ def _is_rate(name: str, value: object) -> bool:
 
 
 def _keep_layers(model: Any, layers: int) -> None:
-    inner = model[0].auto_model
+    inner = getattr(model[0], "auto_model", model[0])
     found = [m for name, m in inner.named_modules() if name.rpartition(".")[2] in ("layer", "layers") and len(m) > 0]
     if not found or len(found[0]) < layers:
         raise UserError(f"student.layers: the encoder has {len(found[0]) if found else 'no'} layers, got {layers}")
