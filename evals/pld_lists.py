@@ -100,7 +100,12 @@ def predicted(
             steps=arguments.list_steps,
             save_every=10**6,
             student=StudentConfig(
-                model=str(get_model_path()), kind="cross_encoder", layers=2, max_query_tokens=24, max_document_tokens=72
+                model=str(get_model_path()),
+                kind="cross_encoder",
+                layers=2,
+                dropout=0.0,
+                max_query_tokens=24,
+                max_document_tokens=72,
             ),
             data=ScoresConfig(scores=scores, format="ntuples"),
             loss=loss,
