@@ -14,6 +14,7 @@ import tiny_encoders
 import torch
 
 from cyclealign.dialogues import read_levels, read_ratings
+from cyclealign.distill.config import EncoderShape
 from cyclealign.losses import QuantiDCEKD
 from cyclealign.types import UserError
 
@@ -39,7 +40,8 @@ def model(tmp_path: Path) -> Any:
 def made(make_model: Any, folder: Path, **changes: Any) -> Any:
     if not (folder / "bert").exists():
         tiny_encoders.save_encoder(folder / "bert", layers=2)
-    return make_model(str(folder / "bert"), **{"layers": None, "dropout": None, "max_tokens": 32, "seed": 0, **changes})
+    shape = EncoderShape(layers=changes.pop("layers", None))
+    return make_model(str(folder / "bert"), shape, **{"max_tokens": 32, "seed": 0, **changes})
 
 
 def states(model: Any) -> tuple[torch.Tensor, Any, torch.Tensor]:

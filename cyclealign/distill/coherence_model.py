@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyclealign.distill.config import EncoderShape
 from cyclealign.losses import ModelStates, QuantiDCEKD
 from cyclealign.model_loading import loaded
 
 
-def make_model(encoder: str, *, layers: int | None, dropout: float | None, max_tokens: int, seed: int) -> Any:
+def make_model(encoder: str, shape: EncoderShape, *, max_tokens: int, seed: int) -> Any:
     """A ``CrossEncoder`` whose logit is MLP(mean of the pair's token states), widths D, D/2, D/4, 1, ELU between.
 
     The published shape (Ye et al. 2021, arXiv 2106.00507, section 3.1; 768, 384, 192, 1) on the mean instead of BERT's
     pooler, which sentence encoders have not trained. Of a pair that is too long the oldest words are cut.
 
     Args:
-        encoder: directory or hub id. layers: keep the first so many. dropout: every rate, None: as its config
-            has it. seed: of the network's first weights.
+        encoder: directory or hub id. seed: of the network's first weights.
 
     Raises:
         UserError: no such encoder, or fewer layers.
@@ -44,7 +44,7 @@ def make_model(encoder: str, *, layers: int | None, dropout: float | None, max_t
     )
     model = CrossEncoder(modules=[body, Pooling(width, pooling_mode="mean"), *head], device=_device())
     check_length(model, max_tokens, "student.max_tokens")
-    shape_encoder(model, layers, dropout)
+    shape_encoder(model, shape)
     return model
 
 

@@ -13,17 +13,21 @@ from cyclealign.score_formats import READERS
 from cyclealign.score_formats.sidecar import Gives, recorded_gives
 
 
-class StudentConfig(Section):
+class EncoderShape(Section):
+    """``layers``: keep the first so many of the encoder. ``dropout``: every rate of it, None: as its config has it."""
+
+    layers: int | None = Field(default=None, ge=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+
+
+class StudentConfig(EncoderShape):
     """``kind``: how a pair is scored. dot and cosine: one vector a text; colbert: MaxSim over token vectors;
     cross_encoder: the pair read as one; prettr: read apart up to layer ``split`` (None: half of them), as one behind
-    it; tk: kernels over the cosines of term vectors. ``layers``: keep the first so many of the encoder.
-    ``dropout``: every rate of the encoder, None: as its config has it. ``scale`` multiplies the student's score,
-    ``learn_scale`` trains it."""
+    it; tk: kernels over the cosines of term vectors. ``scale`` multiplies the student's score, ``learn_scale`` trains
+    it."""
 
     model: str = Field(min_length=1)
     kind: Literal["dot", "cosine", "colbert", "cross_encoder", "prettr", "tk"] = "dot"
-    layers: int | None = Field(default=None, ge=1)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
     split: int | None = Field(default=None, ge=1)
     max_query_tokens: int = Field(default=30, ge=4)
     max_document_tokens: int = Field(default=200, ge=8)

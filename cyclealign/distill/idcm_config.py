@@ -7,19 +7,16 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cyclealign.config import Loss, Section
-from cyclealign.distill.config import DistillConfig, ScoresConfig
+from cyclealign.distill.config import DistillConfig, EncoderShape, ScoresConfig
 from cyclealign.losses import NDCG2
 
 
-class IDCMStudentConfig(Section):
-    """``model``: the cross-encoder that becomes the ETM; ``layers``: keep the first so many; ``dropout``: every rate of
-    it, None: as its config has it. ``esm``: CK, or the smaller CKS. ``select``: passages that the ETM scores (k);
-    ``top``: of them, how many scores add up (l). Tokens: a window every ``window``, with ``overlap`` more on either
-    side."""
+class IDCMStudentConfig(EncoderShape):
+    """``model``: the cross-encoder that becomes the ETM; ``esm``: CK, or the smaller CKS. ``select``: passages that
+    the ETM scores (k); ``top``: of them, how many scores add up (l). Tokens: a window every ``window``, with
+    ``overlap`` more on either side."""
 
     model: str = Field(min_length=1)
-    layers: int | None = Field(default=None, ge=1)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
     esm: Literal["ck", "cks"] = "ck"
     select: int = Field(default=4, ge=1)
     top: int = Field(default=3, ge=1)

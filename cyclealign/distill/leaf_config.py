@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from cyclealign.config import Section
-from cyclealign.distill.config import DistillConfig
+from cyclealign.distill.config import DistillConfig, EncoderShape
 from cyclealign.losses import EmbeddingMatch
 
 
@@ -20,13 +20,10 @@ class EncoderTeacherConfig(Section):
     vectors: Path | None = None
 
 
-class LeafStudentConfig(Section):
-    """``model``: the encoder to start from, the teacher's own by default. ``layers``: keep its first so many.
-    ``dropout``: every rate of it, None: as its config has it."""
+class LeafStudentConfig(EncoderShape):
+    """``model``: the encoder to start from, the teacher's own by default."""
 
     model: str | None = None
-    layers: int | None = Field(default=None, ge=1)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
     max_tokens: int = Field(default=256, ge=4)
 
 

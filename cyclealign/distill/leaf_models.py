@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.distill.leaf_config import EncoderTeacherConfig, LeafStudentConfig
-from cyclealign.distill.students import check_length, shape_encoder
+from cyclealign.distill.students import cut_texts, shape_encoder
 from cyclealign.model_loading import loaded
 
 
@@ -14,8 +14,7 @@ def load_teacher(config: EncoderTeacherConfig, key: str = "teacher.model") -> An
     """The teacher, frozen. UserError, naming ``key``, where it cannot be loaded."""
     teacher = _loaded(config.model, key).eval().requires_grad_(False)
     if config.max_tokens is not None:
-        teacher.max_seq_length = config.max_tokens
-        check_length(teacher, config.max_tokens, "teacher.max_tokens")
+        cut_texts(teacher, config.max_tokens, name=config.model, key="teacher.max_tokens")
     return teacher
 
 
@@ -34,8 +33,9 @@ def make_student(config: LeafStudentConfig, teacher: EncoderTeacherConfig, like:
     import torch
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
-    model = _loaded(config.model or teacher.model, "student.model")
-    shape_encoder(model, config.layers, config.dropout)
+    name = config.model or teacher.model
+    model = _loaded(name, "student.model")
+    shape_encoder(model, config)
     own = model[0].get_embedding_dimension()
     start = torch.eye(width) if own == width else None
     projection = Dense(own, width, bias=False, activation_function=torch.nn.Identity(), init_weight=start)
@@ -46,8 +46,7 @@ def make_student(config: LeafStudentConfig, teacher: EncoderTeacherConfig, like:
         similarity_fn_name=like.similarity_fn_name,
         device=str(like.device),
     )
-    student.max_seq_length = config.max_tokens
-    check_length(student, config.max_tokens, "student.max_tokens")
+    cut_texts(student, config.max_tokens, name=name, key="student.max_tokens")
     return student
 
 

@@ -18,7 +18,7 @@ from cyclealign.config import Section
 from cyclealign.dialogues import read_levels, read_ratings
 from cyclealign.distill.adapters import CrossEncoderObjective
 from cyclealign.distill.coherence_model import RatingObjective, load_model, make_model
-from cyclealign.distill.config import DistillConfig
+from cyclealign.distill.config import DistillConfig, EncoderShape
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
 from cyclealign.losses import MultiLevelRanking, QuantiDCEKD
 from cyclealign.rankers.encoders import told
@@ -28,13 +28,10 @@ from cyclealign.types import UserError
 Rows = Mapping[str, Sequence[Any]]  # columns
 
 
-class EncoderConfig(Section):
-    """``layers``: keep the first so many of the encoder; ``dropout``: every rate of it, None: as its config has it;
-    ``max_tokens``: of context and response together."""
+class EncoderConfig(EncoderShape):
+    """``max_tokens``: of context and response together."""
 
     model: str = Field(min_length=1)
-    layers: int | None = Field(default=None, ge=1)
-    dropout: float | None = Field(default=None, ge=0, lt=1)
     max_tokens: int = Field(default=128, ge=8)
 
 
@@ -109,13 +106,7 @@ def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> dict[s
     if (found := _record(config, "pretraining")) is not None:
         return found
     student = config.student
-    model = make_model(
-        student.model,
-        layers=student.layers,
-        dropout=student.dropout,
-        max_tokens=student.max_tokens,
-        seed=config.seed,
-    )
+    model = make_model(student.model, student, max_tokens=student.max_tokens, seed=config.seed)
     objective = CrossEncoderObjective(model, config.pretraining.loss)
     return _fit(config.of_stage(config.pretraining), "pretraining", objective, rows, out)
 

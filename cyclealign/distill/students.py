@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective, ListObjective, MultiVectorObjective
-from cyclealign.distill.config import StudentConfig
+from cyclealign.distill.config import EncoderShape, StudentConfig
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.losses import RankingLoss
 from cyclealign.model_loading import loaded, set_dropout
@@ -51,9 +51,8 @@ def make_student(config: StudentConfig, loss: RankingLoss, *, positive_first: bo
         return Student(model, objective, st.CrossEncoderTrainer, st.CrossEncoderTrainingArguments, None, fast)
     if config.kind == "colbert":
         model = _loaded(st.MultiVectorEncoder, config.model)
-        model.max_seq_length = max(cut)
-        check_length(model, max(cut), LENGTHS)
-        shape_encoder(model, config.layers, config.dropout)
+        cut_texts(model, max(cut), name=config.model, key=LENGTHS)
+        shape_encoder(model, config)
         collator = _collator(model, cut, tasks=("query", "document"))
         objective = MultiVectorObjective(model, loss, **options)
         return Student(model, objective, st.MultiVectorEncoderTrainer, st.MultiVectorEncoderTrainingArguments, collator)
@@ -82,13 +81,8 @@ def _dense(config: StudentConfig) -> Any:
         similarity_fn_name=config.kind,
         device=str(model.device),
     )
-    try:
-        model.max_seq_length = max(config.max_query_tokens, config.max_document_tokens)
-    except AttributeError as error:
-        kind = type(model[0]).__name__
-        raise UserError(f"student.model: expected a transformer encoder, got {config.model!r}, a {kind}") from error
-    check_length(model, model.max_seq_length, LENGTHS)
-    shape_encoder(model, config.layers, config.dropout)
+    cut_texts(model, max(config.max_query_tokens, config.max_document_tokens), name=config.model, key=LENGTHS)
+    shape_encoder(model, config)
     return model
 
 
@@ -98,7 +92,7 @@ def _cross_encoder(config: StudentConfig) -> Any:
     tokens = config.max_query_tokens + config.max_document_tokens
     model = _loaded(st.CrossEncoder, config.model, num_labels=1, max_length=tokens)
     check_length(model, tokens, "student.max_query_tokens and max_document_tokens, together")
-    shape_encoder(model, config.layers, config.dropout)
+    shape_encoder(model, config)
     return model
 
 
@@ -110,7 +104,7 @@ def _pair_model(config: StudentConfig) -> Any:
     from cyclealign.pair_models.tk import TK
 
     source = _loaded(st.SentenceTransformer, config.model)
-    shape_encoder(source, config.layers, config.dropout)
+    shape_encoder(source, config)
     check_length(source, max(config.max_query_tokens, config.max_document_tokens), LENGTHS)
     encoder, tokenizer = source[0].auto_model, source.tokenizer
     lengths = {"max_query_tokens": config.max_query_tokens, "max_document_tokens": config.max_document_tokens}
@@ -123,6 +117,16 @@ def _pair_model(config: StudentConfig) -> Any:
     except ValueError as error:
         raise UserError(f"student: {error}") from error
     return st.CrossEncoder(modules=[module], device=str(source.device))
+
+
+def cut_texts(model: Any, tokens: int, *, name: str, key: str) -> None:
+    """Let ``name``'s model cut texts at so many tokens. UserError where it cannot, or has fewer positions (``key``)."""
+    try:
+        model.max_seq_length = tokens
+    except AttributeError as error:  # static embeddings
+        kind, whose = type(model[0]).__name__, key.partition(".")[0]
+        raise UserError(f"{whose}.model: expected a transformer encoder, got {name!r}, a {kind}") from error
+    check_length(model, tokens, key)
 
 
 def check_length(model: Any, tokens: int, key: str) -> None:
@@ -138,19 +142,19 @@ def check_length(model: Any, tokens: int, key: str) -> None:
         raise UserError(f"{key}: the encoder has {most} positions, got {tokens} tokens")
 
 
-def shape_encoder(model: Any, layers: int | None, dropout: float | None) -> None:
+def shape_encoder(model: Any, shape: EncoderShape) -> None:
     """Cut an encoder after its first so many layers, and set all its dropout rates, those of its config too.
 
     UserError where it has fewer layers.
     """
-    if layers is not None:
-        _keep_layers(model, layers)
-    if dropout is not None:
-        set_dropout(model, dropout)
+    if shape.layers is not None:
+        _keep_layers(model, shape.layers)
+    if shape.dropout is not None:
+        set_dropout(model, shape.dropout)
         if (encoder := getattr(model[0], "auto_model", None)) is not None:  # a Router has several
             # A later stage loads what this one saves.
             rates = [name for name, value in vars(encoder.config).items() if _is_rate(name, value)]
-            encoder.config.update(dict.fromkeys(rates, dropout))
+            encoder.config.update(dict.fromkeys(rates, shape.dropout))
 
 
 def _is_rate(name: str, value: object) -> bool:
