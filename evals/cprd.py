@@ -5,7 +5,7 @@
 Every arm has InfoNCE; beside it nothing, KL, full ListMLE, or CPRD, on the same lists, steps and student. Dialogue:
 the mined negatives are the human-written adversarial responses; the teacher is a cross-encoder trained on the
 training contexts. Emoji: queries are pictures; the teacher, a sentence encoder as it comes, reads an emoji's keywords
-in the place of its pixels (a cross-encoder learns nothing from as few names).
+in the place of its pixels (a cross-encoder learned nothing from as few names, at BERT's dropout).
 Finished arms in the scratch folder are not run again.
 """
 

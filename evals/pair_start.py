@@ -2,11 +2,12 @@
 
     python evals/pair_start.py --data DIR --out runs/pair_start
 
-The layers of a bi-encoder have never read two texts as one, and a few hundred steps on a small collection leave a
-cross-encoder made of them where it began. BERT has its next-sentence task for that; this is its like, from unlabelled
-text alone: which of four passages does a sentence come from (inverse cloze, Lee et al. 2019, arXiv 1906.00300; of
-SciFact's abstracts), and which of four utterances comes next (Schema-Guided Dialogue). RankNet, the first passage being
-the right one. Every arm of an eval starts from the same model.
+The layers of a bi-encoder have never read two texts as one, and at BERT's dropout a few hundred steps on a small
+collection leave a cross-encoder made of them where it began (without dropout they do not: margin_mse.py). BERT has its
+next-sentence task for that; this is its like, from unlabelled text alone: which of four passages does a sentence come
+from (inverse cloze, Lee et al. 2019, arXiv 1906.00300; of SciFact's abstracts), and which of four utterances comes next
+(Schema-Guided Dialogue). RankNet, the first passage being the right one. Every arm of an eval starts from the same
+model.
 """
 
 from __future__ import annotations

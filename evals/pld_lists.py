@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import random
@@ -20,6 +19,8 @@ from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.distill.pld_config import PLDListConfig
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.losses import PLD, ListMLE, MarginMSE, RankingLoss, RankNet
+from cyclealign.records import jsonl_rows
+from cyclealign.run_dir import write_jsonl
 
 ARMS: dict[str, RankingLoss] = {"pld": PLD(), "listmle": ListMLE(), "ranknet": RankNet(), "margin_mse": MarginMSE()}
 LEAST = 1e-4  # probabilities nearer to 0 or 1 than this say no more
@@ -32,9 +33,7 @@ def rank_lists(arguments: argparse.Namespace) -> dict[str, Any]:
     """Kendall's tau-b and nDCG of every arm on held-out prompts, and the claims of both."""
     train, test = lists(arguments.data / "alpacaeval_nc" / "rankings.jsonl.gz", arguments.prompts)
     scores = arguments.scratch / "lists.jsonl"
-    rows = [{"query": q, "documents": d, "scores": s} for q, d, s in train]
-    scores.parent.mkdir(parents=True, exist_ok=True)
-    scores.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(scores, ({"query": q, "documents": d, "scores": s} for q, d, s in train))
     tau: dict[str, list[list[float]]] = {}
     ndcg: dict[str, list[list[float]]] = {}
     for seed in range(arguments.seeds):
@@ -62,11 +61,9 @@ def rank_lists(arguments: argparse.Namespace) -> dict[str, Any]:
 def lists(path: Path, train: int) -> tuple[list[List], list[List]]:
     """Training and test prompts; a score is the log-odds that GPT-4 prefers the response to GPT-4-turbo's own."""
     found = []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            odds = [log_odds(c["pref_vs_gpt4turbo"]) for c in row["candidates"]]
-            found.append((row["instruction"], [c["output"] or " " for c in row["candidates"]], odds))
+    for _, row in jsonl_rows(path):
+        odds = [log_odds(c["pref_vs_gpt4turbo"]) for c in row["candidates"]]
+        found.append((row["instruction"], [c["output"] or " " for c in row["candidates"]], odds))
     random.Random(0).shuffle(found)
     tested = [item for item in found[train:] if len(set(item[2])) > 1]  # an all-tied list has no tau
     return found[:train], tested
