@@ -3,7 +3,9 @@
     python evals/margin_mse.py --data DIR --out evals/results/margin_mse.json
 
 One training set of both collections: triples of a query, a relevant document and a negative of BM25's first ones.
-Teachers are cross-encoders (BERT_CAT) trained on its labels by RankNet; T1 is the first, T2 the mean of all. Students
+Teachers are cross-encoders (BERT_CAT) trained on its labels by RankNet; T1 is the first, T2 the mean of all. TX is two
+more, each trained on one half of the queries and scoring the other, so that no triple is scored by who learned its
+label. Students
 and teachers are the first layers of MiniLM, trained without dropout: with BERT's rates cross-encoders of few layers do
 not leave a random order for hundreds of steps, which one arm shows. Every arm of a student has the same triples, steps,
 batches and first weights of a seed. dot and colbert have all arms, the others labels and T1.
@@ -38,6 +40,7 @@ from cyclealign.records import jsonl_rows
 from cyclealign.run_dir import write_jsonl
 from cyclealign.score_job import run_score_job
 from cyclealign.score_plan import ScoreJob
+from cyclealign.types import sha256_hex
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,11 @@ ARMS = {
     "mse T1": Arm(PointwiseMSE(), "T1"),
     "margin_mse T1": Arm(MarginMSE(), "T1"),
     "margin_mse T2": Arm(MarginMSE(), "T2"),
+    "margin_mse TX": Arm(MarginMSE(), "TX"),
     "ranknet labels, dropout 0.1": Arm(RankNet(), "labels", 0.1),
 }
-FULL = ("ranknet labels", "mse T1", "margin_mse T1", "margin_mse T2")
-FEW = ("ranknet labels", "margin_mse T1")
+FULL = ("ranknet labels", "mse T1", "margin_mse T1", "margin_mse T2", "margin_mse TX")
+FEW = ("ranknet labels", "margin_mse T1", "margin_mse TX")
 STUDENTS = {
     "dot": FULL,
     "colbert": FULL,
@@ -70,6 +74,8 @@ CLAIMS = (
     ("margin_mse T1", "ranknet labels"),
     ("margin_mse T1", "mse T1"),
     ("margin_mse T2", "margin_mse T1"),
+    ("margin_mse TX", "ranknet labels"),
+    ("margin_mse TX", "margin_mse T1"),
     ("ranknet labels", "ranknet labels, dropout 0.1"),
 )
 TRAINING = {"use_cpu": True, "bf16": True, "disable_tqdm": True, "lr_scheduler_type": "linear", "warmup_steps": 5}
@@ -140,6 +146,9 @@ def prepared(options: argparse.Namespace) -> dict[str, Any]:
             data["documents"] |= {f"{name}/{d}": collection.documents[d] for d in kept}
     options.scratch.mkdir(parents=True, exist_ok=True)
     write_jsonl(options.scratch / "triples.jsonl", triples)
+    for n in range(2):
+        half = [row for row in triples if int(sha256_hex(row["query"])[:8], 16) % 2 == n]
+        write_jsonl(options.scratch / f"half-{n}.jsonl", half)
     return {**data, "triples": len(triples)}
 
 
@@ -147,24 +156,46 @@ def score(options: argparse.Namespace) -> None:
     """T1's and T2's scores of the triples, by teachers that are trained on the labels before."""
     paths = []
     for n in range(options.teachers):
-        distil(options, f"teacher-{n}", "cross_encoder", ARMS["ranknet labels"], 100 + n, teacher=True)
-        paths.append(f"cross_encoder:{options.scratch / f'teacher-{n}' / 'model'}")
-    for name, teachers in (("T1", paths[:1]), ("T2", paths)):
-        target = options.scratch / f"{name}.jsonl"
-        if not target.exists():
-            run_score_job(
-                ScoreJob(
-                    file=options.scratch / "triples.jsonl",
-                    store=options.scratch / "scores.sqlite",
-                    teachers=tuple(teachers),
-                    write=f"ntuples:{target}",
-                )
+        paths.append(teacher(options, f"teacher-{n}", options.scratch / "triples.jsonl", 100 + n))
+    score_file(options, "triples", paths[:1], "T1")
+    score_file(options, "triples", paths, "T2")
+    halves = [options.scratch / f"half-{n}.jsonl" for n in range(2)]
+    for n, half in enumerate(halves):
+        score_file(options, halves[1 - n].stem, [teacher(options, f"teacher-half-{n}", half, 100)], f"TX-{n}")
+    # In the order of the triples, so that all arms see the same ones at the same step.
+    scored = {
+        (row["query"], *row["documents"]): row
+        for n in range(2)
+        for _, row in jsonl_rows(options.scratch / f"TX-{n}.jsonl")
+    }
+    rows = [row for _, row in jsonl_rows(options.scratch / "triples.jsonl")]
+    write_jsonl(options.scratch / "TX.jsonl", [scored[row["query"], *row["documents"]] for row in rows])
+
+
+def teacher(options: argparse.Namespace, name: str, triples: Path, seed: int) -> str:
+    """Spec of a cross-encoder trained on the labels of these triples."""
+    folder = distil(options, name, "cross_encoder", ARMS["ranknet labels"], seed, triples=triples)
+    return f"cross_encoder:{folder}"
+
+
+def score_file(options: argparse.Namespace, triples: str, teachers: list[str], name: str) -> None:
+    target = options.scratch / f"{name}.jsonl"
+    if not target.exists():
+        run_score_job(
+            ScoreJob(
+                file=options.scratch / f"{triples}.jsonl",
+                store=options.scratch / "scores.sqlite",
+                teachers=tuple(teachers),
+                write=f"ntuples:{target}",
             )
+        )
 
 
-def distil(options: argparse.Namespace, name: str, kind: Any, arm: Arm, seed: int, *, teacher: bool = False) -> Path:
-    """Directory of a trained model."""
-    if teacher:
+def distil(
+    options: argparse.Namespace, name: str, kind: Any, arm: Arm, seed: int, *, triples: Path | None = None
+) -> Path:
+    """Directory of a trained model; ``triples``: of a teacher."""
+    if triples:
         layers, steps = options.teacher_layers, options.teacher_steps
     elif kind in JOINT:
         layers, steps = options.joint_layers, options.joint_steps
@@ -185,7 +216,7 @@ def distil(options: argparse.Namespace, name: str, kind: Any, arm: Arm, seed: in
             max_document_tokens=options.document_tokens,
         ),
         data=ScoresConfig(
-            scores=options.scratch / f"{'triples' if arm.source == 'labels' else arm.source}.jsonl",
+            scores=triples or options.scratch / f"{'triples' if arm.source == 'labels' else arm.source}.jsonl",
             teacher="labels" if arm.source == "labels" else "scores",
         ),
         loss=arm.loss,
@@ -201,16 +232,22 @@ def distil(options: argparse.Namespace, name: str, kind: Any, arm: Arm, seed: in
 
 
 def teacher_values(options: argparse.Namespace, data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """RR@10 by query of T1 and T2 on the test candidates."""
-    runs = []
-    for number in range(options.teachers):
-        file = options.scratch / f"teacher-{number}.json"
+    """RR@10 by query of the teachers on the test candidates."""
+    runs = {}
+    for name in [*(f"teacher-{n}" for n in range(options.teachers)), "teacher-half-0", "teacher-half-1"]:
+        file = options.scratch / f"{name}.json"
         if not file.exists():
-            model = load_cross_encoder(str(options.scratch / f"teacher-{number}" / "model"), device="cpu")
+            model = load_cross_encoder(str(options.scratch / name / "model"), device="cpu")
             file.write_text(json.dumps(reranked(model, data["queries"], data["documents"], candidates(data))))
-        runs.append(json.loads(file.read_text()))
-    mean = {q: {d: sum(run[q][d] for run in runs) for d in found} for q, found in data["bm25"].items()}
-    return {"T1": per_query(data, runs[0]), "T2": per_query(data, mean)}
+        runs[name] = json.loads(file.read_text())
+    whole = [runs[f"teacher-{n}"] for n in range(options.teachers)]
+    mean = {q: {d: sum(run[q][d] for run in whole) for d in found} for q, found in data["bm25"].items()}
+    return {
+        "T1": per_query(data, whole[0]),
+        "T2": per_query(data, mean),
+        "TX, first half": per_query(data, runs["teacher-half-0"]),
+        "TX, second half": per_query(data, runs["teacher-half-1"]),
+    }
 
 
 def margins(scored: Path) -> dict[str, float]:
@@ -276,7 +313,7 @@ def report(
                 "claims": compare_arms(values, claims),
             }
     metrics["teachers' margins of the triples"] = {
-        name: margins(options.scratch / f"{name}.jsonl") for name in ("T1", "T2")
+        name: margins(options.scratch / f"{name}.jsonl") for name in ("T1", "T2", "TX")
     }
     metrics["processor milliseconds a query"] = {
         arm: [round(run["milliseconds"], 3) for run in runs] for arm, runs in arms.items()
