@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +51,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
         UserError: one line that names the file and line, or the key, what was expected and what was found.
     """
     path = find_config(path_or_name)
-    raw = _read(path)
+    raw = _read(path, Config)
     check_keys(raw, where=f"{path}: ")
     # The loss's name goes first: its fields may stand before it on the command line.
     for override in sorted(overrides, key=lambda o: not o.startswith("loss.name=")):
@@ -101,15 +102,15 @@ def parsed_section(kind: type[S], name: str, values: Mapping[str, Any], options:
         raise UserError(readable(error, raw[name], name)) from error
 
 
-def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
-    """A copy of ``raw`` with one ``key.below=value`` applied."""
+def with_override(raw: Mapping[str, Any], override: str, kind: type[Section] = Config) -> dict[str, Any]:
+    """A copy of ``raw``, a file of schema ``kind``, with one ``key.below=value`` applied."""
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
         raise UserError(f"override {override!r}: expected key=value, e.g. training.learning_rate=1e-5")
     value = read_yaml(text, f"override {key}")
     _check_plain(value, tuple(path))
-    if path == ["loss", "name"] and _loss_name(raw) != value:
+    if path == ["loss", "name"] and _loss_name(raw, kind) != value:
         return {**raw, "loss": {"name": value}}
     changed = copy.deepcopy(dict(raw))
     section = changed
@@ -121,7 +122,7 @@ def with_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
             raise UserError(f"override {key}: {'.'.join(path[:depth])} is not a section, it is {show(below)}")
         section = below
     section[path[-1]] = value
-    return _with_loss_name(changed)
+    return _with_loss_name(changed, kind)
 
 
 def load_sections(kind: type[S], path_or_name: str | Path, overrides: Sequence[str]) -> S:
@@ -131,10 +132,10 @@ def load_sections(kind: type[S], path_or_name: str | Path, overrides: Sequence[s
         UserError: as ``load_config``.
     """
     path = find_config(path_or_name)
-    raw = _read(path)
+    raw = _read(path, kind)
     check_keys(raw, where=f"{path}: ", model=kind)
     for override in sorted(overrides, key=lambda o: not o.startswith("loss.name=")):
-        raw = with_override(raw, override)
+        raw = with_override(raw, override, kind)
     check_keys(raw, model=kind)
     try:
         return kind.model_validate_json(json.dumps(raw), strict=True)
@@ -163,7 +164,7 @@ def check_resume_changes(old: Config, new: Config) -> None:
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: type[Section]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -174,19 +175,25 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections (key: value) at the top level, got {show(raw)}")
     _check_plain(raw, ())
-    return _with_loss_name(raw)
+    return _with_loss_name(raw, kind)
 
 
-def _loss_name(raw: Mapping[str, Any]) -> Any:
+def _loss_name(raw: Mapping[str, Any], kind: type[Section]) -> Any:
     loss = raw.get("loss")
-    return loss.get("name") if isinstance(loss, dict) else "rrhf" if loss is None else loss
+    return loss.get("name") if isinstance(loss, dict) else _default_loss(kind).get("name") if loss is None else loss
 
 
-def _with_loss_name(raw: dict[str, Any]) -> dict[str, Any]:
-    """A loss section without a name is the default loss's."""
-    if isinstance(raw.get("loss"), dict):
-        raw["loss"] = {"name": "rrhf", **raw["loss"]}
+def _with_loss_name(raw: dict[str, Any], kind: type[Section]) -> dict[str, Any]:
+    """A loss section without a name changes the default loss."""
+    if isinstance(raw.get("loss"), dict) and "name" not in raw["loss"]:
+        raw["loss"] = {**_default_loss(kind), **raw["loss"]}
     return raw
+
+
+def _default_loss(kind: type[Section]) -> dict[str, Any]:
+    """The schema's own, field by field; empty where it has none."""
+    field = kind.model_fields.get("loss")
+    return {} if field is None else dataclasses.asdict(field.default)
 
 
 def _check_plain(value: Any, path: tuple[str, ...]) -> None:

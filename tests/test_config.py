@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyclealign.config import Config
-from cyclealign.config_loading import check_resume_changes, dump_config, find_config, load_config
-from cyclealign.losses import PRO, RRHF, SimPO
+from cyclealign.config_loading import check_resume_changes, dump_config, find_config, load_config, load_sections
+from cyclealign.distill.cprd import CPRDConfig
+from cyclealign.losses import CPRD, PRO, RRHF, ListMLE, SimPO
 from cyclealign.resources import resource_dir
 from cyclealign.strict_yaml import read_yaml, write_yaml
 from cyclealign.training_keys import check_training
@@ -449,3 +450,12 @@ def test_config_is_frozen(small: Path) -> None:
     config: Config = load_config(small)
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3  # type: ignore[misc]
+
+
+def test_a_nameless_loss_section_changes_the_default_loss_of_its_own_schema(tmp_path: Path) -> None:
+    file = tmp_path / "cprd.yaml"
+    file.write_text("name: x\nstudent: {model: m, kind: cosine}\ndata: {scores: s.jsonl}\n")
+    assert load_sections(CPRDConfig, file, ["loss.temperature=0.5"]).loss == CPRD(threshold="mean", temperature=0.5)
+    file.write_text(file.read_text() + "loss: {temperature: 0.25}\n")
+    assert load_sections(CPRDConfig, file, []).loss == CPRD(threshold="mean", temperature=0.25)
+    assert load_sections(CPRDConfig, file, ["loss.name=listmle"]).loss == ListMLE()
