@@ -16,6 +16,8 @@ from loss_lists import log_sum_exp
 from torch import Tensor, nn
 
 from cyclealign.cli import main
+from cyclealign.distill.config import ScoresConfig, StudentConfig
+from cyclealign.distill.cprd import CPRDConfig, dual_encoder
 from cyclealign.distill.cprd_objective import CPRDObjective
 from cyclealign.losses import CPRD, ListMLE, RankingLoss
 
@@ -145,6 +147,38 @@ def test_a_text_student_learns_who_is_best_and_who_is_second(capsys: Captured) -
     assert distill("student.model=student", "loss.rank_cut=1", "loss.threshold=null") == 0  # done already
     assert distill("student.model=student", "weight=0") == 2
     assert "holds a distillation with another config" in capsys.readouterr().err
+
+
+def test_the_encoders_own_prompts_stand_before_the_texts_as_they_will_in_a_search() -> None:
+    model = tiny_encoders.dense(Path("bert"))
+    model.prompts = {"query": "red ", "document": "blue blue "}
+    model.save("student")
+    student = StudentConfig(model="student", kind="cosine")
+    found = dual_encoder(CPRDConfig(name="x", student=student, data=ScoresConfig(scores=Path("x")))).collator
+    assert found is not None
+    batch = found([{"query": "a cat ?", "documents": ["the dog runs"], "scores": [1.0]}])
+    words = [model.tokenizer.convert_ids_to_tokens(batch[f"{name}_input_ids"][0]) for name in ("query", "documents")]
+    assert words[0][1:-1] == ["red", "a", "cat", "?"]
+    assert words[1][1:-1] == ["blue", "blue", "the", "dog", "runs"]
+
+
+def test_lists_of_one_negative_train_infonce_alone_and_only_if_asked_to(capsys: Captured) -> None:
+    tiny_encoders.dense(Path("bert")).save("student")
+    write_lists([("a cat ?", ["the cat sleeps", "the dog runs"], [3.0, 1.0]), ("a dog ?", ["the dog runs"], [3.0])])
+    assert distill("student.model=student") == 2
+    assert "scored.jsonl: no list has two negatives beside its positive" in capsys.readouterr().err
+    assert distill("student.model=student", "weight=0", "steps=2") == 0
+    assert (summary()["lists"], summary()["ranked_lists"]) == (2, 0)
+    assert distill("student.model=student", "name=labels", "data.teacher=labels", "loss.name=listmle") == 2
+    assert "data.teacher: labels do not rank negatives" in capsys.readouterr().err
+
+
+def test_a_batch_of_lone_positives_is_a_batch_too() -> None:
+    tiny_encoders.dense(Path("bert")).save("student")
+    lone = [(f"a {n} ?", [f"the {n} sleeps"], [3.0]) for n in ("cat", "dog", "bird")]
+    write_lists([*lone, ("a cat ?", ["the cat sleeps", "the dog runs", "a bird sings"], [3.0, 1.0, 2.0])])
+    assert distill("student.model=student", "steps=8", "training.per_device_train_batch_size=1") == 0
+    assert (summary()["lists"], summary()["ranked_lists"]) == (4, 1)
 
 
 def draw_colours() -> None:

@@ -16,9 +16,9 @@ from cyclealign.cli import main
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
 from cyclealign.distill.idcm import selection_lists
-from cyclealign.distill.idcm_config import IDCMStudentConfig
+from cyclealign.distill.idcm_config import IDCMConfig, IDCMStudentConfig
 from cyclealign.distill.idcm_model import IDCM, LEAST, ConvolutionKernels
-from cyclealign.distill.idcm_objectives import DocumentObjective, document_collator
+from cyclealign.distill.idcm_objectives import DocumentObjective, document_collator, stage_trainer
 from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import shortened, windows
 from cyclealign.losses import RankNet
@@ -175,6 +175,37 @@ def test_document_training_scores_documents_as_the_cascade_with_all_passages_doe
     assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_batch_without_a_word_has_a_loss_of_zero_that_backpropagates() -> None:
+    model = tiny()
+    rows = [{"query": "a cat ?", "documents": ["", " "], "scores": [1.0, 0.0]}]
+    features = document_collator(model, Splitter(STUDENT, model.tokenizer), whole=False)(rows)
+    objective = DocumentObjective(model, RankNet(), whole=False)
+    loss = objective(**features)["loss"]
+    assert float(loss) == 0.0
+    loss.backward()
+    trained = [p for p in objective.parameters() if p.requires_grad and p.grad is not None]
+    assert trained
+    assert all(not p.grad.any() for p in trained)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adafactor"])
+def test_a_stage_has_the_optimizer_asked_for(optim: str) -> None:
+    training = {"optim": optim, "learning_rate": 0.01, "weight_decay": 0.3, "use_cpu": True}
+    adam = {"adam_beta1": 0.5, "adam_beta2": 0.6, "adam_epsilon": 1e-3}
+    stage = {"data": {"scores": Path("scores.tsv")}}
+    config = IDCMConfig(name="run", student=STUDENT, selection=stage, training=training | adam)
+    objective = DocumentObjective(tiny(), RankNet(), whole=False)
+    optimizer = stage_trainer(config, "stage", objective, {"query": ["a"]}, None).optimizer
+    assert type(optimizer).__name__ == {"adamw_torch": "AdamW", "adafactor": "Adafactor"}[optim]
+    rest, best = optimizer.param_groups
+    assert best["params"] == [objective.model.top_weights]
+    assert {id(p) for p in rest["params"]} == {id(p) for p in objective.model.cross_encoder.parameters()}
+    assert (rest["lr"], best["lr"]) == (0.01, pytest.approx(1.0))
+    assert rest["weight_decay"] == best["weight_decay"] == 0.3
+    if optim == "adamw_torch":
+        assert (rest["betas"], rest["eps"]) == ((0.5, 0.6), 1e-3)
+
+
 def test_the_etm_scores_each_pair_once() -> None:
     model = tiny()
     splitter = Splitter(STUDENT, model.tokenizer)
@@ -281,10 +312,16 @@ def test_three_stages_and_what_a_second_start_finds(capsys: Captured) -> None:
 def test_a_trained_cross_encoder_needs_the_last_stage_alone() -> None:
     tiny_encoders.save_encoder(Path("student"), head=True)
     write_data()
+    # Queries with one unscored document each: nobody has judged them.
+    asked = [line.split("\t")[:2] for line in Path("documents.tsv").read_text().splitlines()]
+    rows = [f"q{n}\td{n}\t{query}\t{document}\n" for n, (query, document) in enumerate(asked)]
+    Path("unscored.tsv").write_text("".join(rows))
     short = ("passages=null", "documents=null", "latency=0", "steps=4", "student.dropout=0.25")
+    short += ("selection.data={scores: unscored.tsv}",)
     assert distill(*short, "loss={name: listnet}") == 0
     summary = json.loads(Path("runs/idcm/summary.json").read_text())
     assert list(summary) == ["selection"]
+    assert summary["selection"]["lists"] == len(set(map(tuple, asked)))
     from sentence_transformers import CrossEncoder
 
     first, saved = CrossEncoder("student", device="cpu"), CrossEncoder("runs/idcm/model/etm", device="cpu")

@@ -99,3 +99,23 @@ def test_the_student_moves_into_the_teachers_space_and_keeps_its_modules() -> No
 def test_mistakes(capsys: Captured, overrides: tuple[str, ...], message: str) -> None:
     assert distill(*overrides) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_known_positive_stays_known_beside_leaf() -> None:
+    from cyclealign.distill.config import ListDistillConfig
+    from cyclealign.distill.leaf_beside import with_leaf
+    from cyclealign.distill.students import make_student
+
+    config = ListDistillConfig.model_validate(
+        {
+            "name": "x",
+            "student": {"model": "student"},
+            "data": {"scores": "scores.tsv"},
+            "loss": {"name": "pld"},
+            "leaf": {"teacher": "teacher"},
+        }
+    )
+    config.run_dir.mkdir(parents=True)
+    student = make_student(config.student, config.loss, positive_first=True)
+    rows = {"query": ["a cat ?"], "documents": [["the cat sleeps", "the dog runs"]]}
+    assert with_leaf(config, student, rows).objective.positive_first

@@ -110,6 +110,17 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     assert "runs/part: scores.tsv has changed since this run began" in capsys.readouterr().err
 
 
+def test_levels_are_learned_in_the_teachers_direction() -> None:
+    tiny_encoders.dense(Path("bert")).save("student")
+    assert distill("student.model=student", "loss={name: quantidce, squash: sigmoid}", "steps=40") == 0
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer("runs/margin-mse/model", device="cpu")
+    for line in LINES:
+        query, better, worse = model.encode(line.split("\t")[2:])
+        assert query @ better > query @ worse
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -118,10 +129,9 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
         (("student.split=1",), "student.split: only prettr splits, not dot"),
         (("data.qrels=qrels.tsv",), "data.qrels: labels are read only with data.teacher=labels"),
         (("data.teacher=labels",), "loss.name: margin_mse needs magnitudes, but scores.tsv gives an order alone"),
-        (
-            ("data.teacher=labels", "loss={name: quantidce}"),
-            "loss.name: quantidce takes levels (0 the best), not labels; use ranknet",
-        ),
+        (("data.format=foo",), "data.format: expected auto, margin_mse,"),
+        # The default loss is Margin-MSE, which has none: no other one takes its place unnamed.
+        (("loss.beta=0.5",), "unknown key loss.beta; loss margin_mse has"),
         (
             ("student.kind=tk", "evaluate={queries: q.tsv, documents: d.tsv, qrels: r.tsv}"),
             "evaluate: a tk has no vectors to search; give evaluate.candidates",
@@ -248,16 +258,16 @@ def write_collection() -> str:
     return "queries: queries.tsv, documents: docs.tsv, qrels: qrels.tsv"
 
 
-def test_labelled_lists_are_judged_documents_before_the_first_stages() -> None:
+def test_labelled_lists_begin_with_the_best_judged_documents() -> None:
     from cyclealign.distill.config import ScoresConfig
-    from cyclealign.distill.list_distiller import training_rows
+    from cyclealign.distill.list_rows import training_rows
 
     write_collection()
     files = {"queries": Path("queries.tsv"), "documents": Path("docs.tsv"), "qrels": Path("qrels.tsv")}
     rows = training_rows(ScoresConfig(scores=Path("run.trec"), teacher="labels", **files))
     assert rows["query"] == ["a cat ?", "a dog ?"]  # of q2 nothing is known
-    assert rows["documents"] == [["the cat sleeps", "the dog runs", "a bird sings"], ["the dog runs", "the cat sleeps"]]
-    assert rows["scores"] == [[2.0, 0.0, 1.0], [1.0, 0.0]]
+    assert rows["documents"] == [["the cat sleeps", "a bird sings", "the dog runs"], ["the dog runs", "the cat sleeps"]]
+    assert rows["scores"] == [[2.0, 1.0, 0.0], [1.0, 0.0]]
     rows = training_rows(ScoresConfig(scores=Path("scores.tsv"), teacher="labels"))
     assert rows["scores"] == [[1.0, 0.0]] * 4  # the file's positives, its scores unread
 

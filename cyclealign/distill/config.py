@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cyclealign.config import LeafAuxiliary, Loss, Section
-from cyclealign.losses import MarginMSE, feeds, losses_fed_by
-from cyclealign.score_formats import READERS
+from cyclealign.losses import MarginMSE
+from cyclealign.score_formats import READERS, detect
 from cyclealign.score_formats.sidecar import Gives, recorded_gives
 
 
@@ -54,6 +54,40 @@ class ScoresConfig(Section):
     documents: Path | None = None
     limit: int | None = Field(default=None, ge=1)
 
+    @field_validator("format")
+    @classmethod
+    def _known(cls, format: str) -> str:
+        if format not in ("auto", *READERS):
+            raise ValueError(f"expected auto, {', '.join(READERS)}, got {format!r}")
+        return format
+
+    @model_validator(mode="after")
+    def _labels(self) -> ScoresConfig:
+        if self.qrels is not None and self.teacher == "scores":
+            raise ValueError("qrels: labels are read only with data.teacher=labels")
+        return self
+
+    def file_format(self) -> str:
+        """The format that is named, or the one that the file is seen to have.
+
+        Raises:
+            UserError: no such file, or one of no known kind.
+        """
+        if self.format != "auto":
+            return self.format
+        return detect(self.scores, ids=self.queries is not None or self.documents is not None)
+
+    def gives(self) -> Gives:
+        """What a loss can take from the lists: labels and RankLLM's files are orders; else what lies beside the file.
+
+        Raises:
+            UserError: as ``file_format``.
+        """
+        if self.teacher == "labels":
+            return "order"
+        found = recorded_gives(self.scores)
+        return found or ("order" if self.file_format() == "rankllm" else "magnitude")
+
 
 class RetrievalConfig(Section):
     """Retrieval before and after: (id, text) files, and qrels as TREC's or TSV of query, document, relevance."""
@@ -96,32 +130,15 @@ class ListDistillConfig(DistillConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> ListDistillConfig:
-        if self.data.format not in ("auto", *READERS):
-            raise ValueError(f"data.format: expected auto, {', '.join(READERS)}, got {self.data.format!r}")
         if self.loss.student_score == "log_ratio" or self.loss.sft > 0:
             raise ValueError(
                 f"loss.name: {self.loss.name} (with its SFT term) is for policies; set loss.sft_weight=0, or"
                 " take another loss"
             )
-        if not feeds(self._gives, self.loss.needs):
-            raise ValueError(
-                f"loss.name: {self.loss.name} needs magnitudes, but {self.data.scores} gives an order alone;"
-                f" use {', '.join(losses_fed_by(self._gives))}"
-            )
-        if self.data.teacher == "labels" and self.loss.needs == "levels":
-            raise ValueError(f"loss.name: {self.loss.name} takes levels (0 the best), not labels; use ranknet")
         if self.leaf is not None and self.student.kind not in ("dot", "cosine"):
             raise ValueError(f"leaf: a {self.student.kind} has no vector of a text to match; use dot or cosine")
-        if self.data.qrels is not None and self.data.teacher == "scores":
-            raise ValueError("data.qrels: labels are read only with data.teacher=labels")
         if self.student.split is not None and self.student.kind != "prettr":
             raise ValueError(f"student.split: only prettr splits, not {self.student.kind}")
         if self.evaluate is not None and self.evaluate.candidates is None and not self.student.has_vectors:
             raise ValueError(f"evaluate: a {self.student.kind} has no vectors to search; give evaluate.candidates")
         return self
-
-    @property
-    def _gives(self) -> Gives:
-        if self.data.teacher == "labels":
-            return "order"
-        return recorded_gives(self.data.scores) or ("order" if self.data.format == "rankllm" else "magnitude")

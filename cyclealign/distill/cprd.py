@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 from cyclealign.config import Loss, Section
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
-from cyclealign.distill.list_distiller import fit_lists, training_rows
+from cyclealign.distill.list_distiller import fit_lists
+from cyclealign.distill.list_rows import check_feeds, mined_rows
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.distill.run import claim, write_summary
 from cyclealign.distill.students import Student, make_student
 from cyclealign.losses import CPRD
+from cyclealign.types import UserError
 
 
 class ImageEncoderConfig(Section):
@@ -25,7 +27,7 @@ class ImageEncoderConfig(Section):
 
 
 class CPRDConfig(ListDistillConfig):
-    """``data``: scored lists whose first document is the query's positive, the others its mined negatives.
+    """``data``: scored lists of a query's positive and its mined negatives, in a format that tells them apart.
     ``weight``: of the ranking loss beside InfoNCE. ``images``: an image encoder for the queries."""
 
     images: ImageEncoderConfig | None = None
@@ -52,15 +54,32 @@ def distill_cprd(config: CPRDConfig) -> dict[str, Any]:
     """
     from transformers import set_seed
 
-    rows = training_rows(config.data)
+    if config.weight > 0:
+        _check_order(config)
+    rows = mined_rows(config.data)
+    ranked = sum(len(documents) > 2 for documents in rows["documents"])
+    if config.weight > 0 and ranked == 0:
+        raise UserError(
+            f"{config.data.scores}: no list has two negatives beside its positive, so that there is no order to"
+            " distil; mine more negatives of each query, or set weight=0 (InfoNCE alone)"
+        )
     if (summary := claim(config)) is not None:
         return summary
     set_seed(config.seed)  # an image encoder's weights are drawn
     student = dual_encoder(config)
-    summary = {"lists": len(rows["query"]), **fit_lists(config, student, rows)}
+    summary = {"lists": len(rows["query"]), "ranked_lists": ranked, **fit_lists(config, student, rows)}
     summary["scale"] = student.objective.log_scale.exp().item()
     write_summary(config, summary)
     return summary
+
+
+def _check_order(config: CPRDConfig) -> None:
+    if config.data.teacher == "labels":
+        raise UserError(
+            "data.teacher: labels do not rank negatives; score them with cyclealign score, or set weight=0 (InfoNCE"
+            " alone)"
+        )
+    check_feeds(config.data, config.loss)
 
 
 def dual_encoder(config: CPRDConfig) -> Student:
@@ -75,9 +94,11 @@ def dual_encoder(config: CPRDConfig) -> Student:
         scale=config.student.scale,
         learn_scale=config.student.learn_scale,
     )
+    if config.images is None:
+        return replace(student, model=model, objective=objective)
+    # An image takes no prompt, and the saved model puts none before its texts.
     cut = (config.student.max_query_tokens, config.student.max_document_tokens)
-    tasks = (None, None) if config.images is None else ("query", "document")
-    collator = RaggedCollator(model.preprocess, tasks=tasks, max_tokens=cut)
+    collator = RaggedCollator(model.preprocess, tasks=("query", "document"), max_tokens=cut)
     return replace(student, model=model, objective=objective, collator=collator)
 
 

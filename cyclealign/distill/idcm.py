@@ -25,13 +25,11 @@ from cyclealign.distill.idcm_objectives import (
     stage_trainer,
 )
 from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter
-from cyclealign.distill.list_distiller import training_rows
+from cyclealign.distill.list_rows import Rows, text_rows, training_rows
 from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.students import make_student
 from cyclealign.losses import RankNet
 from cyclealign.training_keys import check_training
-
-Rows = dict[str, list[Any]]
 
 
 def distill_idcm(config: IDCMConfig) -> dict[str, Any]:
@@ -43,9 +41,10 @@ def distill_idcm(config: IDCMConfig) -> dict[str, Any]:
     Raises:
         UserError: rows that cannot be used, a model that cannot be loaded, another config in the run's directory.
     """
-    stages = {"passages": config.passages, "documents": config.documents, "selection": config.selection}
+    stages = {"passages": config.passages, "documents": config.documents}
     rows = {name: training_rows(stage.data) for name, stage in stages.items() if stage is not None}
-    for stage in stages.values():
+    documents = text_rows(config.selection.data)  # the ETM judges their passages: no label is read
+    for stage in (*stages.values(), config.selection):
         check_training({} if stage is None else stage.training)
     if (summary := claim(config)) is not None:
         return summary
@@ -55,10 +54,10 @@ def distill_idcm(config: IDCMConfig) -> dict[str, Any]:
         if stage is not None:
             train = partial(_train_etm, config, stage, name, rows[name])
             model, summary[name] = _stage(config, name, model, train)
-    model, summary["selection"] = _stage(config, "model", model, partial(_train_esm, config, rows["selection"]))
+    model, summary["selection"] = _stage(config, "model", model, partial(_train_esm, config, documents))
     if config.latency:
         cascade = Cascade(model, Splitter(config.student, model.tokenizer))
-        summary["latency"] = latency(cascade, rows["selection"], config.latency)
+        summary["latency"] = latency(cascade, documents, config.latency)
     write_summary(config, summary)
     return summary
 

@@ -37,7 +37,7 @@ class StageConfig(Section):
 class IDCMConfig(DistillConfig):
     """Three stages. passages: the ETM on labelled passages; None where ``student.model`` is a trained cross-encoder.
     documents: the ETM and the weights of its best scores on labelled documents, all passages; None: not trained.
-    selection: the ESM on the ETM's scores of the passages of each document, by ``loss``; its labels are not read.
+    selection: the ESM on the ETM's scores of the passages of each document, by ``loss``; no score or label is read.
     ``latency``: documents whose scoring is timed at the end."""
 
     student: IDCMStudentConfig

@@ -54,6 +54,7 @@ def with_leaf(config: ListDistillConfig, student: Student, rows: Mapping[str, Se
         similarity=student.objective.similarity,
         scale=config.student.scale,
         learn_scale=config.student.learn_scale,
+        positive_first=student.objective.positive_first,
     )
     ragged = student.collator
     collator = MatchedCollator(ragged.preprocess, prompts=ragged.prompts, max_tokens=ragged.max_tokens, vectors=vectors)

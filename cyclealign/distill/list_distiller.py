@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from cyclealign.distill.config import ListDistillConfig, ScoresConfig
+from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.effectiveness import effectiveness
 from cyclealign.distill.leaf_beside import with_leaf
+from cyclealign.distill.list_rows import Rows, ranked_rows
 from cyclealign.distill.loss_state import keeping_loss_state
-from cyclealign.distill.relevance import labelled, read_judged
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
 from cyclealign.distill.students import Student, make_student
-from cyclealign.score_formats import READERS, Item, ScoreList, detect
-from cyclealign.score_formats.jsonl import read_texts
-from cyclealign.types import UserError
 
 
 def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) -> dict[str, Any]:
@@ -28,7 +23,7 @@ def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) ->
     """
     from transformers import set_seed
 
-    rows = training_rows(config.data)
+    rows = ranked_rows(config.data, config.loss)
     if (summary := claim(config)) is not None:
         return summary
     set_seed(config.seed)  # a new head's weights are drawn
@@ -39,7 +34,7 @@ def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) ->
     return summary
 
 
-def fit_lists(config: ListDistillConfig, student: Student, rows: dict[str, list[Any]]) -> dict[str, Any]:
+def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> dict[str, Any]:
     """Train a student on lists, save it, and measure it before and after: steps, first and last loss, effectiveness.
 
     Raises:
@@ -55,57 +50,7 @@ def fit_lists(config: ListDistillConfig, student: Student, rows: dict[str, list[
     return found
 
 
-def training_rows(data: ScoresConfig) -> dict[str, list[Any]]:
-    """Columns query, documents and scores (or labels) of all lists with at least two scored documents.
-
-    Raises:
-        UserError: no scores, no texts, or no such list.
-    """
-    rows: dict[str, list[Any]] = {"query": [], "documents": [], "scores": []}
-    for item in _told(_lists(data), data):
-        if item.scores is None:
-            raise UserError(f"{item.place}: there are no scores; make them with cyclealign score")
-        if len(item.documents) < 2:
-            continue
-        rows["query"].append(item.query.text)
-        rows["documents"].append([d.text for d in item.documents])
-        rows["scores"].append(list(item.scores))
-        if len(rows["query"]) == data.limit:
-            break
-    if not rows["query"]:
-        raise UserError(f"{data.scores}: holds no list of two scored documents")
-    return rows
-
-
-def _lists(data: ScoresConfig) -> Iterator[ScoreList]:
-    """The file's lists, with labels instead of its scores where they are asked for."""
-    format = data.format
-    if format == "auto":
-        format = detect(data.scores, ids=data.queries is not None or data.documents is not None)
-    found = READERS[format](data.scores)
-    if data.teacher == "scores":
-        return found
-    judged = read_judged(data.qrels) if data.qrels is not None else None
-    return (known for item in found if (known := labelled(item, judged)) is not None)
-
-
-def _told(lists: Iterator[ScoreList], data: ScoresConfig) -> Iterator[ScoreList]:
-    """The lists with the texts of their ids."""
-    queries = dict(read_texts(data.queries)) if data.queries else {}
-    documents = dict(read_texts(data.documents)) if data.documents else {}
-
-    def told(entry: Item, texts: dict[str, str], place: str) -> Item:
-        text = entry.text or texts.get(entry.id)
-        if text is None:
-            raise UserError(f"{place}: no text for {entry.id!r}; give data.queries and data.documents")
-        return Item(entry.id, text)
-
-    for item in lists:
-        found = tuple(told(d, documents, item.place) for d in item.documents)
-        yield replace(item, query=told(item.query, queries, item.place), documents=found)
-
-
-def _trainer(config: ListDistillConfig, student: Student, rows: dict[str, list[Any]]) -> Any:
+def _trainer(config: ListDistillConfig, student: Student, rows: Rows) -> Any:
     from datasets import Dataset
 
     arguments = student.arguments(**training_arguments(config))

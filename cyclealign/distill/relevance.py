@@ -39,7 +39,8 @@ def read_judged(path: Path) -> dict[str, dict[str, int]]:
 def labelled(item: ScoreList, judged: Judged | None) -> ScoreList | None:
     """The list with labels as scores: the grade of a judged document, 1 of a known positive, 0 of all others.
 
-    Relevant documents that the first stage missed stand before the others. None where nothing is known to be relevant.
+    The best judged documents stand first, also those that the first stage missed. None where nothing is known to be
+    relevant.
     """
     if judged is None:
         grades = (1.0,) * item.positives + (0.0,) * (len(item.documents) - item.positives)
@@ -49,4 +50,6 @@ def labelled(item: ScoreList, judged: Judged | None) -> ScoreList | None:
         return None
     found = {d.id for d in item.documents}
     documents = (*(Item(d) for d in relevant if d not in found), *item.documents)
-    return replace(item, documents=documents, scores=tuple(float(relevant.get(d.id, 0)) for d in documents))
+    ordered = sorted(documents, key=lambda d: -relevant.get(d.id, 0))
+    grades = tuple(float(relevant.get(d.id, 0)) for d in ordered)
+    return replace(item, documents=tuple(ordered), scores=grades, positives=len(relevant))

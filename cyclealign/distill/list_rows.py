@@ -1,0 +1,144 @@
+"""Rows of a list distiller from score files: what a loss can take, texts for ids, labels for scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from cyclealign.distill.config import ScoresConfig
+from cyclealign.distill.relevance import labelled, read_judged
+from cyclealign.losses import RankingLoss, feeds, losses_fed_by
+from cyclealign.score_formats import READERS, Item, ScoreList
+from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.types import UserError
+
+Rows = dict[str, list[Any]]
+
+
+def ranked_rows(data: ScoresConfig, loss: RankingLoss) -> Rows:
+    """``training_rows`` for a loss; for one that needs levels, levels in the place of scores.
+
+    Equal scores are one level, the highest ones level 0, as in the cycle (``losses.tier_levels``).
+
+    Raises:
+        UserError: scores that cannot feed the loss; as ``training_rows``.
+    """
+    check_feeds(data, loss)
+    rows = training_rows(data)
+    if loss.needs == "levels":
+        rows["scores"] = [_levels(scores) for scores in rows["scores"]]
+    return rows
+
+
+def check_feeds(data: ScoresConfig, loss: RankingLoss) -> None:
+    """Refuse a loss that needs more than the file gives.
+
+    Raises:
+        UserError: naming the losses that it can feed.
+    """
+    gives = data.gives()
+    if not feeds(gives, loss.needs):
+        raise UserError(
+            f"loss.name: {loss.name} needs magnitudes, but {data.scores} gives an order alone;"
+            f" use {', '.join(losses_fed_by(gives))}"
+        )
+
+
+def training_rows(data: ScoresConfig) -> Rows:
+    """Columns query, documents and scores (or labels) of all lists with at least two scored documents.
+
+    Raises:
+        UserError: no scores, no texts, or no such list.
+    """
+    rows: Rows = {"query": [], "documents": [], "scores": []}
+    for item in scored_lists(data):
+        if len(item.documents) < 2:
+            continue
+        _append(rows, item, item.documents, item.scores)
+        if len(rows["query"]) == data.limit:
+            break
+    if not rows["query"]:
+        raise UserError(f"{data.scores}: holds no list of two scored documents")
+    return rows
+
+
+def mined_rows(data: ScoresConfig) -> Rows:
+    """The same for CPRD: the query's positive first, then its mined negatives; further known positives are left out.
+
+    A lone positive is a row too: it has its part in InfoNCE.
+
+    Raises:
+        UserError: no scores, no texts, or a file that does not say which document is the positive.
+    """
+    rows: Rows = {"query": [], "documents": [], "scores": []}
+    for item in scored_lists(data):
+        if item.positives == 0:
+            raise UserError(
+                f"{item.place}: which document is the query's positive is not known; bge, ntuples, margin_mse and"
+                " triples say it, or qrels do with data.teacher=labels"
+            )
+        places = [0, *range(item.positives, len(item.documents))]
+        scores = item.scores or ()
+        _append(rows, item, tuple(item.documents[n] for n in places), tuple(scores[n] for n in places))
+        if len(rows["query"]) == data.limit:
+            break
+    if not rows["query"]:
+        raise UserError(f"{data.scores}: holds no list with a known positive")
+    return rows
+
+
+def text_rows(data: ScoresConfig) -> Rows:
+    """Columns query and documents of all lists, scored or not.
+
+    Raises:
+        UserError: no texts, or no list.
+    """
+    rows: Rows = {"query": [], "documents": []}
+    for item in _told(READERS[data.file_format()](data.scores), data):
+        rows["query"].append(item.query.text)
+        rows["documents"].append([d.text for d in item.documents])
+        if len(rows["query"]) == data.limit:
+            break
+    if not rows["query"]:
+        raise UserError(f"{data.scores}: holds no list")
+    return rows
+
+
+def scored_lists(data: ScoresConfig) -> Iterator[ScoreList]:
+    """The file's lists with texts and scores, or labels where they are asked for."""
+    found = READERS[data.file_format()](data.scores)
+    if data.teacher == "labels":
+        judged = read_judged(data.qrels) if data.qrels is not None else None
+        found = (known for item in found if (known := labelled(item, judged)) is not None)
+    for item in _told(found, data):
+        if item.scores is None:
+            raise UserError(f"{item.place}: there are no scores; make them with cyclealign score")
+        yield item
+
+
+def _append(rows: Rows, item: ScoreList, documents: tuple[Item, ...], scores: tuple[float, ...] | None) -> None:
+    rows["query"].append(item.query.text)
+    rows["documents"].append([d.text for d in documents])
+    rows["scores"].append(list(scores or ()))
+
+
+def _levels(scores: list[float]) -> list[int]:
+    places = {score: n for n, score in enumerate(sorted(set(scores), reverse=True))}
+    return [places[score] for score in scores]
+
+
+def _told(lists: Iterator[ScoreList], data: ScoresConfig) -> Iterator[ScoreList]:
+    """The lists with the texts of their ids."""
+    queries = dict(read_texts(data.queries)) if data.queries else {}
+    documents = dict(read_texts(data.documents)) if data.documents else {}
+
+    def told(entry: Item, texts: dict[str, str], place: str) -> Item:
+        text = entry.text or texts.get(entry.id)
+        if text is None:
+            raise UserError(f"{place}: no text for {entry.id!r}; give data.queries and data.documents")
+        return Item(entry.id, text)
+
+    for item in lists:
+        found = tuple(told(d, documents, item.place) for d in item.documents)
+        yield replace(item, query=told(item.query, queries, item.place), documents=found)
