@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy import ndarray
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class ClassifierConfig(Section):
     channels, and a linear layer; ``mlp``: two hidden layers of ``width`` units over the pixels."""
 
     kind: Literal["cnn", "mlp"] = "cnn"
-    width: int = Field(default=16, ge=1)
+    width: int = Field(default=8, ge=1)
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,38 @@ class Classifier(nn.Module):
 
 
 def read_images(path: Path) -> LabelledImages:
-    """An npz of ``images`` [N, H, W] or [N, H, W, C], scaled by their greatest value, and ``labels`` [N].
+    """An npz of ``images`` [N, H, W] or [N, H, W, C] and ``labels`` [N].
+
+    Pixels do not depend on what else is in the file: uint8 is divided by 255, uint16 by 65535, unless all are 0 or 1;
+    booleans and floats are taken as they are.
 
     Raises:
-        UserError: no such file or arrays, or labels that do not belong to the images.
+        UserError: no such file or arrays, labels that do not belong to the images, or pixels of another range.
     """
     try:
         with np.load(path) as found:
             images, labels = found["images"], found["labels"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: expected an npz with images and labels: {error}") from error
-    if images.ndim not in (3, 4) or labels.shape != images.shape[:1] or len(labels) == 0 or labels.min() < 0:
+    if images.ndim not in (3, 4) or labels.shape != images.shape[:1] or images.size == 0 or labels.min() < 0:
         raise UserError(f"{path}: expected [N, H, W(, C)] and labels [N] from 0, got {images.shape} and {labels.shape}")
-    pixels = torch.from_numpy(images.astype(np.float32) / max(float(images.max()), 1.0))
+    pixels = torch.from_numpy(_unit_range(images, path))
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
     return LabelledImages(pixels, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _unit_range(images: ndarray, path: Path) -> Float[ndarray, "*shape"]:
+    if images.dtype in (np.uint8, np.uint16) and images.max() > 1:
+        return np.asarray(images.astype(np.float32) / np.iinfo(images.dtype).max)
+    # Other integers are 0 and 1 or nobody knows what; NaN is in no range.
+    if images.dtype.kind not in "buif" or not ((images >= 0) & (images <= 1)).all():
+        raise UserError(f"{path}: expected uint8, uint16, bool, or floats in 0 ... 1 as images, got {_range(images)}")
+    return images.astype(np.float32)
+
+
+def _range(images: ndarray) -> str:
+    inside = f" in {images.min():g} ... {images.max():g}" if images.dtype.kind in "buif" else ""
+    return f"{images.dtype}{inside}"
 
 
 def shifted_views(images: LabelledImages, views: int, shift: int, *, seed: int) -> LabelledImages:

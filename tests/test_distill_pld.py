@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 import tiny_encoders
 import torch
 
-from cyclealign.classifiers import Classifier, ClassifierConfig, LabelledImages, logits_of, shifted_views
+from cyclealign.classifiers import Classifier, ClassifierConfig, LabelledImages, logits_of, read_images, shifted_views
 from cyclealign.cli import main
+from cyclealign.config_loading import load_sections
 from cyclealign.distill.pld_classifier import ranking_objective
+from cyclealign.distill.pld_config import PLDConfig
 from cyclealign.losses import PLD
+from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]
 QUICK = ["steps=40", "teacher.steps=60", "teacher.width=8", "student.width=4", "data.train=train.npz"]
@@ -98,6 +102,58 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("teacher", ["cnn", "mlp"])
+def test_an_mlp_leaves_out_a_last_batch_of_one_image(teacher: str) -> None:
+    """Nine images in batches of eight: batch norm has no variance of the ninth. One batch an epoch."""
+    rng = np.random.default_rng(0)
+    np.savez("nine.npz", images=rng.random((9, 8, 8)), labels=np.arange(9) % 2)
+    eight = ["data.train=nine.npz", "data.views=1", "training.per_device_train_batch_size=8", "steps=3"]
+    kinds = ["student.kind=mlp", f"teacher.kind={teacher}", "teacher.steps=3"]
+    assert distill(*eight, *kinds) == 0
+    state = json.loads(Path("runs/pld/checkpoints/checkpoint-3/trainer_state.json").read_text())
+    assert state["epoch"] == 3.0
+
+
+def pixels_of(name: str, images: Any) -> Any:
+    np.savez(name, images=images, labels=np.zeros(len(images), dtype=np.int64))
+    return read_images(Path(name)).pixels[:, 0]
+
+
+def test_pixels_do_not_depend_on_the_rest_of_the_file() -> None:
+    bright = pixels_of("bright.npz", np.array([[[255, 100]]], np.uint8))
+    dark = pixels_of("dark.npz", np.array([[[50, 100]]], np.uint8))
+    np.testing.assert_allclose(bright, [[[1.0, 100 / 255]]])
+    np.testing.assert_allclose(dark, [[[50 / 255, 100 / 255]]])
+    np.testing.assert_allclose(pixels_of("wide.npz", np.array([[[65535, 257]]], np.uint16)), [[[1.0, 1 / 255]]])
+    for kind in (bool, np.uint8, np.int64, np.float64):  # zeros and ones, whatever they are written as
+        assert pixels_of("binary.npz", np.array([[[0, 1]]], kind)).tolist() == [[[0.0, 1.0]]]
+    np.testing.assert_allclose(pixels_of("float.npz", np.array([[[0.25, 0.5]]])), [[[0.25, 0.5]]])
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        (np.array([[[0, 255]]]), "int64 in 0 ... 255"),
+        (np.array([[[0.0, 1.5]]]), "float64 in 0 ... 1.5"),
+        (np.array([[[-1.0, 1.0]]], np.float32), "float32 in -1 ... 1"),
+        (np.array([[[0.5, np.nan]]]), "float64 in nan ... nan"),
+        (np.array([[["a", "b"]]]), "<U1"),
+    ],
+)
+def test_pixels_of_no_known_range_are_refused(images: Any, got: str) -> None:
+    said = f"images.npz: expected uint8, uint16, bool, or floats in 0 ... 1 as images, got {got}"
+    with pytest.raises(UserError, match=re.escape(said)):
+        pixels_of("images.npz", images)
+
+
+def test_a_section_in_part_keeps_the_other_defaults() -> None:
+    for name, lines in (("none", ""), ("part", "teacher: {steps: 5}\nstudent: {kind: mlp}\n")):
+        Path(f"{name}.yaml").write_text(f"name: {name}\ndata: {{train: train.npz}}\n{lines}")
+        config = load_sections(PLDConfig, f"{name}.yaml", [])
+        assert (config.teacher.width, config.student.width) == (32, 8)
+    assert (config.teacher.steps, config.teacher.kind, config.student.kind) == (5, "cnn", "mlp")
+
+
 def test_a_saved_classifier_is_the_same_one() -> None:
     torch.manual_seed(0)
     model = Classifier(ClassifierConfig(kind="cnn", width=2), (3, 9, 10), 5)
@@ -160,6 +216,10 @@ def test_a_known_positive_goes_before_the_teachers_favourite() -> None:
         (("teacher.model=nowhere",), "nowhere: expected a classifier of cyclealign distill pld"),
         (("data.test=other.npz",), "other.npz: expected images of the size and the classes of train.npz"),
         (("data.scores=lists.jsonl",), "unknown key"),
+        (
+            ("student.kind=mlp", "training.per_device_train_batch_size=1"),
+            "training.per_device_train_batch_size: an mlp needs two images a batch, got 1",
+        ),
     ],
 )
 def test_mistakes_are_one_line(capsys: Captured, overrides: tuple[str, ...], message: str) -> None:

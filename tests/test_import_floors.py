@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent / "cyclealign"
 FLOORS: dict[int, set[str]] = {
     1: {
         *("types", "losses", "logprobs", "lm_head", "prefix_cache", "ledger", "resources", "strict_yaml", "chance"),
-        *("atomic", "endpoints", "intervals", "model_loading"),
+        *("atomic", "endpoints", "extras", "intervals", "model_loading"),
     },
     2: {
         *("agreement", "pruning", "rank_template", "replies", "prompting", "demonstration_files", "demonstrations"),

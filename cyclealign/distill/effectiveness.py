@@ -10,6 +10,7 @@ from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective
 from cyclealign.distill.config import EffectivenessConfig
 from cyclealign.distill.relevance import Judged, read_judged
 from cyclealign.distill.students import Student
+from cyclealign.extras import require_extra
 from cyclealign.rankers.encoders import cross_scores, vector_scores
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.score_formats.tsv import read_trec
@@ -24,6 +25,8 @@ def effectiveness(config: EffectivenessConfig, student: Student, folder: Path) -
     judged = read_judged(config.qrels)
     queries, documents = dict(read_texts(config.queries)), dict(read_texts(config.documents))
     found: dict[str, float] = {}
+    if config.candidates is not None:
+        require_extra("ir_measures", "eval", "evaluate.candidates")
     if not isinstance(student.objective, CrossEncoderObjective):
         found |= _retrieved(student, queries, documents, judged, folder)
     if config.candidates is not None:
@@ -55,10 +58,8 @@ def reranked(
 
 def _reranked(judged: Judged, run: Run) -> dict[str, float]:
     """A judged query without candidates counts 0."""
-    try:
-        import ir_measures
-    except ModuleNotFoundError as error:
-        raise UserError("evaluate.candidates needs the package ir-measures: pip install 'cyclealign[eval]'") from error
+    import ir_measures
+
     measures = {
         "rerank_mrr@10": ir_measures.parse_measure("RR@10"),
         "rerank_ndcg@10": ir_measures.parse_measure("nDCG@10"),

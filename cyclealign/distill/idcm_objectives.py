@@ -76,10 +76,11 @@ def document_collator(model: IDCM, splitter: Splitter, *, whole: bool) -> Collat
                 pairs += [(query, p) for p in passages]
                 counts.append(len(passages))
             counts += [0] * (k - len(row["documents"]))
-        there = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
+        there = torch.arange(max(1, *counts))[None, :] < torch.tensor(counts)[:, None]
         labels, valid = _padded([row["scores"] for row in rows], k)
-        # A document without a word has no score to train.
-        features = _on_cpu(model.pair_features(pairs, splitter.pair_tokens))
+        # A document without a word has no score to train. A batch of such alone still takes a pass through the model,
+        # whose score no list reads: every process has then a gradient, of zero, to share.
+        features = _on_cpu(model.pair_features(pairs or [("", "")], splitter.pair_tokens))
         return {"pairs": features, "there": there, "labels": labels, "valid": valid & there[:, 0].reshape(valid.shape)}
 
     return collate
@@ -113,20 +114,22 @@ def _on_cpu(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stage_trainer(config: IDCMConfig, folder: str, objective: nn.Module, rows: Mapping[str, Any], collate: Any) -> Any:
-    """transformers' Trainer; the weights of the best scores learn 100 times as fast as the rest (7e-4 and 7e-6)."""
+    """transformers' Trainer with the optimizer of ``training``; the weights of the best scores learn 100 times as fast
+    as the rest (7e-4 and 7e-6)."""
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
 
     arguments = TrainingArguments(
         **training_arguments(config, folder, remove_unused_columns=False, dataloader_num_workers=0)
     )
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, objective)
     rate, decay = arguments.learning_rate, arguments.weight_decay
     named = [(name, p) for name, p in objective.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for name, p in named if not name.endswith("top_weights")], "lr": rate},
-        {"params": [p for name, p in named if name.endswith("top_weights")], "lr": 100 * rate},
+        {"params": [p for name, p in named if not name.endswith("top_weights")], "lr": rate, "weight_decay": decay},
+        {"params": [p for name, p in named if name.endswith("top_weights")], "lr": 100 * rate, "weight_decay": decay},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, weight_decay=decay)
+    optimizer = kind([g for g in groups if g["params"]], **options)
     return Trainer(
         model=objective,
         args=arguments,

@@ -27,6 +27,7 @@ from cyclealign.distill.leaf_retention import (
 )
 from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.teacher_vectors import TASKS, Task, TeacherVectors
+from cyclealign.extras import require_extra
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.types import UserError
 
@@ -40,19 +41,31 @@ def distill_leaf(config: LeafConfig) -> dict[str, Any]:
     teacher for documents and the int8 ranges of the teacher's vectors; ``retention.json`` holds nDCG@10 by query.
 
     Raises:
-        UserError: texts that cannot be read, a model that cannot be loaded, another config in the run's directory.
+        UserError: texts that cannot be read, a model that cannot be loaded, prefixes longer than the teacher's vectors,
+            a package that is not installed, another config in the run's directory.
     """
     kept = config.evaluate
+    if kept is not None:
+        require_extra("ir_measures", "eval", "evaluate")
     collection = None if kept is None else read_collection(kept.queries, kept.documents, kept.qrels)
     texts = training_texts(config.data)
     if (summary := claim(config)) is not None:
         return summary
     teacher = load_teacher(config.teacher)
+    _check_widths(config, int(teacher.get_embedding_dimension()))
     path = config.teacher.vectors or config.run_dir / "teacher_vectors.sqlite"
     with closing(TeacherVectors(path, teacher)) as cache:
         summary = _distilled(config, cache, texts, collection)
     write_summary(config, summary)
     return summary
+
+
+def _check_widths(config: LeafConfig, whole: int) -> None:
+    """UserError where a prefix is to be longer than the teacher's vectors."""
+    asked = {"match.widths": config.match.widths, "evaluate.widths": config.evaluate.widths if config.evaluate else ()}
+    for key, widths in asked.items():
+        if widths and max(widths) > whole:
+            raise UserError(f"{key}: the teacher's vectors have {whole} dimensions, got {max(widths)}")
 
 
 def training_texts(data: TextsConfig) -> dict[Task, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -43,13 +44,13 @@ class TextsConfig(Section):
 
 class RetentionConfig(Section):
     """How much of the teacher's retrieval is left: (id, text) files, and qrels as TREC's or TSV of query, document,
-    relevance. ``widths``: prefixes of the vectors to retrieve with beside the
-    whole ones; measured too at int8 and binary precision. ``undistilled``: and of the student before its training."""
+    relevance. ``widths``: prefixes of the vectors to retrieve with beside the whole ones, at most the teacher's width;
+    measured too at int8 and binary precision. ``undistilled``: and of the student before its training."""
 
     queries: Path
     documents: Path
     qrels: Path
-    widths: tuple[int, ...] = ()
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = ()
     undistilled: bool = True
 
 

@@ -16,6 +16,7 @@ from cyclealign.distill.run import claim, train_or_resume, training_arguments, w
 from cyclealign.losses import RankedScores, RankingLoss
 from cyclealign.types import UserError
 
+BATCH = 128
 # Student's and teacher's logits [B, classes] and labels [B] to the loss.
 Objective = Callable[[Float[Tensor, "B K"], Float[Tensor, "B K"], Int[Tensor, " B"]], Tensor]
 
@@ -40,8 +41,9 @@ def distill_classifier(config: PLDConfig, objective: Objective | None = None) ->
         UserError: images or a teacher that cannot be used, another config in the run's directory.
     """
     material = _material(config)
-    if (summary := claim(config)) is not None:
+    if (summary := claim(config, sentence_transformers=False)) is not None:
         return summary
+    _check_batches(config, len(material.train.labels))
     teacher = _teacher(config, material)
     logits = logits_of(teacher, material.train.pixels)
     torch.manual_seed(config.seed)
@@ -100,12 +102,13 @@ def train_classifier(
         columns = (torch.stack(column) for column in zip(*rows, strict=True))
         return dict(zip(("pixels", "teacher", "labels"), columns, strict=True))
 
-    defaults = {"learning_rate": 1e-3, "per_device_train_batch_size": 128, "lr_scheduler_type": "cosine"}
+    defaults = {"learning_rate": 1e-3, "per_device_train_batch_size": BATCH, "lr_scheduler_type": "cosine"}
     options = {**training_arguments(config, stage, **defaults), "remove_unused_columns": False, **arguments}
+    told = TrainingArguments(**options)
     data = TensorDataset(images.pixels, teacher, images.labels)
-    return train_or_resume(
-        ClassifierTrainer(model=model, args=TrainingArguments(**options), train_dataset=data, data_collator=collate)
-    )
+    # Batch norm over one image has no variance; with another order, each epoch leaves out another image.
+    told.dataloader_drop_last = model.network.kind == "mlp" and len(data) % told.train_batch_size == 1
+    return train_or_resume(ClassifierTrainer(model=model, args=told, train_dataset=data, data_collator=collate))
 
 
 def _material(config: PLDConfig) -> Material:
@@ -119,6 +122,14 @@ def _material(config: PLDConfig) -> Material:
         raise UserError(f"{config.data.train}: expected images of at least 8x8 for a cnn, got {height}x{width}")
     views = shifted_views(train, config.data.views, config.data.shift, seed=config.seed)
     return Material(views, test, (channels, height, width), classes)
+
+
+def _check_batches(config: PLDConfig, images: int) -> None:
+    """UserError where an mlp's batch norm would see one image at a time."""
+    batch = min(images, config.training.get("per_device_train_batch_size", BATCH))
+    trained = (config.student.kind, None if config.teacher.model else config.teacher.kind)
+    if "mlp" in trained and batch < 2:
+        raise UserError(f"training.per_device_train_batch_size: an mlp needs two images a batch, got {batch}")
 
 
 def _teacher(config: PLDConfig, material: Material) -> Classifier:

@@ -28,6 +28,7 @@ class TeacherConfig(ClassifierConfig):
     """``model``: a classifier that this command wrote. Without one, the network of ``kind`` and ``width`` is first
     trained by cross-entropy for ``steps``."""
 
+    width: int = Field(default=32, ge=1)
     model: Path | None = None
     steps: int = Field(default=1000, ge=1)
 
@@ -36,8 +37,8 @@ class PLDConfig(DistillConfig):
     """A classifier's logits into another one over the same classes."""
 
     data: ImagesConfig
-    teacher: TeacherConfig = TeacherConfig(width=32)
-    student: ClassifierConfig = ClassifierConfig(width=8)
+    teacher: TeacherConfig = TeacherConfig()
+    student: ClassifierConfig = ClassifierConfig()
     loss: Loss = PLD()
 
     @model_validator(mode="after")

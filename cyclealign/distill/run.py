@@ -12,6 +12,7 @@ from typing import Any
 
 from cyclealign.atomic import write_atomic
 from cyclealign.distill.config import DistillConfig
+from cyclealign.extras import require_extra
 from cyclealign.strict_yaml import write_yaml
 from cyclealign.training_keys import check_training
 from cyclealign.types import UserError
@@ -20,16 +21,22 @@ log = logging.getLogger(__name__)
 STOOD = 0.98  # of the first quarter's mean loss, in the last one: nothing was learned
 
 
-def claim(config: DistillConfig) -> dict[str, Any] | None:
+def claim(config: DistillConfig, *, sentence_transformers: bool = True) -> dict[str, Any] | None:
     """The run's directory holds the config and what its files were; a directory of another run is not touched.
 
     A directory that holds these alone, as a run leaves that ended on a mistake, is free for another one.
 
+    Args:
+        sentence_transformers: whether the run trains with it; it must then be installed.
+
     Returns the summary of a run that has already ended.
 
     Raises:
-        UserError: another config in the run's directory, files that have changed since, or unknown training arguments.
+        UserError: another config in the run's directory, files that have changed since, unknown training arguments, or
+            sentence-transformers is not installed.
     """
+    if sentence_transformers:
+        require_extra("sentence_transformers", "retrieval", "cyclealign distill")
     check_training(config.training)
     path, inputs = config.run_dir / "config.yaml", config.run_dir / "inputs.json"
     text, digests = write_yaml(config.model_dump(mode="json")), _digests(config.model_dump())

@@ -145,7 +145,7 @@ def check_length(model: Any, tokens: int, key: str) -> None:
 def shape_encoder(model: Any, shape: EncoderShape) -> None:
     """Cut an encoder after its first so many layers, and set all its dropout rates, those of its config too.
 
-    UserError where it has fewer layers.
+    UserError where it has fewer layers, or not one list of them.
     """
     if shape.layers is not None:
         _keep_layers(model, shape.layers)
@@ -162,12 +162,24 @@ def _is_rate(name: str, value: object) -> bool:
 
 
 def _keep_layers(model: Any, layers: int) -> None:
+    from torch.nn import ModuleList
+
     inner = getattr(model[0], "auto_model", model[0])
-    found = [m for name, m in inner.named_modules() if name.rpartition(".")[2] in ("layer", "layers") and len(m) > 0]
-    if not found or len(found[0]) < layers:
-        raise UserError(f"student.layers: the encoder has {len(found[0]) if found else 'no'} layers, got {layers}")
-    del found[0][layers:]
-    inner.config.num_hidden_layers = layers
+    config: Any = getattr(inner, "config", None)
+    own: int | None = getattr(config, "num_hidden_layers", None)  # whatever the encoder's config calls it
+    lists = {name: m for name, m in inner.named_modules() if isinstance(m, ModuleList) and len(m) == own}
+    # A layer may hold a list that is as long by chance, as T5's do.
+    outer = [m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    if own is None or len(outer) != 1:  # shared layers (ALBERT), an encoder and a decoder (BART)
+        raise UserError(f"student.layers: a {type(inner).__name__} does not have one list of its layers to cut")
+    if own < layers:
+        raise UserError(f"student.layers: the encoder has {own} layers, got {layers}")
+    del outer[0][layers:]
+    # What is saved is built anew from the config: its lists of what each layer is go with the layers.
+    for name, value in list(vars(config).items()):
+        if "layer" in name and isinstance(value, list) and len(value) == own:
+            setattr(config, name, value[:layers])
+    config.num_hidden_layers = layers
 
 
 def _loaded(load: Any, name: str, **options: Any) -> Any:
