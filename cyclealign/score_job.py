@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -32,7 +33,7 @@ from cyclealign.teachers import (
     load_scorer,
     provenance,
 )
-from cyclealign.types import Candidate, CandidateSet, Message, Prompt, RankContext, Ranking, UserError
+from cyclealign.types import CandidateSet, RankContext, Ranking, UserError
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -60,7 +61,8 @@ def run_score_job(job: ScoreJob) -> list[str]:
             names.append(name)
             lines.append(line)
         if target is not None:
-            lines.append(_write(store, names, job, format, target))
+            listwise = [spec.name for spec in specs if spec.kind in LISTWISE]
+            lines.append(_write(store, names, _without_verdict(store, listwise), job, format, target))
     return lines
 
 
@@ -70,10 +72,15 @@ def _score(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str) -> 
         return _take_over(store, spec, job, format)
     before = store.count(spec.name)
     started = time.monotonic()
-    unranked = _rank(store, spec, job) if spec.kind in LISTWISE else _score_pairs(store, spec)
+    unranked = Counter[str]()
+    if spec.kind in LISTWISE:
+        unranked = _rank(store, spec, job)
+    else:
+        _score_pairs(store, spec)
     new = store.count(spec.name) - before
     speed = f" ({new / max(time.monotonic() - started, 1e-9):.1f}/s)" if new else ""
-    left = f", {unranked} queries without a verdict" if unranked else ""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(unranked.items()))
+    left = f", {unranked.total()} queries without a verdict ({reasons})" if unranked else ""
     return spec.name, f"{spec.name} ({described(spec.gives)}): {new} pairs scored{speed}, {before} were there{left}"
 
 
@@ -104,11 +111,11 @@ def _take_over(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str)
     return name, f"{name} ({described(spec.gives)}): {kept} scores taken over{more}"
 
 
-def _score_pairs(store: ScoreStore, spec: TeacherSpec) -> int:
+def _score_pairs(store: ScoreStore, spec: TeacherSpec) -> None:
     waiting = store.unscored(spec.name)
     total = sum(len(documents) for _, documents in waiting)
     if not total:
-        return 0
+        return
     keys = [(query, document) for query, documents in waiting for document in documents]
     scorer = load_scorer(spec, [_pair(store, *key) for key in keys[:8]])
     settings = getattr(scorer, "settings", {})
@@ -121,44 +128,37 @@ def _score_pairs(store: ScoreStore, spec: TeacherSpec) -> int:
         done += len(chunk)
         left = (time.monotonic() - started) / done * (total - done)
         log.info("%s: %d of %d pairs, %.0f s left", spec.name, done, total, left)
-    return 0
 
 
-def _rank(store: ScoreStore, spec: TeacherSpec, job: ScoreJob) -> int:
-    """Whole lists, one commit each; returns how many got no verdict."""
+def _rank(store: ScoreStore, spec: TeacherSpec, job: ScoreJob) -> Counter[str]:
+    """Whole lists, one commit each; returns how many got no verdict, by the reason."""
     store.add_teacher(Teacher(name=spec.name, gives=spec.gives, provenance=provenance(spec, {"seed": job.seed})))
-    waiting = store.unscored(spec.name)
-    for query, _ in waiting:
+    waiting = dict(store.unscored(spec.name))
+    for query in waiting:
         if store.ranked(spec.name, query):
             raise UserError(
                 f"{spec.name} ranks whole lists, and query {query!r} has been ranked with fewer documents;"
                 " use another store"
             )
+    unranked = Counter[str]()
     if not waiting:
-        return 0
+        return unranked
     with ExitStack() as stack:
         ranker = load_ranker(spec, job.store.with_name(f"{job.store.name}.ledger.sqlite"), stack)
         pool = DemonstrationPool.start(DemonstrationsConfig())
         context = RankContext(run="score", interaction=0, seed=job.seed, demonstrations=pool)
-        unranked = 0
-        for sets in _without_repeats(_sets(store, waiting)):
-            queries = {item.prompt.id: query for query, item in sets}
+        for sets in _without_repeats((query, store.candidates(query, found)) for query, found in waiting.items()):
+            asked = {item.prompt.id: (query, item) for query, item in sets}
             for verdict in ranker.rank((item for _, item in sets), context):
+                query, item = asked[verdict.prompt_id]
                 if isinstance(verdict, Ranking):
-                    query = queries[verdict.prompt_id]
-                    store.put(spec.name, ((query, d, s) for d, s in teacher_utilities(verdict).items()))
+                    documents = dict(zip(item.ids, waiting[query], strict=True))
+                    utilities = teacher_utilities(verdict)
+                    store.put(spec.name, ((query, documents[c], s) for c, s in utilities.items()))
                 else:
-                    unranked += 1
-                    log.warning(
-                        "%s: query %s: %s %s", spec.name, queries[verdict.prompt_id], verdict.reason, verdict.detail
-                    )
+                    unranked[verdict.reason] += 1
+                    log.warning("%s: query %s: %s %s", spec.name, query, verdict.reason, verdict.detail)
     return unranked
-
-
-def _sets(store: ScoreStore, waiting: Sequence[tuple[str, list[str]]]) -> Iterator[tuple[str, CandidateSet]]:
-    for query, documents in waiting:
-        prompt = Prompt((_message(store, query),))
-        yield query, CandidateSet(prompt, tuple(Candidate(d, store.text("document", d)) for d in documents))
 
 
 def _without_repeats(sets: Iterable[tuple[str, CandidateSet]]) -> Iterator[list[tuple[str, CandidateSet]]]:
@@ -172,23 +172,43 @@ def _without_repeats(sets: Iterable[tuple[str, CandidateSet]]) -> Iterator[list[
 
 
 def _pair(store: ScoreStore, query: str, document: str) -> Pair:
-    return (_message(store, query),), store.text("document", document)
+    return store.chat(query), store.text("document", document)
 
 
-def _message(store: ScoreStore, query: str) -> Message:
-    return {"role": "user", "content": store.text("query", query)}
+def _without_verdict(store: ScoreStore, listwise: Sequence[str]) -> frozenset[str]:
+    """Queries that one of these teachers has not ranked: a mean over the others would be on another scale.
+
+    Raises:
+        UserError: no query is left.
+    """
+    missing = frozenset(query for name in listwise for query, _ in store.unscored(name))
+    if missing and len(missing) == store.queries():
+        raise UserError(f"--write: nothing to write: no query has a verdict of {' and '.join(listwise)}")
+    return missing
 
 
-def _write(store: ScoreStore, names: Sequence[str], job: ScoreJob, format: str, target: tuple[str, Path]) -> str:
-    """The scores, calibrated and averaged, in the lists of the input file; beside them what they are."""
+def _write(
+    store: ScoreStore,
+    names: Sequence[str],
+    left_out: frozenset[str],
+    job: ScoreJob,
+    format: str,
+    target: tuple[str, Path],
+) -> str:
+    """The scores, calibrated and averaged, in the lists of the input file; beside them what they are.
+
+    left_out: queries whose lists are not written.
+    """
     teachers = store.teachers()
     calibrations = {name: store.calibration(name, job.calibrate) for name in names}
-    write(target[0], target[1], mixed(store, calibrations, READERS[format](job.file)))
+    lists = (item for item in READERS[format](job.file) if item.query.id not in left_out)
+    write(target[0], target[1], mixed(store, calibrations, lists))
     entries = [{**asdict(teachers[name]), "calibration": asdict(calibrations[name])} for name in names]
-    meta = {"gives": teachers[names[0]].gives, "teachers": entries}
+    meta = {"gives": teachers[names[0]].gives, "teachers": entries, "queries_left_out": len(left_out)}
     write_atomic(beside(target[1]), json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
     what = f"the mean of {len(names)} teachers" if len(names) > 1 else names[0]
-    return f"{target[1]}: {what}, {job.calibrate}, as {target[0]}"
+    without = f"; left out, without a verdict: {len(left_out)} of {store.queries()} queries" if left_out else ""
+    return f"{target[1]}: {what}, {job.calibrate}, as {target[0]}{without}"
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -17,6 +17,8 @@ def mixed(
 ) -> Iterator[ScoreList]:
     """The lists with texts and with the mean of the calibrated scores of the named teachers.
 
+    Lists that a teacher has no verdict on are left out before.
+
     Raises:
         UserError: a teacher has not scored a document; of an ensemble all have to.
     """

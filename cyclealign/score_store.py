@@ -12,7 +12,7 @@ import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from cyclealign.score_calibration import Calibration, Spread, fit
 from cyclealign.score_formats.lists import Item, ScoreList
 from cyclealign.score_formats.sidecar import Gives
-from cyclealign.types import UserError, canonical_json
+from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError, canonical_json
 
 APPLICATION, LAYOUT = 0x63615363, 1
 _TABLES = """
@@ -37,10 +37,10 @@ CREATE TABLE calibrations (
   PRIMARY KEY (teacher, method)
 ) STRICT;
 """
-# What this process was asked for; a file of its own, since lists may be many.
+# What this process was asked for; a file of its own, since lists may be many. name: of a document in its set.
 _WANTED = """
 CREATE TEMP TABLE pairs (
-  query TEXT NOT NULL, document TEXT NOT NULL, PRIMARY KEY (query, document)
+  query TEXT NOT NULL, document TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (query, document)
 ) STRICT, WITHOUT ROWID;
 """
 _APPEND_ONLY = "".join(
@@ -87,9 +87,12 @@ class ScoreStore:
         with self._db:
             for item in lists:
                 self._add_text("query", item.query, item.place)
-                for document in item.documents:
+                if item.chat is not None:
+                    self._add_text("chat", Item(item.query.id, canonical_json(item.chat)), item.place)
+                names = item.names or [d.id for d in item.documents]
+                for document, name in zip(item.documents, names, strict=True):
                     self._add_text("document", document, item.place)
-                    self._db.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?)", (item.query.id, document.id))
+                    self._db.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?, ?)", (item.query.id, document.id, name))
 
     def add_texts(self, kind: Literal["query", "document"], texts: Iterable[tuple[str, str]], place: str) -> None:
         """Texts of ids that lists name; others are not kept."""
@@ -133,6 +136,24 @@ class ScoreStore:
         if found is None or found[0] is None:
             raise UserError(f"no text for the {kind} {key!r}; give --queries and --documents")
         return str(found[0])
+
+    def chat(self, query: str) -> tuple[Message, ...]:
+        """A query's messages, as its file had them; else its text as the one message of a user."""
+        found = self._text("chat", query)
+        if found is None or found[0] is None:
+            return (Message(role="user", content=self.text("query", query)),)
+        return tuple(json.loads(found[0]))
+
+    def candidates(self, query: str, documents: Sequence[str]) -> CandidateSet:
+        """A query with some of its registered documents, which keep the names that they have in their own set."""
+        asked = "SELECT name FROM pairs WHERE query = ? AND document = ?"
+        names = [self._db.execute(asked, (query, d)).fetchone()[0] for d in documents]
+        found = tuple(Candidate(n, self.text("document", d)) for n, d in zip(names, documents, strict=True))
+        return CandidateSet(Prompt(self.chat(query)), found)
+
+    def queries(self) -> int:
+        """How many queries are registered."""
+        return int(self._db.execute("SELECT COUNT(DISTINCT query) FROM pairs").fetchone()[0])
 
     def told(self, item: ScoreList) -> ScoreList:
         """The list with every text that the store knows."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from cyclealign.config import BlackBoxConfig
 from cyclealign.config_loading import parsed_section
+from cyclealign.extras import require_extra
 from cyclealign.losses import losses_fed_by
 from cyclealign.rankers.encoders import (
     CausalScorer,
@@ -26,7 +27,8 @@ from cyclealign.rankers.encoders import (
 from cyclealign.score_formats.sidecar import Gives
 from cyclealign.types import Ranker, UserError
 
-POINTWISE = ("cross_encoder", "coherence", "bi_encoder", "multi_vector", "causal_lm", "reward_model", "local")
+ENCODERS = ("cross_encoder", "coherence", "bi_encoder", "multi_vector")
+POINTWISE = (*ENCODERS, "causal_lm", "reward_model", "local")
 LISTWISE = ("openai", "replay")
 KINDS = (
     "cross_encoder:PATH, coherence:PATH, bi_encoder:PATH, multi_vector:PATH, causal_lm:PATH, reward_model:PATH,"
@@ -56,7 +58,7 @@ def parse_teacher(spec: str, options: Sequence[str], *, file_gives: Gives) -> Te
         file_gives: what the scores in the file are, for the teacher ``file``.
 
     Raises:
-        UserError: no such kind, or settings that do not fit.
+        UserError: no such kind, settings that do not fit, or a package that is not installed.
     """
     kind, _, model = spec.partition(":")
     if kind not in (*POINTWISE, *LISTWISE, "file"):
@@ -68,6 +70,9 @@ def parse_teacher(spec: str, options: Sequence[str], *, file_gives: Gives) -> Te
     if kind == "file":
         return TeacherSpec(kind=kind, model="", gives=file_gives)
     if kind in POINTWISE:
+        # A reward model made of modules is loaded as the cross-encoder that it is.
+        if kind in ENCODERS or (kind == "reward_model" and (Path(model) / "modules.json").is_file()):
+            require_extra("sentence_transformers", "retrieval", f"--teacher {kind}")
         return TeacherSpec(kind=kind, model=model, gives="magnitude")
     place = {"model": model} if kind == "openai" else {"path": model}
     box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, options)

@@ -239,3 +239,36 @@ def test_collections_of_texts(tmp_path: Path) -> None:
     assert list(read_texts(beir)) == [("1", "Cats. They sleep.")]
     with pytest.raises(UserError, match="expected an id and a text"):
         list(read_texts(saved(tmp_path / "w.jsonl", '{"text": "x"}\n')))
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"id": "1", "url": "u", "text": "t"}, "t"),
+        ({"id": "1", "url": "u", "passage": "t"}, "t"),
+        ({"query_id": "1", "lang": "en", "question": "t"}, "t"),
+        ({"_id": "1", "query": "q", "text": "t"}, "t"),
+        ({"id": "1", "fact": "t", "year": 3, "source": None}, "t"),
+    ],
+)
+def test_the_text_is_the_column_that_is_named_so(row: dict[str, object], text: str, tmp_path: Path) -> None:
+    assert list(read_texts(saved(tmp_path / "c.jsonl", json.dumps(row) + "\n"))) == [("1", text)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "1", "url": "u", "abstract": "a"},
+        {"id": "1", "query": "q", "passage": "p"},
+        {"id": "1", "url": "u", "text": None},
+        {"id": "1", "url": "u", "passage": None},
+        {"id": "1", "title": "t"},
+    ],
+)
+def test_no_text_is_guessed_among_several_columns(row: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        list(read_texts(saved(tmp_path / "c.jsonl", json.dumps(row) + "\n")))
+    assert str(error.value) == (
+        f"{tmp_path / 'c.jsonl'}:1: expected an id and a text, of several one named text, contents, content, body,"
+        f" segment, passage, document, query, question or claim; got the columns {', '.join(row)}"
+    )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_encoders
 import torch
-from loopback import Loopback, prefers
+from loopback import Body, Fault, Loopback, prefers, shown
 from tiny_policy import save_tiny
 
 from cyclealign.cli import main
 from cyclealign.rankers.encoders import CrossEncoderScorer
 from cyclealign.score_store import ScoreStore
+from cyclealign.types import Message, Prompt, sha256_hex
 
 Captured = pytest.CaptureFixture[str]
 TRIPLES = [
@@ -38,6 +41,14 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 def score(*arguments: str, file: str = "triples.tsv") -> int:
     return main(["score", file, "--store", "s.sqlite", *arguments])
+
+
+def write_rows(path: str, *rows: object) -> None:
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_rows(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
 def read_tsv(path: str) -> list[list[str]]:
@@ -192,6 +203,135 @@ def test_a_black_box_ranks_whole_lists_and_gives_an_order(capsys: Captured) -> N
         assert "has been ranked with fewer documents" in capsys.readouterr().err
         assert score("--teacher", "openai:judge", f"base_url={server.url}", "passes=3", "--for", "margin_mse") == 2
         assert "gave order, now magnitude" in capsys.readouterr().err
+
+
+def refusing(*texts: str) -> Callable[[int, Body], Fault | None]:
+    """No verdict on the lists that hold one of these texts."""
+
+    def script(_: int, body: Body) -> Fault | None:
+        try:
+            found = set(shown(body))
+        except ValueError:  # the probe has no candidates
+            return None
+        return Fault(text="I will not say.") if found & set(texts) else None
+
+    return script
+
+
+LISTS = [
+    {"query": "a", "documents": ["one", "three"]},
+    {"query": "b", "documents": ["four", "fourteen"]},
+    {"query": "c", "documents": ["alone"]},
+]
+
+
+def test_lists_without_a_verdict_are_left_out_of_what_is_written(capsys: Captured) -> None:
+    write_rows("lists.jsonl", *LISTS)
+    with Loopback(judge=prefers(len), script=refusing("four")) as server:
+        judge = ("--teacher", "openai:judge", f"base_url={server.url}", "passes=2")
+        assert score(*judge, "--write", "ntuples:out.jsonl", file="lists.jsonl") == 0
+        (row,) = read_rows("out.jsonl")
+        assert (row["query"], row["documents"]) == ("a", ["one", "three"])
+        assert row["scores"][1] > row["scores"][0]
+        assert json.loads(Path("out.jsonl.meta.json").read_text())["queries_left_out"] == 2
+        err = capsys.readouterr().err
+        assert "2 pairs scored" in err
+        assert "2 queries without a verdict (1 refusal, 1 too_few)" in err
+        assert "out.jsonl: openai:judge, raw, as ntuples; left out, without a verdict: 2 of 3 queries" in err
+        # The recorded replies are read again, and stay unusable.
+        asked = len(server.requests)
+        assert score(*judge, "--calibrate", "zscore", "--write", "bge:again.jsonl", file="lists.jsonl") == 0
+        assert len(server.requests) == asked
+        assert [row["pos_scores"] + row["neg_scores"] for row in read_rows("again.jsonl")] == [
+            pytest.approx([-1.0, 1.0])
+        ]
+
+
+def test_where_no_list_has_a_verdict_nothing_is_written(capsys: Captured) -> None:
+    write_rows("lists.jsonl", *LISTS[1:])
+    with Loopback(judge=prefers(len), script=refusing("four")) as server:
+        judge = ("--teacher", "openai:judge", f"base_url={server.url}")
+        assert score(*judge, "--write", "trec:out.run", file="lists.jsonl") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "error: --write: nothing to write: no query has a verdict of openai:judge"
+    assert not list(Path().glob("out*"))
+
+
+def test_a_list_that_one_of_several_teachers_lacks_is_left_out() -> None:
+    tiny_encoders.save_encoder(Path("ce"), head=True)
+    write_rows("lists.jsonl", *LISTS[:2])
+    prompt = Prompt((Message(role="user", content="b"),))
+    write_rows("verdicts.jsonl", {"prompt_id": prompt.id, "scores": {"four": 1.5, "fourteen": -0.5}})
+    both = ("--teacher", "cross_encoder:ce", "--teacher", "replay:verdicts.jsonl")
+    assert score(*both, "--write", "ntuples:both.jsonl", file="lists.jsonl") == 0
+    assert score(*both[:2], "--write", "ntuples:one.jsonl", file="lists.jsonl") == 0
+    (row,) = read_rows("both.jsonl")
+    _, alone = read_rows("one.jsonl")
+    assert row["query"] == alone["query"] == "b"
+    expected = [(a + b) / 2 for a, b in zip(alone["scores"], [1.5, -0.5], strict=True)]
+    assert row["scores"] == pytest.approx(expected, abs=1e-12)
+    # What the cross-encoder alone has written lacks nothing.
+    assert json.loads(Path("one.jsonl.meta.json").read_text())["queries_left_out"] == 0
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Do you like cats?"},
+    {"role": "assistant", "content": "I do."},
+    {"role": "user", "content": "Why the red cat?"},
+]
+REPLIES = ["The red cat sleeps all day.", "It rains.", "I like how the red cat sings to me."]
+
+
+def test_chats_are_scored_as_they_are_ranked() -> None:
+    """``cyclealign rank`` on the same sets: the same numbers from who takes chats, and its verdicts are found again."""
+    save_tiny(Path("lm"))
+    write_rows("sets.jsonl", {"messages": CHAT, "candidates": REPLIES})
+    for teacher, ranker in (("local", "local"), ("causal_lm:lm", "policy:lm")):
+        name = teacher.partition(":")[0]
+        assert main(["rank", "sets.jsonl", "--ranker", ranker, "--out", f"{name}.ranked.jsonl"]) == 0
+        (verdict,) = read_rows(f"{name}.ranked.jsonl")
+        for again in (teacher, f"replay:{name}.ranked.jsonl"):
+            out = f"{name}.{again.partition(':')[0]}.jsonl"
+            assert score("--teacher", again, "--write", f"ntuples:{out}", file="sets.jsonl") == 0
+            (row,) = read_rows(out)
+            assert row["documents"] == REPLIES
+            assert row["scores"] == pytest.approx([verdict["scores"][str(n)] for n in range(3)], abs=1e-5)
+    # The chat as one user message is another question.
+    write_rows("flat.jsonl", {"prompt": "\n\n".join(m["content"] for m in CHAT), "candidates": REPLIES})
+    assert score("--teacher", "causal_lm:lm", "--write", "ntuples:flat.out.jsonl", file="flat.jsonl") == 0
+    assert read_rows("flat.out.jsonl")[0]["scores"] != pytest.approx(row["scores"], abs=1e-5)
+
+
+def test_text_teachers_read_a_chat_as_one_text() -> None:
+    tiny_encoders.save_encoder(Path("ce"), head=True)
+    context = ["a dog", "the red cat", "a bird ?"]
+    write_rows("d.jsonl", {"context": context, "response": "a bird sings"}, {"context": context, "response": "the dog"})
+    assert score("--teacher", "cross_encoder:ce", "--write", "trec:out.run", file="d.jsonl") == 0
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder("ce", device="cpu")
+    text = "a dog\n\nthe red cat\n\na bird ?"
+    for line, reply in zip(Path("out.run").read_text().splitlines(), ("a bird sings", "the dog"), strict=True):
+        query, _, document, _, value, _ = line.split()
+        roles = ("user", "assistant", "user")
+        asked = Prompt(tuple(Message(role=r, content=c) for r, c in zip(roles, context, strict=True)))
+        assert (query, document) == (asked.id, sha256_hex(reply)[:32])
+        expected = model.predict([(text, reply)], activation_fn=torch.nn.Identity()).item()
+        assert float(value) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cross_encoder", "coherence", "bi_encoder", "multi_vector", "reward_model"])
+def test_a_missing_package_is_named_before_any_work(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    Path("m").mkdir()
+    write_rows("m/modules.json", [])
+    assert score("--teacher", f"{kind}:m") == 2
+    expected = f"error: --teacher {kind} needs the package sentence-transformers: pip install 'cyclealign[retrieval]'"
+    assert capsys.readouterr().err.strip() == expected
+    assert not Path("s.sqlite").exists()
 
 
 def test_scores_of_a_file_are_taken_over_with_what_is_known_of_them(capsys: Captured) -> None:

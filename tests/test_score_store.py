@@ -7,6 +7,7 @@ import math
 import sqlite3
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cyclealign.score_calibration import Spread, fit
 from cyclealign.score_formats import Item, ScoreList
 from cyclealign.score_mix import mixed
 from cyclealign.score_store import ScoreStore, Teacher
-from cyclealign.types import UserError
+from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
 
 LISTS = [
     ScoreList(query=Item("q1", "how"), documents=(Item("d1", "one"), Item("d2", "two")), positives=1, place="f:1"),
@@ -79,6 +80,27 @@ def test_texts_come_when_they_come_and_never_change(store: ScoreStore) -> None:
     with pytest.raises(UserError, match="g:1: query 'q1' had another text before: 'how'"):
         store.add_lists([ScoreList(query=Item("q1", "when"), documents=(), place="g:1")])
     assert store.told(LISTS[1]).documents == (Item("d3", "three"),)
+
+
+def test_a_chat_keeps_its_messages_and_a_set_its_names(store: ScoreStore, tmp_path: Path) -> None:
+    chat = tuple(Message(role=r, content=c) for r, c in (("user", "why"), ("assistant", "so"), ("user", "oh")))
+    asked = ScoreList(
+        query=Item("q3", "why so oh"), documents=(Item("d1"), Item("d2")), chat=chat, names=("0", "z"), place="g:1"
+    )
+    store.add_lists([asked])
+    assert store.candidates("q3", ["d2", "d1"]) == CandidateSet(
+        Prompt(chat), (Candidate("z", "two"), Candidate("0", "one"))
+    )
+    how = (Message(role="user", content="how"),)
+    assert store.candidates("q1", ["d1"]) == CandidateSet(Prompt(how), (Candidate("d1", "one"),))
+    assert store.queries() == 3
+    # A file of ids that names the query later asks the same chat.
+    again = ScoreStore(tmp_path / "s.sqlite")
+    again.add_lists([ScoreList(query=Item("q3"), documents=(Item("d1"),))])
+    assert again.candidates("q3", ["d1"]) == CandidateSet(Prompt(chat), (Candidate("d1", "one"),))
+    with pytest.raises(UserError, match="g:1: chat 'q3' had another text before"):
+        again.add_lists([replace(asked, chat=how)])
+    again.close()
 
 
 def test_a_teacher_stays_the_same(store: ScoreStore) -> None:

@@ -11,8 +11,8 @@
 | rankllm | JSON(L): query, candidates; an order only |
 | ntuples | JSONL or Parquet: query, documents, scores (sentence-transformers') |
 | lighton | a directory: train, queries, documents (PyLate's) |
-| sets | JSONL of candidate sets, unscored (``cyclealign rank``'s) |
-| dialogues | JSONL of contexts with a response or levels of them, unscored (``cyclealign.dialogues``) |
+| sets | JSONL of candidate sets, unscored (``cyclealign rank``'s); queries keep their messages |
+| dialogues | JSONL of contexts with a response or levels of them, unscored (``cyclealign.dialogues``); the same |
 """
 
 from __future__ import annotations

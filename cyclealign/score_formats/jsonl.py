@@ -9,12 +9,14 @@ from typing import Any
 
 from cyclealign.data import load_candidate_sets
 from cyclealign.dialogues import context_of, levels_of
+from cyclealign.rankers.encoders import told
 from cyclealign.records import rows
 from cyclealign.score_formats.lists import Item, ScoreList, number, string_list, text, tsv_rows
-from cyclealign.types import UserError
+from cyclealign.types import Prompt, UserError
 
 LABELS = ("scores", "score", "labels", "label")
 DOCUMENT_TEXT = ("text", "contents", "content", "body", "segment", "passage")  # as collections name it
+TEXT = (*DOCUMENT_TEXT, "document", "query", "question", "claim")
 
 
 def read_bge(path: Path) -> Iterator[ScoreList]:
@@ -104,33 +106,49 @@ def read_lighton(path: Path) -> Iterator[ScoreList]:
 
 
 def read_sets(path: Path) -> Iterator[ScoreList]:
-    """Candidate sets as ``cyclealign rank`` takes them; a chat of several turns is told as text."""
+    """Candidate sets as ``cyclealign rank`` takes them: the prompt's id is the query's."""
     for item in load_candidate_sets(path):
-        query = "\n\n".join(m["content"] for m in item.prompt.messages)
-        documents = tuple(Item.of_text(c.text) for c in item.candidates)
-        yield ScoreList(query=Item(item.prompt.id, query), documents=documents, place=f"{path} ({item.prompt.id})")
+        yield ScoreList(
+            query=Item(item.prompt.id, told(item.prompt.messages)),
+            documents=tuple(Item.of_text(c.text) for c in item.candidates),
+            place=f"{path} ({item.prompt.id})",
+            chat=item.prompt.messages,
+            names=item.ids,
+        )
 
 
 def read_dialogues(path: Path) -> Iterator[ScoreList]:
-    """Contexts with one ``response`` or with levels of them, as ``cyclealign.dialogues`` reads them; unscored."""
+    """Contexts with one ``response`` or with levels of them, as ``cyclealign.dialogues`` reads them; unscored.
+
+    The query's id is that of the context as a prompt.
+    """
     for place, row in rows(str(path)):
-        query = "\n\n".join(m["content"] for m in context_of(row, place))
+        prompt = Prompt(context_of(row, place))
         texts = [row["response"]] if "response" in row else [t for level in levels_of(row, place) for t in level]
         documents = tuple(Item.of_text(text(t, place, "response")) for t in texts)
-        yield ScoreList(query=Item.of_text(query), documents=documents, place=place)
+        query = Item(prompt.id, told(prompt.messages))
+        yield ScoreList(query=query, documents=documents, place=place, chat=prompt.messages)
 
 
 def read_texts(path: Path) -> Iterator[tuple[str, str]]:
     """(id, text) of a collection or of queries: tab-separated, JSONL or Parquet, where the id is the column that is or
-    ends in id, and the text the one other (a title is put before it)."""
+    ends in id. The text is the column ``text``, else the one of ``TEXT``, else the one other that holds text; a title
+    is put before it.
+
+    Raises:
+        UserError: names the line and its columns, where the id is missing or the text cannot be told.
+    """
     if ".tsv" in path.suffixes:
         yield from ((fields[0], fields[1]) for _, fields in tsv_rows(path, (2,)))
         return
     for place, row in rows(str(path)):
         key = next((c for c in row if c in ("id", "_id") or c.endswith("_id")), None)
-        body = next((c for c in row if c not in (key, "title") and isinstance(row[c], str)), None)
+        body = _text_column({c: v for c, v in row.items() if c not in (key, "title")})
         if key is None or body is None:
-            raise UserError(f"{place}: expected an id and a text, got the columns {', '.join(row)}")
+            raise UserError(
+                f"{place}: expected an id and a text, of several one named {', '.join(TEXT[:-1])} or {TEXT[-1]};"
+                f" got the columns {', '.join(row)}"
+            )
         title = row.get("title")
         yield str(row[key]), f"{title}. {row[body]}" if title else row[body]
 
@@ -204,6 +222,14 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise UserError(f"{path}: expected a JSON array of objects")
     yield from ((f"{path}[{n}]", row) for n, row in enumerate(found))
+
+
+def _text_column(row: Mapping[str, Any]) -> str | None:
+    """None where there is no text, or several that could be meant."""
+    # A named column that is null in this row is a text that is missing: another one must not stand in for it.
+    named = [c for c in TEXT if c in row and (row[c] is None or isinstance(row[c], str))]
+    found = ["text"] if "text" in named else named or [c for c in row if isinstance(row[c], str)]
+    return found[0] if len(found) == 1 and row[found[0]] is not None else None
 
 
 def _document_text(doc: Any) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclealign.types import UserError, sha256_hex
+from cyclealign.types import Message, UserError, sha256_hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class ScoreList:
     """One query with its documents in the file's order.
 
     scores: one for each document, higher is better. positives: the first so many documents are known to be
-    relevant. place: ``file:line``, for errors.
+    relevant. place: ``file:line``, for errors. chat: the query's messages, where the file has them; its text is then
+    theirs. names: the documents' ids in their own set, where a verdict of it names them so.
     """
 
     query: Item
@@ -40,6 +41,8 @@ class ScoreList:
     scores: tuple[float, ...] | None = None
     positives: int = 0
     place: str = ""
+    chat: tuple[Message, ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.scores is not None and len(self.scores) != len(self.documents):
