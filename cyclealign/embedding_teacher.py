@@ -10,9 +10,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cyclealign.extras import require_extra
 from cyclealign.logprobs import projection_weight
 from cyclealign.model_loading import loaded
-from cyclealign.types import UserError
 
 FILE = "leaf_projection.safetensors"
 
@@ -25,10 +25,9 @@ class EmbeddingTeacher:
     """
 
     def __init__(self, model: str, device: torch.device) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ModuleNotFoundError as error:
-            raise UserError("leaf needs sentence-transformers: pip install 'cyclealign[retrieval]'") from error
+        require_extra("sentence_transformers", "retrieval", "leaf.teacher")
+        from sentence_transformers import SentenceTransformer
+
         self._model = loaded(
             lambda: SentenceTransformer(model, device=str(device)), f"leaf.teacher: cannot load {model!r}"
         )

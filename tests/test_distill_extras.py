@@ -1,4 +1,4 @@
-"""``cyclealign distill`` where an optional package is missing: one line before anything is written or trained."""
+"""Where an optional package is missing: one line before anything is written or trained."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cyclealign.cli import main
+from cyclealign.embedding_teacher import EmbeddingTeacher
+from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]
 LISTS = "data.scores=scores.tsv"
@@ -71,3 +74,16 @@ def test_retention_is_measured_last_and_its_package_asked_for_first(
     said = "evaluate needs the package ir-measures: pip install 'cyclealign[eval]'"
     assert said in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_ranker_made_of_modules_and_an_embedding_teacher_need_it_too(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "sentence_transformers")
+    Path("metric").mkdir()
+    Path("metric/modules.json").write_text("[]")
+    Path("sets.jsonl").write_text(json.dumps({"prompt": "a cat ?", "candidates": ["the cat", "the dog"]}) + "\n")
+    assert main(["rank", "sets.jsonl", "--ranker", "reward_model:metric", "--out", "out.jsonl"]) == 2
+    assert "needs the package sentence-transformers: pip install 'cyclealign[retrieval]'" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"leaf\.teacher needs the package sentence-transformers"):
+        EmbeddingTeacher("teacher", torch.device("cpu"))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from cyclealign.extras import require_extra
 from cyclealign.model_loading import loaded
 from cyclealign.types import Message, UserError
 
@@ -24,6 +25,7 @@ class CrossEncoderScorer:
     """Any sentence-transformers cross-encoder with one output, PreTTR and TK too: its raw logit, without activation."""
 
     def __init__(self, path: str, *, key: str = "--teacher cross_encoder") -> None:
+        require_extra("sentence_transformers", "retrieval", key)
         from cyclealign.pair_models.loading import load_cross_encoder
 
         self._model: Any = _loaded(load_cross_encoder, path, key)
