@@ -329,6 +329,13 @@ def test_a_trained_cross_encoder_needs_the_last_stage_alone() -> None:
     assert saved[0].auto_model.config.hidden_dropout_prob == 0.25
 
 
+def test_documents_of_one_window_leave_nothing_to_choose(capsys: Captured) -> None:
+    tiny_encoders.save_encoder(Path("student"), head=True)
+    write_data()
+    assert distill("passages=null", "documents=null", "selection.data={scores: passages.tsv}", "student.window=60") == 2
+    assert "passages.tsv: no document is longer than one window" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -30,6 +30,7 @@ from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.students import make_student
 from cyclealign.losses import RankNet
 from cyclealign.training_keys import check_training
+from cyclealign.types import UserError
 
 
 def distill_idcm(config: IDCMConfig) -> dict[str, Any]:
@@ -106,9 +107,13 @@ def _train_etm(config: IDCMConfig, stage: StageConfig, name: str, rows: Rows, mo
 def _train_esm(config: IDCMConfig, rows: Rows, model: IDCM) -> dict[str, Any]:
     """The ESM on the ETM's scores of all passages of each document; a list is a (query, document)."""
     splitter = Splitter(config.student, model.tokenizer)
+    lists = selection_lists(rows, splitter)
+    if not lists:
+        raise UserError(
+            f"{config.selection.data.scores}: no document is longer than one window, nothing to choose from"
+        )
     scores = EtmScores(config.run_dir / "etm_scores.sqlite", model, splitter)
     try:
-        lists = selection_lists(rows, splitter)
         made = scores.fill(lists)
         found: Rows = {
             "query": [query for query, _ in lists],
