@@ -285,3 +285,22 @@ def test_a_teacher_is_trained_from_labels_and_re_ranks_the_first_stage() -> None
     # Of q0 the run has one relevant document, at best first; of q1 none.
     assert found["before"].keys() == found["after"].keys() == {"rerank_mrr@10", "rerank_ndcg@10"}
     assert found["after"]["rerank_mrr@10"] == pytest.approx(0.5)
+
+
+def test_a_querys_candidates_may_stand_apart() -> None:
+    from cyclealign.distill.config import EffectivenessConfig, StudentConfig
+    from cyclealign.distill.effectiveness import effectiveness
+    from cyclealign.distill.students import make_student
+    from cyclealign.losses import RankNet
+
+    write_collection()
+    Path("apart.trec").write_text("\n".join([RUN[1], RUN[2], RUN[0]]) + "\n")  # d2, the relevant one, before q1
+    folder = tiny_encoders.save_encoder(Path("student"), head=True)
+    student = make_student(StudentConfig(model=str(folder), kind="cross_encoder"), RankNet())
+    files = {"queries": Path("queries.tsv"), "documents": Path("docs.tsv"), "qrels": Path("qrels.tsv")}
+    found = [
+        effectiveness(EffectivenessConfig(**files, candidates=Path(name)), student, Path())
+        for name in ("run.trec", "apart.trec")
+    ]
+    assert found[0] == found[1]
+    assert found[0]["rerank_mrr@10"] > 0

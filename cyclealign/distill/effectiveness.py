@@ -30,9 +30,11 @@ def effectiveness(config: EffectivenessConfig, student: Student, folder: Path) -
     if not isinstance(student.objective, CrossEncoderObjective):
         found |= _retrieved(student, queries, documents, judged, folder)
     if config.candidates is not None:
-        candidates = {item.query.id: [d.id for d in item.documents] for item in read_trec(config.candidates)}
-        kept = {query: found for query, found in candidates.items() if query in judged}
-        found |= _reranked(judged, reranked(student.model, queries, documents, kept))
+        candidates: dict[str, list[str]] = {}
+        for item in read_trec(config.candidates):  # a query's lines may stand apart, as in a merged run
+            if item.query.id in judged:
+                candidates.setdefault(item.query.id, []).extend(d.id for d in item.documents)
+        found |= _reranked(judged, reranked(student.model, queries, documents, candidates))
     return found
 
 
