@@ -278,7 +278,7 @@ def test_a_teacher_is_trained_from_labels_and_re_ranks_the_first_stage() -> None
     config = ["distill", "margin_mse", "distill/bert_cat", f"student.model={folder}", "data={scores: run.trec, "]
     config[-1] += f"teacher: labels, {files}}}"
     evaluate = f"evaluate={{{files}, candidates: run.trec}}"
-    assert main([*config, evaluate, *QUICK, "steps=60", "training.learning_rate=0.02"]) == 0
+    assert main([*config, evaluate, *QUICK, "steps=150", "training.learning_rate=0.005"]) == 0
     found: Any = summary("bert-cat")
     assert found["lists"] == 2
     assert found["last_loss"] < 0.2 * found["first_loss"]
