@@ -87,7 +87,7 @@ def _paths(raw: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 def _loss_fields(raw: Mapping[str, Any]) -> list[str]:
     """Fields of the loss that ``raw`` names; of all losses where the name is itself wrong (reported later)."""
-    chosen = LOSSES.get(str(raw["loss"].get("name", "rrhf")))
+    chosen = LOSSES.get(str(raw["loss"]["name"]))
     classes = [chosen] if chosen else list(LOSSES.values())
     return [f.name for c in classes for f in dataclasses.fields(c)]
 
@@ -101,7 +101,7 @@ def _hint(path: tuple[str, ...], raw: Mapping[str, Any], known: set[tuple[str, .
     if close:
         return f"; did you mean {'.'.join([*parent, close[0]])}?"
     if parent == ["loss"]:
-        return f"; loss {raw['loss'].get('name', 'rrhf')} has {', '.join(sorted(siblings))}"
+        return f"; loss {raw['loss']['name']} has {', '.join(sorted(siblings))}"
     leaves = {p[-1]: ".".join(p) for p in sorted(known, reverse=True)}
     leaves |= {name: f"training.{name}" for name in training_key_types() if name not in leaves}
     found = difflib.get_close_matches(key, leaves, n=1, cutoff=0.75)

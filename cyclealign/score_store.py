@@ -146,9 +146,8 @@ class ScoreStore:
 
     def candidates(self, query: str, documents: Sequence[str]) -> CandidateSet:
         """A query with some of its registered documents, which keep the names that they have in their own set."""
-        asked = "SELECT name FROM pairs WHERE query = ? AND document = ?"
-        names = [self._db.execute(asked, (query, d)).fetchone()[0] for d in documents]
-        found = tuple(Candidate(n, self.text("document", d)) for n, d in zip(names, documents, strict=True))
+        names = dict(self._db.execute("SELECT document, name FROM pairs WHERE query = ?", (query,)))
+        found = tuple(Candidate(names[d], self.text("document", d)) for d in documents)
         return CandidateSet(Prompt(self.chat(query)), found)
 
     def queries(self) -> int:

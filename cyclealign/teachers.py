@@ -23,6 +23,7 @@ from cyclealign.rankers.encoders import (
     Pair,
     PairScorer,
     VectorScorer,
+    made_of_modules,
 )
 from cyclealign.score_formats.sidecar import Gives
 from cyclealign.types import Ranker, UserError
@@ -71,7 +72,7 @@ def parse_teacher(spec: str, options: Sequence[str], *, file_gives: Gives) -> Te
         return TeacherSpec(kind=kind, model="", gives=file_gives)
     if kind in POINTWISE:
         # A reward model made of modules is loaded as the cross-encoder that it is.
-        if kind in ENCODERS or (kind == "reward_model" and (Path(model) / "modules.json").is_file()):
+        if kind in ENCODERS or (kind == "reward_model" and made_of_modules(model)):
             require_extra("sentence_transformers", "retrieval", f"--teacher {kind}")
         return TeacherSpec(kind=kind, model=model, gives="magnitude")
     place = {"model": model} if kind == "openai" else {"path": model}

@@ -5,10 +5,9 @@
 One training set of both collections: triples of a query, a relevant document and a negative of BM25's first ones.
 Teachers are cross-encoders (BERT_CAT) trained on its labels by RankNet; T1 is the first, T2 the mean of all. TX is two
 more, each trained on one half of the queries and scoring the other, so that no triple is scored by who learned its
-label. Students
-and teachers are the first layers of MiniLM, trained without dropout: with BERT's rates cross-encoders of few layers do
-not leave a random order for hundreds of steps, which one arm shows. Every arm of a student has the same triples, steps,
-batches and first weights of a seed. dot and colbert have all arms, the others labels and T1.
+label. Students and teachers are the first layers of MiniLM, trained without dropout: with BERT's rates cross-encoders
+of few layers do not leave a random order for hundreds of steps, which one arm shows. Every arm of a student has the
+same triples, steps, batches and first weights of a seed. dot and colbert have all arms, the others labels, T1 and TX.
 Teachers, scores and finished arms stay in the scratch folder and are not made again.
 """
 
@@ -251,7 +250,7 @@ def teacher_values(options: argparse.Namespace, data: Mapping[str, Any]) -> dict
 
 
 def margins(scored: Path) -> dict[str, float]:
-    """How a teacher scores what it was trained on: relevant minus other."""
+    """How a teacher scores the training triples: relevant minus other."""
     found = [row["scores"][0] - row["scores"][1] for _, row in jsonl_rows(scored)]
     return {
         "relevant first": float(np.mean([margin > 0 for margin in found])),

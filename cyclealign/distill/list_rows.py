@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
+
+import torch
 
 from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.relevance import labelled, read_judged
-from cyclealign.losses import RankingLoss, feeds, losses_fed_by
+from cyclealign.losses import RankingLoss, feeds, losses_fed_by, tier_levels
 from cyclealign.score_formats import READERS, Item, ScoreList
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.types import UserError
@@ -19,7 +22,7 @@ Rows = dict[str, list[Any]]
 def ranked_rows(data: ScoresConfig, loss: RankingLoss) -> Rows:
     """``training_rows`` for a loss; for one that needs levels, levels in the place of scores.
 
-    Equal scores are one level, the highest ones level 0, as in the cycle (``losses.tier_levels``).
+    Equal scores are one level, the highest ones level 0, as in the cycle.
 
     Raises:
         UserError: scores that cannot feed the loss; as ``training_rows``.
@@ -27,7 +30,10 @@ def ranked_rows(data: ScoresConfig, loss: RankingLoss) -> Rows:
     check_feeds(data, loss)
     rows = training_rows(data)
     if loss.needs == "levels":
-        rows["scores"] = [_levels(scores) for scores in rows["scores"]]
+        every = [torch.tensor([scores], dtype=torch.float64) for scores in rows["scores"]]
+        rows["scores"] = [
+            tier_levels(scores, torch.ones_like(scores, dtype=torch.bool))[0].tolist() for scores in every
+        ]
     return rows
 
 
@@ -51,16 +57,8 @@ def training_rows(data: ScoresConfig) -> Rows:
     Raises:
         UserError: no scores, no texts, or no such list.
     """
-    rows: Rows = {"query": [], "documents": [], "scores": []}
-    for item in scored_lists(data):
-        if len(item.documents) < 2:
-            continue
-        _append(rows, item, item.documents, item.scores)
-        if len(rows["query"]) == data.limit:
-            break
-    if not rows["query"]:
-        raise UserError(f"{data.scores}: holds no list of two scored documents")
-    return rows
+    found = _first((item for item in scored_lists(data) if len(item.documents) >= 2), data, "of two scored documents")
+    return {**_texts(found), "scores": [list(item.scores or ()) for item in found]}
 
 
 def mined_rows(data: ScoresConfig) -> Rows:
@@ -71,21 +69,8 @@ def mined_rows(data: ScoresConfig) -> Rows:
     Raises:
         UserError: no scores, no texts, or a file that does not say which document is the positive.
     """
-    rows: Rows = {"query": [], "documents": [], "scores": []}
-    for item in scored_lists(data):
-        if item.positives == 0:
-            raise UserError(
-                f"{item.place}: which document is the query's positive is not known; bge, ntuples, margin_mse and"
-                " triples say it, or qrels do with data.teacher=labels"
-            )
-        places = [0, *range(item.positives, len(item.documents))]
-        scores = item.scores or ()
-        _append(rows, item, tuple(item.documents[n] for n in places), tuple(scores[n] for n in places))
-        if len(rows["query"]) == data.limit:
-            break
-    if not rows["query"]:
-        raise UserError(f"{data.scores}: holds no list with a known positive")
-    return rows
+    found = _first(map(_mined, scored_lists(data)), data, "with a known positive")
+    return {**_texts(found), "scores": [list(item.scores or ()) for item in found]}
 
 
 def text_rows(data: ScoresConfig) -> Rows:
@@ -94,15 +79,7 @@ def text_rows(data: ScoresConfig) -> Rows:
     Raises:
         UserError: no texts, or no list.
     """
-    rows: Rows = {"query": [], "documents": []}
-    for item in _told(READERS[data.file_format()](data.scores), data):
-        rows["query"].append(item.query.text)
-        rows["documents"].append([d.text for d in item.documents])
-        if len(rows["query"]) == data.limit:
-            break
-    if not rows["query"]:
-        raise UserError(f"{data.scores}: holds no list")
-    return rows
+    return _texts(_first(_told(READERS[data.file_format()](data.scores), data), data, "of documents"))
 
 
 def scored_lists(data: ScoresConfig) -> Iterator[ScoreList]:
@@ -117,15 +94,31 @@ def scored_lists(data: ScoresConfig) -> Iterator[ScoreList]:
         yield item
 
 
-def _append(rows: Rows, item: ScoreList, documents: tuple[Item, ...], scores: tuple[float, ...] | None) -> None:
-    rows["query"].append(item.query.text)
-    rows["documents"].append([d.text for d in documents])
-    rows["scores"].append(list(scores or ()))
+def _first(lists: Iterator[ScoreList], data: ScoresConfig, kind: str) -> list[ScoreList]:
+    """As many as ``data.limit`` allows; UserError where there is none of the kind."""
+    found = list(islice(lists, data.limit))
+    if not found:
+        raise UserError(f"{data.scores}: holds no list {kind}")
+    return found
 
 
-def _levels(scores: list[float]) -> list[int]:
-    places = {score: n for n, score in enumerate(sorted(set(scores), reverse=True))}
-    return [places[score] for score in scores]
+def _texts(lists: Sequence[ScoreList]) -> Rows:
+    return {
+        "query": [item.query.text for item in lists],
+        "documents": [[d.text for d in item.documents] for item in lists],
+    }
+
+
+def _mined(item: ScoreList) -> ScoreList:
+    """The list without its further positives; UserError where none is known."""
+    if item.positives == 0:
+        raise UserError(
+            f"{item.place}: which document is the query's positive is not known; bge, ntuples, margin_mse and"
+            " triples say it, or qrels do with data.teacher=labels"
+        )
+    kept = [0, *range(item.positives, len(item.documents))]
+    scores = None if item.scores is None else tuple(item.scores[n] for n in kept)
+    return replace(item, documents=tuple(item.documents[n] for n in kept), scores=scores, positives=1)
 
 
 def _told(lists: Iterator[ScoreList], data: ScoresConfig) -> Iterator[ScoreList]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
+from cyclealign.extras import require_extra
 from cyclealign.types import UserError
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
@@ -77,8 +78,7 @@ def read_trec(path: Path, kind: str) -> dict[str, dict[str, float]]:
 
 
 def _library() -> Any:
-    try:
-        import ir_measures
-    except ModuleNotFoundError as error:
-        raise UserError("eval retrieval needs the package ir-measures: pip install 'cyclealign[eval]'") from error
+    require_extra("ir_measures", "eval", "eval retrieval")
+    import ir_measures
+
     return ir_measures

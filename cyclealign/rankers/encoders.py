@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from cyclealign.extras import require_extra
@@ -19,6 +20,11 @@ class PairScorer(Protocol):
     """Scores each (messages, reply) by itself, higher is better; reward models and the local ranker are some too."""
 
     def score(self, pairs: Sequence[Pair]) -> list[float]: ...
+
+
+def made_of_modules(path: str | Path) -> bool:
+    """Whether a directory holds sentence-transformers' modules, as ``cyclealign distill quantidce`` saves them."""
+    return (Path(path) / "modules.json").is_file()
 
 
 class CrossEncoderScorer:

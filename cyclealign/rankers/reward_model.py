@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from cyclealign.model_loading import loaded
 from cyclealign.policy import context_length
-from cyclealign.rankers.encoders import CrossEncoderScorer
+from cyclealign.rankers.encoders import CrossEncoderScorer, made_of_modules
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -37,7 +37,7 @@ class RewardModelRanker:
         """Load the classifier from a directory or hub id; UserError (naming ``key``) when it is none."""
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._modules: CrossEncoderScorer | None = None
-        if (Path(path) / "modules.json").is_file():
+        if made_of_modules(path):
             self._modules = CrossEncoderScorer(str(path), key=key)
             return
         self._model, self._tokenizer = _load(str(path), self._device, key)
