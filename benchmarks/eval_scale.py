@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from cyclealign.agreement import aggregate
-from cyclealign.environment import environment
 from cyclealign.evaluation.judging import Judged
-from cyclealign.evaluation.labelled import LabelledItem
 from cyclealign.evaluation.page import write_page
 from cyclealign.evaluation.ranker import item_record, ranker_metrics
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.winrate import Outcome, outcome_record, winrate_metrics
-from cyclealign.run_dir import write_json
+from cyclealign.files.environment import environment
+from cyclealign.files.jsonl import write_json
+from cyclealign.files.labelled import LabelledItem
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking
 
 ITEMS = 10_000

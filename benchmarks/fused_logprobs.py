@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cyclealign.collator import EncodedList, RankingCollator, TrainingBatch, TrainingList
-from cyclealign.environment import environment
+from cyclealign.files.environment import environment
 from cyclealign.logprobs import Plan, attach, token_logprobs
 from cyclealign.losses import RRHF
 from cyclealign.trainer import ranked_scores

@@ -12,7 +12,7 @@ _PUBLIC = {
     "BlackBoxRanker": "cyclealign.rankers.black_box",
     "Candidate": "cyclealign.types",
     "CandidateSet": "cyclealign.types",
-    "Config": "cyclealign.config",
+    "Config": "cyclealign.config.schema",
     "Cycle": "cyclealign.cycle",
     "Demonstration": "cyclealign.types",
     "DemonstrationPool": "cyclealign.demonstrations",
@@ -21,21 +21,21 @@ _PUBLIC = {
     "Ranking": "cyclealign.types",
     "RankingTrainer": "cyclealign.trainer",
     "RewardModelRanker": "cyclealign.rankers.reward_model",
-    "RunDir": "cyclealign.run_dir",
+    "RunDir": "cyclealign.files.run_dir",
     "Unranked": "cyclealign.types",
     "UserError": "cyclealign.types",
-    "load_config": "cyclealign.config_loading",
+    "load_config": "cyclealign.config.loading",
 }
 
 if TYPE_CHECKING:
-    from cyclealign.config import Config
-    from cyclealign.config_loading import load_config
+    from cyclealign.config.loading import load_config
+    from cyclealign.config.schema import Config
     from cyclealign.cycle import Cycle
     from cyclealign.demonstrations import DemonstrationPool
+    from cyclealign.files.run_dir import RunDir
     from cyclealign.ledger import Ledger
     from cyclealign.rankers.black_box import BlackBoxRanker
     from cyclealign.rankers.reward_model import RewardModelRanker
-    from cyclealign.run_dir import RunDir
     from cyclealign.trainer import RankingTrainer
     from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt, Ranking, Unranked, UserError
 

@@ -8,19 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cyclealign.atomic import write_atomic
 from cyclealign.cascade_fits import RunFits
-from cyclealign.config import Config
-from cyclealign.config_loading import check_resume_changes, dump_config, load_config
+from cyclealign.config.endpoints import SERVER_KEY
+from cyclealign.config.loading import check_resume_changes, dump_config, load_config
+from cyclealign.config.schema import Config
 from cyclealign.cycle import Cycle, Parts
-from cyclealign.data import load_prompts, run_prompts
-from cyclealign.demonstrations import DemonstrationPool, load_static
-from cyclealign.endpoints import SERVER_KEY
+from cyclealign.demonstration_files import load_static
+from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import Evaluator
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.prompts import load_prompts, run_prompts
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import prompt_record
 from cyclealign.hosts import check_host, remember_host
 from cyclealign.losses import feeds, losses_fed_by
 from cyclealign.rank_template import RankTemplate, find_template, load_template
-from cyclealign.run_dir import RunDir, prompt_record, write_json, write_jsonl
 from cyclealign.team import Team, launch_team
 from cyclealign.types import (
     CanarySample,
@@ -181,7 +184,7 @@ def _warm_start_examples(config: Config, sft: str) -> list[tuple[tuple[Message, 
 
 
 def _record_environment(run: RunDir) -> None:
-    from cyclealign.environment import environment
+    from cyclealign.files.environment import environment
 
     write_json(run.environment, environment())
 

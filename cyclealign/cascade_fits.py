@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cyclealign.config import CascadeConfig
-from cyclealign.run_dir import RunDir, read_json, read_rankings, read_sets, write_json
+from cyclealign.config.schema import CascadeConfig
+from cyclealign.files.jsonl import read_json, write_json
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_rankings, read_sets
 
 if TYPE_CHECKING:
     from cyclealign.rankers.distilled import Distilled, Features

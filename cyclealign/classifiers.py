@@ -16,7 +16,7 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cyclealign.config import Section
+from cyclealign.config.schema import Section
 from cyclealign.types import UserError
 
 

@@ -50,7 +50,7 @@ def run(
     ] = False,
 ) -> None:
     """Align a model: generate, rank twice, agree, train, repeat."""
-    from cyclealign.config_loading import dump_config, load_config
+    from cyclealign.config.loading import dump_config, load_config
 
     loaded = load_config(config, overrides or [])
     if dry_run:
@@ -82,7 +82,7 @@ def resume(
 @app.command()
 def quickstart(overrides: Overrides = None) -> None:
     """Run the whole loop with the embedded models: no key, no hub, no GPU."""
-    from cyclealign.config_loading import load_config
+    from cyclealign.config.loading import load_config
     from cyclealign.cycle import Cycle
 
     first = load_config("quickstart", overrides or [])
@@ -95,7 +95,8 @@ def quickstart(overrides: Overrides = None) -> None:
 @app.command()
 def status(run: RunPath) -> None:
     """Where a run stands, live or not."""
-    from cyclealign.status import open_run, read_status, status_lines
+    from cyclealign.files.run_dir import open_run
+    from cyclealign.status import read_status, status_lines
 
     _say("\n".join(status_lines(read_status(open_run(run)))))
 
@@ -153,7 +154,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the run's page (report.html) and print its figures, at any moment of a run; compare several runs."""
-    from cyclealign.status import open_run
+    from cyclealign.files.run_dir import open_run
     from cyclealign.summary import show_comparison, show_summary
 
     found = [open_run(run) for run in runs]
@@ -171,7 +172,7 @@ def doctor(
     overrides: Overrides = None,
 ) -> None:
     """Check versions, GPU, vLLM, key, chat template and the judge's prompt. Calls and writes nothing."""
-    from cyclealign.config_loading import load_config
+    from cyclealign.config.loading import load_config
     from cyclealign.doctor import examine
 
     broken = []
@@ -213,8 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(make: Callable[[], Cycle], path: Path) -> None:
     """Make and run a cycle, showing its progress; then what came of it."""
+    from cyclealign.files.run_dir import RunDir
     from cyclealign.progress import shown
-    from cyclealign.run_dir import RunDir
     from cyclealign.summary import show_summary
 
     run = RunDir(path)

@@ -43,7 +43,7 @@ def build(
     from cyclealign.curation.embedding import encoder as encoder_of
     from cyclealign.curation.evaluate import missed_prompts
     from cyclealign.curation.sets import new_file
-    from cyclealign.data import load_prompts
+    from cyclealign.files.prompts import load_prompts
     from cyclealign.rank_template import load_template
 
     held = load_prompts(held_out) if held_out else []
@@ -125,10 +125,10 @@ def lint(
     token_budget: Annotated[int, typer.Option(help="demonstrations.token_budget of the run")] = 2048,
 ) -> None:
     """Look for copies, leaks, skew and what would not be shown. Exit code 1 where something is wrong."""
-    from cyclealign.config import DemonstrationsConfig
+    from cyclealign.config.schema import DemonstrationsConfig
     from cyclealign.curation.lint import lint
     from cyclealign.curation.sets import open_set
-    from cyclealign.data import load_prompts
+    from cyclealign.files.prompts import load_prompts
     from cyclealign.rank_template import load_template
 
     opened = open_set(found)

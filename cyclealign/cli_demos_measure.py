@@ -116,8 +116,8 @@ def search(
 
 def write_result(path: Path, kind: str, record: dict[str, object]) -> None:
     """All figures of a measurement, with what it ran on."""
-    from cyclealign.environment import environment
-    from cyclealign.run_dir import write_json
+    from cyclealign.files.environment import environment
+    from cyclealign.files.jsonl import write_json
 
     write_json(path, {"kind": kind, "environment": environment()} | record)
     print(str(path))

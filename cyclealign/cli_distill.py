@@ -23,7 +23,7 @@ Overrides = Annotated[
 @app.command("margin_mse")
 def margin_mse(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a bi-encoder, ColBERT, PreTTR, TK or cross-encoder on a teacher's scores or labels, by any ranking loss."""
-    from cyclealign.config_loading import load_sections
+    from cyclealign.config.loading import load_sections
     from cyclealign.distill.config import ListDistillConfig
     from cyclealign.distill.list_distiller import distill_lists
 
@@ -34,7 +34,7 @@ def margin_mse(config: ConfigName, overrides: Overrides = None) -> None:
 @app.command("leaf")
 def leaf(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a small encoder on a big one's vectors, in the same space: queries by the one, documents by the other."""
-    from cyclealign.config_loading import load_sections
+    from cyclealign.config.loading import load_sections
     from cyclealign.distill.leaf import distill_leaf
     from cyclealign.distill.leaf_config import LeafConfig
 
@@ -46,7 +46,7 @@ def leaf(config: ConfigName, overrides: Overrides = None) -> None:
 @app.command("quantidce")
 def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a metric of dialogue coherence: on levels of responses, then on a few human ratings."""
-    from cyclealign.config_loading import load_sections
+    from cyclealign.config.loading import load_sections
     from cyclealign.distill.quantidce import QuantiDCEConfig, distill_quantidce
 
     loaded = load_sections(QuantiDCEConfig, config, overrides or [])
@@ -56,7 +56,7 @@ def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
 @app.command("cprd")
 def cprd(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a dual encoder, text-text or image-text, on a cross-encoder's order of hard negatives, beside InfoNCE."""
-    from cyclealign.config_loading import load_sections
+    from cyclealign.config.loading import load_sections
     from cyclealign.distill.cprd import CPRDConfig, distill_cprd
 
     loaded = load_sections(CPRDConfig, config, overrides or [])
@@ -66,7 +66,7 @@ def cprd(config: ConfigName, overrides: Overrides = None) -> None:
 @app.command("pld")
 def pld(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a classifier on a bigger one's logits, or a ranker on another one's lists (a config with data.scores)."""
-    from cyclealign.config_loading import load_sections
+    from cyclealign.config.loading import load_sections
     from cyclealign.distill.list_distiller import distill_lists
     from cyclealign.distill.pld_classifier import distill_classifier
     from cyclealign.distill.pld_config import PLDConfig, pld_schema
@@ -82,7 +82,7 @@ def pld(config: ConfigName, overrides: Overrides = None) -> None:
 @app.command("idcm")
 def idcm(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a cascade for long documents: a small model chooses the passages that a cross-encoder scores."""
-    from cyclealign.config_loading import load_sections
+    from cyclealign.config.loading import load_sections
     from cyclealign.distill.idcm import distill_idcm
     from cyclealign.distill.idcm_config import IDCMConfig
 

@@ -50,8 +50,8 @@ def ranker(
 ) -> None:
     """A ranker on labelled pairs and lists: accuracy, position and length bias, cost."""
     from cyclealign.evaluation.judging import Judge, price
-    from cyclealign.evaluation.labelled import load_labelled
     from cyclealign.evaluation.ranker import RankerEval, evaluate_ranker
+    from cyclealign.files.labelled import load_labelled
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
     items = load_labelled(data, subset=subset, limit=limit)
@@ -147,9 +147,9 @@ def likelihood(
     seed: Seed = 42,
 ) -> None:
     """Preference accuracy of the policy's own likelihood, NLL a token; with --prompts its KL to the start model."""
-    from cyclealign.evaluation.labelled import load_labelled
     from cyclealign.evaluation.likelihood import Likelihood, evaluate_likelihood
     from cyclealign.evaluation.policies import find_policy
+    from cyclealign.files.labelled import load_labelled
 
     _checked(out)
     found = find_policy(policy)

@@ -39,7 +39,7 @@ def render(
     """Print the messages that a judge would get."""
     from cyclealign.curation.sets import open_set
     from cyclealign.curation.templates import SAMPLE, rendered
-    from cyclealign.data import load_candidate_sets
+    from cyclealign.files.prompts import load_candidate_sets
     from cyclealign.rank_template import load_template
 
     asked = load_candidate_sets(item)[0] if item else SAMPLE
@@ -62,7 +62,7 @@ def eval_(
     dry_run: DryRun = False,
 ) -> None:
     """Measure a judge on labelled pairs with each template, same pairs and presentation orders."""
-    from cyclealign.config import DemonstrationsConfig
+    from cyclealign.config.schema import DemonstrationsConfig
     from cyclealign.curation import measuring, pricing
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.sets import open_set

@@ -12,8 +12,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from cyclealign.atomic import write_atomic
 from cyclealign.evaluation.forest import forest_plot
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_sets
 from cyclealign.report import Part, page
 from cyclealign.reporting.charts import BarChart, Line, LineChart
 from cyclealign.reporting.figures import Facts, paired_interval, read_facts
@@ -22,7 +24,6 @@ from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import Html, join, table, tag
 from cyclealign.reporting.run_charts import charts_of, drawn
 from cyclealign.reporting.samples import conversation, replies
-from cyclealign.run_dir import RunDir, read_sets
 from cyclealign.types import UserError
 
 PROMPTS = 12  # with the replies of all runs side by side

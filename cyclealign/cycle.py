@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.demonstrations import DemonstrationPool, accept
 from cyclealign.evaluating import Evaluator, drift_broken, kept_interaction
+from cyclealign.files.jsonl import Appender, write_json, write_jsonl
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import Verdict, read_sets, verdict_record
 from cyclealign.interaction import (
     Interaction,
     agreement_record,
@@ -30,15 +33,6 @@ from cyclealign.interaction import (
     unranked_sets,
 )
 from cyclealign.learning_state import LearningState
-from cyclealign.run_dir import (
-    Appender,
-    RunDir,
-    Verdict,
-    read_sets,
-    verdict_record,
-    write_json,
-    write_jsonl,
-)
 from cyclealign.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.team import Team
 from cyclealign.types import (

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cyclealign.atomic import write_atomic
-from cyclealign.resources import resource
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.packaged import resource
 from cyclealign.types import Demonstration, Message, Prompt, UserError, sha256_hex
 
 BUILTIN = {"builtin:rank": "demonstrations.jsonl"}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclealign.agreement import Agreement
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.demonstration_files import (
     content_version,
     load_demonstrations,
@@ -25,7 +25,8 @@ from cyclealign.demonstration_files import (
     save_demonstrations,
 )
 from cyclealign.model_loading import loaded
-from cyclealign.prompting import RankTemplate, demonstration_tokens, load_template, presentations
+from cyclealign.prompting import demonstration_tokens, presentations
+from cyclealign.rank_template import RankTemplate, load_template
 from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed
 
 __all__ = [

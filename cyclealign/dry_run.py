@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cyclealign.config import Config
-from cyclealign.data import run_prompts
+from cyclealign.config.schema import Config
 from cyclealign.evaluating import labelled_pairs
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens, load_template
+from cyclealign.files.prompts import run_prompts
+from cyclealign.prompting import estimate_message_tokens, estimate_tokens
+from cyclealign.rank_template import load_template
 from cyclealign.rankers.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
 from cyclealign.types import CandidateSet, Prompt
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cyclealign.extras import require_extra
+from cyclealign.config.extras import require_extra
 from cyclealign.logprobs import projection_weight
 from cyclealign.model_loading import loaded
 

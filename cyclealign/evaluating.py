@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.config import DriftConfig
-from cyclealign.run_dir import Appender, read_sets, set_record, verdict_record, write_json, write_jsonl
+from cyclealign.config.schema import DriftConfig
+from cyclealign.files.jsonl import Appender, write_json, write_jsonl
+from cyclealign.files.run_records import read_sets, set_record, verdict_record
 from cyclealign.scorers import Scorer
 from cyclealign.team import Team
 from cyclealign.types import (

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclealign.agreement import taught_tiers
-from cyclealign.atomic import write_atomic
-from cyclealign.config import Config
-from cyclealign.config_loading import load_config
+from cyclealign.config.loading import load_config
+from cyclealign.config.schema import Config
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir, open_run
+from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.model_card import model_card
-from cyclealign.run_dir import RunDir, read_json, read_rankings, read_sets
-from cyclealign.status import open_run
 from cyclealign.types import CandidateSet, Ranking, UserError
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cyclealign.endpoints import host_of, is_loopback
-from cyclealign.run_dir import read_json, write_json
+from cyclealign.config.endpoints import host_of, is_loopback
+from cyclealign.files.jsonl import read_json, write_json
 from cyclealign.types import UserError
 
 

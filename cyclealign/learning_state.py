@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from cyclealign.run_dir import InteractionDir, RunDir
+from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.types import PolicyTrainer, PolicyVersion, RankingExample, TrainReport
 
 

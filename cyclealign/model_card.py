@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config import BUILTIN_POLICY, Config
-from cyclealign.run_dir import RunDir, read_json, read_sets
-from cyclealign.strict_yaml import write_yaml
+from cyclealign.config.schema import BUILTIN_POLICY, Config
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_sets
+from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.types import CandidateSet
 
 SAMPLES = 3

@@ -14,12 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from cyclealign.chat_template import check_template, first_line
+from cyclealign.files.packaged import resource
 from cyclealign.model_loading import loaded, set_dropout
-from cyclealign.resources import resource
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
-    from cyclealign.config import LoraConfig, PolicyConfig
+    from cyclealign.config.schema import LoraConfig, PolicyConfig
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclealign.collator import EncodedList, encode
-from cyclealign.config import PolicyConfig
+from cyclealign.config.schema import PolicyConfig
 from cyclealign.layouts import choose_plan
 from cyclealign.logprobs import attach
 from cyclealign.policy import compute_dtype, context_length

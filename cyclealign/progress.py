@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cyclealign.run_dir import RunDir, read_jsonl
+from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.status import Status, duration, money, read_status
 from cyclealign.types import UserError
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cyclealign.config import BlackBoxConfig, DemonstrationsConfig
-from cyclealign.config_loading import parsed_section
-from cyclealign.data import load_candidate_sets
+from cyclealign.config.loading import parsed_section
+from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.prompts import load_candidate_sets
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import verdict_record
 from cyclealign.ledger import Ledger
-from cyclealign.prompting import load_template
-from cyclealign.run_dir import RunDir, read_json, verdict_record
+from cyclealign.rank_template import load_template
 from cyclealign.types import CandidateSet, RankContext, Ranker, Unranked, UserError
 
 KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN, openai:MODEL"

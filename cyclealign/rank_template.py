@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from cyclealign.resources import resource, resource_dir
+from cyclealign.files.packaged import resource, resource_dir
 from cyclealign.types import UserError, sha256_hex
 
 # Field -> (placeholders that it must have, placeholders that it may have).

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cyclealign.atomic import write_atomic
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.cascade import cascade_section
 from cyclealign.reporting.changes import demonstrations, interactions
 from cyclealign.reporting.figures import Facts, paired_interval, read_facts
@@ -20,7 +22,6 @@ from cyclealign.reporting.ranking_charts import position_note
 from cyclealign.reporting.run_charts import run_charts
 from cyclealign.reporting.samples import OUTCOME, REWARD, before_and_after, interaction_filter, rankings
 from cyclealign.reporting.spend import spend_table
-from cyclealign.run_dir import RunDir, read_json
 
 __all__ = ["headline", "paired_interval", "render_report", "write_report"]
 

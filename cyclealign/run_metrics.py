@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.ledger import Ledger
-from cyclealign.run_dir import RunDir, read_json
 
 SUMMARY = ("ranked", "settled", "accepted", "pool", "agreement", "agreement_corrected", "pass_tau")
 CASCADE = ("pruned", "alone", "audited", "calls_saved", "tokens_saved", "tau", "best_first")

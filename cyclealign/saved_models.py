@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from cyclealign.config import PolicyConfig
+from cyclealign.config.schema import PolicyConfig
 from cyclealign.model_loading import loaded
 from cyclealign.policy import load_tokenizer, resolve_model
 

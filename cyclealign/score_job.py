@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from cyclealign.agreement import teacher_utilities
-from cyclealign.atomic import write_atomic
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.files.atomic import write_atomic
 from cyclealign.rankers.encoders import Pair
 from cyclealign.score_formats import READERS, write
 from cyclealign.score_formats.jsonl import read_texts

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.ledger import Ledger, Spend
-from cyclealign.run_dir import RunDir, read_jsonl
-from cyclealign.strict_yaml import read_yaml
-from cyclealign.types import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +40,6 @@ class Status:
     done: int | None
     total: int | None
     planned: int
-
-
-def open_run(path: Path) -> RunDir:
-    """The run of a directory. UserError where it holds none."""
-    run = RunDir(path)
-    if not run.config.is_file():
-        raise UserError(f"{path}: not a run directory (no config.yaml in it)")
-    return run
 
 
 def read_status(run: RunDir) -> Status:

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cyclealign.comparison import columns_of, differences, write_comparison
-from cyclealign.report import headline, write_report
-from cyclealign.run_dir import RunDir
+from cyclealign.files.run_dir import RunDir
+from cyclealign.report import write_report
+from cyclealign.reporting.headline import headline
 
 
 def show_summary(run: RunDir, console: Console | None = None) -> None:

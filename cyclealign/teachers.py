@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclealign.config import BlackBoxConfig
-from cyclealign.config_loading import parsed_section
-from cyclealign.extras import require_extra
+from cyclealign.config.extras import require_extra
+from cyclealign.config.loading import parsed_section
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.losses import losses_fed_by
 from cyclealign.rankers.encoders import (
     CausalScorer,

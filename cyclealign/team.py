@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cyclealign.atomic import write_atomic
-from cyclealign.run_dir import read_json
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import read_json
 from cyclealign.types import RunStopped
 
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
-from cyclealign.run_dir import RunDir, read_json
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError
 
 

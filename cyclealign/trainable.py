@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from cyclealign.chat_template import check_template, render_prompt, response_ids
 from cyclealign.checkpoints import load_weights, put_in_place, save_policy
 from cyclealign.collator import EncodedList, TrainingList, encode
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.embedding_teacher import EmbeddingTeacher, load_projection
 from cyclealign.layouts import choose_plan
 from cyclealign.logprobs import Plan, attach, attach_projection

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from cyclealign.collator import RankingCollator, TrainingBatch, TrainingList
-from cyclealign.config import AnchorConfig, LeafAuxiliary
+from cyclealign.config.schema import AnchorConfig, LeafAuxiliary
 from cyclealign.embedding_teacher import save_projection
 from cyclealign.logprobs import Plan, logprobs_and_vectors, sequence_scores, token_logprobs
 from cyclealign.losses import EmbeddingMatch, EmbeddingPairs, RankedScores, RankingLoss, tier_levels

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cyclealign.training_keys import check_training
+from cyclealign.config.training_keys import check_training
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from cyclealign.config import Config
+    from cyclealign.config.schema import Config
 
 
 def training_defaults(config: Config) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cyclealign.training_setup import training_defaults
 from cyclealign.types import Message, UserError
 
 if TYPE_CHECKING:
-    from cyclealign.config import Config
+    from cyclealign.config.schema import Config
 
 # Taken over from the ``training`` section: how much fits on the device. Rates are SFT's own.
 SHARED_KEYS = (

@@ -23,7 +23,7 @@ from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.recorded import cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
-from cyclealign.records import jsonl_rows
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.types import Ranking
 
 WHOLE = 805

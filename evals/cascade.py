@@ -30,11 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclealign.agreement import kendall_tau, order_utilities
-from cyclealign.config import CascadeConfig
+from cyclealign.config.schema import CascadeConfig
 from cyclealign.evaluation.arms import POWER80, verdict
 from cyclealign.evaluation.ranker import ndcg
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference, recorded
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.intervals import Z95
 from cyclealign.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.pruning import best_first, cascade_figures
@@ -42,8 +44,6 @@ from cyclealign.rankers.cascade import CascadeRanker
 from cyclealign.rankers.distilled import Distilled, Features, distil, expected_agreement
 from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
-from cyclealign.records import jsonl_rows
-from cyclealign.run_dir import write_jsonl
 from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt, RankContext, Ranking
 
 KEEPS = (2, 3, 4, 5, 6, 7)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclealign.records import rows
+from cyclealign.files.rows import rows
 
 K1, B = 0.9, 0.4
 WORD = re.compile(r"[a-z0-9]+")

@@ -28,8 +28,8 @@ from cyclealign.distill.cprd import CPRDConfig, ImageEncoderConfig, distill_cprd
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.evaluation.result import make_result, write_result
+from cyclealign.files.jsonl import write_jsonl
 from cyclealign.losses import CPRD, KL, ListMLE, RankingLoss, RankNet
-from cyclealign.run_dir import write_jsonl
 
 ARMS: dict[str, tuple[RankingLoss, float]] = {
     "infonce": (CPRD(), 0.0),

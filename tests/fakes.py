@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.cycle import Cycle, Parts
 from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import Evaluator
-from cyclealign.run_dir import RunDir, prompt_record, write_json, write_jsonl
+from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import prompt_record
 from cyclealign.team import Team
 from cyclealign.types import (
     CanarySample,

@@ -7,17 +7,20 @@ from pathlib import Path
 import torch
 from tiny_policy import save_tiny, tiny_llama
 
-from cyclealign.atomic import write_atomic
-from cyclealign.config import BlackBoxConfig, Config, DataConfig, GeneratorConfig, LoraConfig, PolicyConfig, Price
-from cyclealign.config_loading import dump_config
-from cyclealign.run_dir import (
-    RunDir,
-    prompt_record,
-    set_record,
-    verdict_record,
-    write_json,
-    write_jsonl,
+from cyclealign.config.loading import dump_config
+from cyclealign.config.schema import (
+    BlackBoxConfig,
+    Config,
+    DataConfig,
+    GeneratorConfig,
+    LoraConfig,
+    PolicyConfig,
+    Price,
 )
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import prompt_record, set_record, verdict_record
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking, Unranked
 
 TEXTS = ("good yes", "yes", "no", "bad no")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cyclealign.run_dir import read_jsonl
+from cyclealign.files.jsonl import read_jsonl
 
 TESTS = Path(__file__).resolve().parent
 ENVIRONMENT = {

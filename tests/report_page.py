@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from cyclealign.files.run_dir import RunDir
 from cyclealign.report import render_report
-from cyclealign.run_dir import RunDir
 
 
 class Node:

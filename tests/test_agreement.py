@@ -17,8 +17,6 @@ from cyclealign.agreement import (
     aggregate,
     agree,
     borda,
-    chance_corrected,
-    expected_lcs,
     kemeny,
     kendall_tau,
     lcs,
@@ -27,7 +25,7 @@ from cyclealign.agreement import (
     vote_shares,
     vote_utilities,
 )
-from cyclealign.chance import lcs_distribution
+from cyclealign.chance import chance_corrected, expected_lcs, lcs_distribution
 from cyclealign.types import Ranking
 
 IDS = "abcdefgh"

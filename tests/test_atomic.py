@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign.atomic import write_atomic
+from cyclealign.files.atomic import write_atomic
 
 
 @pytest.mark.parametrize("durable", [True, False])

@@ -34,10 +34,11 @@ from loopback import (
     text_hash,
 )
 
-from cyclealign.agreement import chance_corrected, kendall_tau, lcs
-from cyclealign.config import BlackBoxConfig, Price
+from cyclealign.agreement import kendall_tau, lcs
+from cyclealign.chance import chance_corrected
+from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.ledger import Ledger
-from cyclealign.prompting import load_template
+from cyclealign.rank_template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.rankers.limits import RetryPolicy
 from cyclealign.types import (

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from cyclealign import building
-from cyclealign.config import Config
-from cyclealign.config_loading import dump_config, load_config
-from cyclealign.demonstration_files import content_version
-from cyclealign.demonstrations import load_demonstrations
+from cyclealign.config.loading import dump_config, load_config
+from cyclealign.config.schema import Config
+from cyclealign.demonstration_files import content_version, load_demonstrations
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.hosts import remember_host
 from cyclealign.rank_template import load_template
-from cyclealign.run_dir import RunDir, read_json
 from cyclealign.types import UserError
 
 

@@ -21,8 +21,10 @@ from test_replay import CONTEXT, PROMPT, SET, write
 from cyclealign.agreement import kendall_tau, taught_tiers, teacher_utilities
 from cyclealign.cascade_fits import RunFits
 from cyclealign.cli import main
-from cyclealign.config import CascadeConfig, Config
+from cyclealign.config.schema import CascadeConfig, Config
 from cyclealign.export import preference_rows
+from cyclealign.files.jsonl import read_json, read_jsonl, write_json
+from cyclealign.files.run_records import read_rankings, verdict_from, verdict_record
 from cyclealign.interaction import trusted
 from cyclealign.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.pruning import assembled, audit_tau, audits, best_first, cascade_figures
@@ -32,9 +34,9 @@ from cyclealign.rankers.distilled import Distilled, distil, expected_agreement, 
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
-from cyclealign.report import headline, render_report
+from cyclealign.report import render_report
+from cyclealign.reporting.headline import headline
 from cyclealign.reporting.ranking_charts import both_rankings
-from cyclealign.run_dir import read_json, read_jsonl, read_rankings, verdict_from, verdict_record, write_json
 from cyclealign.run_metrics import interaction_metrics
 from cyclealign.types import (
     BudgetExhausted,

@@ -18,7 +18,9 @@ from processes import (
 from test_processes import arguments
 
 from cyclealign.cli import main
-from cyclealign.run_dir import RunDir, read_json, read_rankings
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_rankings
 from cyclealign.types import Ranking
 
 pytestmark = pytest.mark.slow

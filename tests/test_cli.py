@@ -19,7 +19,8 @@ from loopback import Loopback, prefers
 from tiny_policy import save_tiny
 
 from cyclealign.cli import main
-from cyclealign.run_dir import RunDir, write_json
+from cyclealign.files.jsonl import write_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import BudgetExhausted, RunStopped
 
 Captured = pytest.CaptureFixture[str]

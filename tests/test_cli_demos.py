@@ -11,9 +11,9 @@ from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.cli import main
 from cyclealign.curation.sets import open_set
-from cyclealign.demonstrations import load_demonstrations, save_demonstrations
+from cyclealign.demonstration_files import load_demonstrations, save_demonstrations
+from cyclealign.files.jsonl import read_json, write_jsonl
 from cyclealign.ledger import Ledger
-from cyclealign.run_dir import read_json, write_jsonl
 
 Captured = pytest.CaptureFixture[str]
 POOL = planted_pool(4)
@@ -148,7 +148,7 @@ def test_a_run_is_shown_and_measured_as_it_is(folder: Path, capsys: Captured) ->
     (run / "prompts" / "template.yaml").write_text(
         (Path(__file__).parent.parent / "prompts" / "rank_terse.yaml").read_text()
     )
-    from cyclealign.config_loading import dump_config
+    from cyclealign.config.loading import dump_config
 
     (run / "config.yaml").write_text(dump_config(config_in(folder, demonstrations={"gate": -1.0, "capacity": 2})))
     assert main(["demos", "show", str(run)]) == 0

@@ -9,8 +9,8 @@ from loopback import Loopback, prefers
 from planted_judge import planted_pairs
 
 from cyclealign.cli import main
-from cyclealign.resources import resource
-from cyclealign.run_dir import read_json, write_jsonl
+from cyclealign.files.jsonl import read_json, write_jsonl
+from cyclealign.files.packaged import resource
 
 Captured = pytest.CaptureFixture[str]
 

@@ -12,8 +12,10 @@ from test_report_charts import drawn_lines
 
 from cyclealign.cli import main
 from cyclealign.comparison import columns_of, differences, render_comparison
-from cyclealign.report import headline, paired_interval
-from cyclealign.run_dir import RunDir, write_json
+from cyclealign.files.jsonl import write_json
+from cyclealign.files.run_dir import RunDir
+from cyclealign.reporting.figures import paired_interval
+from cyclealign.reporting.headline import headline
 from cyclealign.types import UserError
 
 

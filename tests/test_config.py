@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclealign.config import Config
-from cyclealign.config_loading import check_resume_changes, dump_config, find_config, load_config, load_sections
+from cyclealign.config.loading import check_resume_changes, dump_config, find_config, load_config, load_sections
+from cyclealign.config.schema import Config
+from cyclealign.config.training_keys import check_training
 from cyclealign.distill.cprd import CPRDConfig
+from cyclealign.files.packaged import resource_dir
+from cyclealign.files.strict_yaml import read_yaml, write_yaml
 from cyclealign.losses import CPRD, PRO, RRHF, ListMLE, SimPO
-from cyclealign.resources import resource_dir
-from cyclealign.strict_yaml import read_yaml, write_yaml
-from cyclealign.training_keys import check_training
 from cyclealign.types import UserError
 
 CONFIGS = resource_dir("configs")
@@ -394,7 +394,7 @@ def test_every_training_argument_has_a_type_that_is_understood() -> None:
 
     from transformers import TrainingArguments
 
-    from cyclealign.config import OWNED_TRAINING_KEYS
+    from cyclealign.config.schema import OWNED_TRAINING_KEYS
 
     defaults = {
         f.name: f.default.value if hasattr(f.default, "value") else f.default

@@ -6,16 +6,10 @@ from typing import Any
 
 import pytest
 
-from cyclealign.config import BlackBoxConfig, Price
+from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.ledger import Call
-from cyclealign.prompting import (
-    estimate_message_tokens,
-    estimate_tokens,
-    load_template,
-    render,
-    repair_messages,
-    response_format,
-)
+from cyclealign.prompting import estimate_message_tokens, estimate_tokens, render, repair_messages, response_format
+from cyclealign.rank_template import load_template
 from cyclealign.rankers.costs import (
     WorstCase,
     answer_tokens,

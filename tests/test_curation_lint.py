@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.lint import Problem, lint
 from cyclealign.curation.overlap import containment, normal
 from cyclealign.curation.sets import open_set
-from cyclealign.prompting import load_template
+from cyclealign.rank_template import load_template
 from cyclealign.types import Demonstration, Prompt
 
 TEMPLATE = load_template("rank")

@@ -12,7 +12,7 @@ import pytest
 from loopback import Fault, Loopback, Script
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
-from cyclealign.config import BlackBoxConfig, DemonstrationsConfig, Price
+from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig, Price
 from cyclealign.curation.evaluate import arms_of, evaluate, lines
 from cyclealign.curation.measuring import (
     Accuracy,
@@ -30,7 +30,7 @@ from cyclealign.curation.pricing import describe, most_for
 from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import labelled_pairs
 from cyclealign.ledger import Ledger
-from cyclealign.prompting import load_template
+from cyclealign.rank_template import load_template
 from cyclealign.types import UserError
 
 POOL = planted_pool(5)

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.editing import as_yaml, edit, from_yaml
 from cyclealign.curation.sets import add, chosen, open_set, remove
 from cyclealign.curation.showing import differences, overview, whole
-from cyclealign.demonstrations import DemonstrationPool, load_static, save_demonstrations
-from cyclealign.prompting import load_template
+from cyclealign.demonstration_files import load_static, save_demonstrations
+from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.rank_template import load_template
 from cyclealign.types import Demonstration, Prompt, UserError
 
 

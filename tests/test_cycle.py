@@ -12,11 +12,12 @@ import pytest
 from fakes import FakeGenerator, FakeRanker, FakeTrainer, Fuse, Killed, make_cycle, prompts
 
 from cyclealign.agreement import aggregate, agree
-from cyclealign.config import Config, DriftConfig
+from cyclealign.config.schema import Config, DriftConfig
 from cyclealign.cycle import Cycle
 from cyclealign.evaluating import drift_broken, kept_of_drawn
+from cyclealign.files.jsonl import Appender, read_json, read_jsonl
+from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.prompting import presentations
-from cyclealign.run_dir import Appender, read_json, read_jsonl, read_rankings, read_sets
 from cyclealign.types import (
     BudgetExhausted,
     Candidate,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cyclealign.config import DataConfig
-from cyclealign.data import EVAL_LIMIT, load_candidate_sets, load_prompts, run_prompts
+from cyclealign.config.schema import DataConfig
+from cyclealign.files.prompts import EVAL_LIMIT, load_candidate_sets, load_prompts, run_prompts
 from cyclealign.types import UserError
 
 USER = {"role": "user", "content": "Hi"}
@@ -330,7 +330,8 @@ def test_wrong_candidate_sets(tmp_path: Path, row: dict[str, Any], says: str) ->
 
 
 def test_a_runs_own_candidates_file(tmp_path: Path) -> None:
-    from cyclealign.run_dir import set_record, write_jsonl
+    from cyclealign.files.jsonl import write_jsonl
+    from cyclealign.files.run_records import set_record
     from cyclealign.types import Candidate, CandidateSet, Prompt
 
     item = CandidateSet(Prompt(({"role": "user", "content": "Hi"},)), (Candidate("a", "x"), Candidate("b", "y")), 2)

@@ -16,7 +16,7 @@ import torch
 
 from cyclealign.classifiers import Classifier, ClassifierConfig, LabelledImages, logits_of, read_images, shifted_views
 from cyclealign.cli import main
-from cyclealign.config_loading import load_sections
+from cyclealign.config.loading import load_sections
 from cyclealign.distill.pld_classifier import ranking_objective
 from cyclealign.distill.pld_config import PLDConfig
 from cyclealign.losses import PLD

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tiny_policy import examples, save_tiny, tiny_config, tiny_llama
 
 from cyclealign.collator import EncodedList, RankingCollator, TrainingList, collate
-from cyclealign.config import LeafAuxiliary
-from cyclealign.config_loading import load_config
+from cyclealign.config.loading import load_config
+from cyclealign.config.schema import LeafAuxiliary
 from cyclealign.embedding_teacher import FILE, EmbeddingTeacher
 from cyclealign.logprobs import Plan, attach, attach_projection, logprobs_and_vectors, token_logprobs
 from cyclealign.trainable import TrainablePolicy

@@ -9,7 +9,7 @@ import pytest
 from processes import finish, ledger_content, records, start
 from vllm_server import start_vllm_server
 
-from cyclealign.resources import resource
+from cyclealign.files.packaged import resource
 
 pytestmark = [pytest.mark.vllm, pytest.mark.data, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cyclealign.endpoints import host_of, is_loopback
+from cyclealign.config.endpoints import host_of, is_loopback
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cyclealign.evaluation.labelled import LabelledItem, by_subset, load_labelled, majority
+from cyclealign.files.labelled import LabelledItem, by_subset, load_labelled, majority
 from cyclealign.types import UserError
 
 

@@ -19,7 +19,8 @@ from cyclealign.evaluation.likelihood import divergence
 from cyclealign.evaluation.retrieval import measured
 from cyclealign.evaluation.reward import sigmoid
 from cyclealign.evaluation.text import bleu_char_pro_compat, repetition, self_bleu, text_figures
-from cyclealign.run_dir import prompt_record, write_json, write_jsonl
+from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.run_records import prompt_record
 
 Captured = pytest.CaptureFixture[str]
 

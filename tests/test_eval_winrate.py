@@ -15,7 +15,7 @@ from report_page import Page, every
 from tiny_policy import save_tiny
 
 from cyclealign.cli import main
-from cyclealign.config_loading import load_config
+from cyclealign.config.loading import load_config
 from cyclealign.evaluation.policies import find_policy, taught_by
 from cyclealign.evaluation.responses import Sampling, get_responses, load_responses
 from cyclealign.rank_file import ranker_config

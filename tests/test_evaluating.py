@@ -9,12 +9,12 @@ from types import SimpleNamespace
 from fakes import FakeGenerator, FakeTrainer, Fuse
 from loopback import Loopback, prefers
 
-from cyclealign.config import BlackBoxConfig
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.evaluating import Evaluator
+from cyclealign.files.jsonl import read_json
 from cyclealign.ledger import Ledger
-from cyclealign.prompting import load_template
+from cyclealign.rank_template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
-from cyclealign.run_dir import read_json
 from cyclealign.team import Team
 from cyclealign.types import CandidateSet, Demonstration, PolicyVersion, Prompt, RankContext, Ranking, Unranked
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 import cyclealign.generation as generation
 from cyclealign.chat_template import render_prompt
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.generation import build_generator
 from cyclealign.generation.decoding import ATTEMPTS, Batch, choose, greedy, prefer_folded_attention, sample
 from cyclealign.generation.sampling import ROUNDS, Draw, collect, is_final, stop_token_ids, to_draw

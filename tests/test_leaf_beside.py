@@ -51,7 +51,7 @@ def history(name: str) -> list[dict[str, float]]:
 def test_the_loss_is_the_sum_of_both_terms() -> None:
     from sentence_transformers import SentenceTransformer
 
-    from cyclealign.config import LeafAuxiliary
+    from cyclealign.config.schema import LeafAuxiliary
     from cyclealign.distill.adapters import DenseObjective
     from cyclealign.distill.leaf_beside import MatchedObjective
     from cyclealign.losses import MarginMSE

@@ -15,7 +15,7 @@ from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tin
 
 from cyclealign.chat_template import check_template, render_prompt, response_ids, stop_token_id
 from cyclealign.checkpoints import load_weights, save_policy
-from cyclealign.config import PolicyConfig
+from cyclealign.config.schema import PolicyConfig
 from cyclealign.policy import check_room, load_model, load_tokenizer, resolve_model
 from cyclealign.saved_models import load_for_use
 from cyclealign.types import Message, UserError

@@ -19,8 +19,8 @@ from processes import (
     start,
 )
 
+from cyclealign.files.jsonl import read_jsonl
 from cyclealign.ledger import Ledger
-from cyclealign.run_dir import read_jsonl
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,10 @@ from report_run import hand_made_run
 from rich.console import Console
 
 from cyclealign import progress
+from cyclealign.files.jsonl import read_jsonl, write_json, write_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.ledger import Spend
 from cyclealign.progress import Bars, Pace, progress_line, run_seconds_left, said, shown
-from cyclealign.run_dir import RunDir, read_jsonl, write_json, write_jsonl
 from cyclealign.status import read_status
 from cyclealign.team import Team
 

@@ -13,18 +13,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cyclealign.agreement import kendall_tau
-from cyclealign.demonstrations import load_static
+from cyclealign.demonstration_files import load_static
 from cyclealign.prompting import (
-    RankTemplate,
-    ReplyUnusable,
     answer_schema,
     estimate_message_tokens,
     estimate_tokens,
     format_answer,
-    is_refusal,
-    load_template,
     neutralise,
-    parse_reply,
     presentations,
     render,
     repair_messages,
@@ -32,7 +27,8 @@ from cyclealign.prompting import (
     restore,
     unshuffle,
 )
-from cyclealign.rank_template import fill
+from cyclealign.rank_template import RankTemplate, fill, load_template
+from cyclealign.replies import ReplyUnusable, is_refusal, parse_reply
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
 
 # Time limits measure the machine's other work, not this.

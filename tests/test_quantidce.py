@@ -15,7 +15,7 @@ import tiny_encoders
 import torch
 
 from cyclealign.cli import main
-from cyclealign.dialogues import read_levels, read_ratings
+from cyclealign.files.dialogues import read_levels, read_ratings
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking, UserError
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")

@@ -13,8 +13,8 @@ import pytest
 import tiny_encoders
 import torch
 
-from cyclealign.dialogues import read_levels, read_ratings
 from cyclealign.distill.config import EncoderShape
+from cyclealign.files.dialogues import read_levels, read_ratings
 from cyclealign.losses import QuantiDCEKD
 from cyclealign.types import UserError
 

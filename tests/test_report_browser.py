@@ -13,8 +13,9 @@ from report_run import hand_made_run
 from test_report import hostile_run
 
 from cyclealign.comparison import columns_of, write_comparison
+from cyclealign.files.jsonl import read_jsonl, write_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.report import POLICY, write_report
-from cyclealign.run_dir import RunDir, read_jsonl, write_jsonl
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,7 +11,8 @@ import pytest
 from fakes import make_cycle
 from test_cycle import config_in
 
-from cyclealign.run_dir import read_json, read_jsonl, verdict_from, verdict_record
+from cyclealign.files.jsonl import read_json, read_jsonl
+from cyclealign.files.run_records import verdict_from, verdict_record
 
 DOC = (Path(__file__).resolve().parent.parent / "docs" / "run_directory.md").read_text(encoding="utf-8")
 EXAMPLES = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", DOC, re.S) for line in block.splitlines()]

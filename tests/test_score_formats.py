@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign.score_formats import READERS, WRITERS, Item, ScoreList, detect, write
+from cyclealign.score_formats import READERS, WRITERS, detect, write
 from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.score_formats.lists import Item, ScoreList
 from cyclealign.types import UserError, sha256_hex
 
 

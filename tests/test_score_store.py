@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cyclealign.ledger import Ledger
 from cyclealign.score_calibration import Spread, fit
-from cyclealign.score_formats import Item, ScoreList
+from cyclealign.score_formats.lists import Item, ScoreList
 from cyclealign.score_mix import mixed
 from cyclealign.score_store import ScoreStore, Teacher
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError

@@ -11,9 +11,10 @@ from tiny_policy import WORDS, save_tiny
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
-from cyclealign.config_loading import load_config
+from cyclealign.config.loading import load_config
 from cyclealign.cycle import Cycle
-from cyclealign.run_dir import RunDir, read_json, read_jsonl
+from cyclealign.files.jsonl import read_json, read_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError
 
 Scalars = dict[str, list[tuple[int, float]]]

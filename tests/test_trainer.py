@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_policy import WORDS, examples, save_tiny, tiny_config
 
 from cyclealign.collator import EncodedList, RankingCollator, TrainingList
-from cyclealign.config import AnchorConfig, Config
+from cyclealign.config.schema import AnchorConfig, Config
 from cyclealign.losses import DPO, PRO, RRHF, MultiLevelRanking
 from cyclealign.trainable import TrainablePolicy
 from cyclealign.trainer import anchor_terms, ranked_scores

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign.resources import PACKAGE
+from cyclealign.files.packaged import PACKAGE
 
 ROOT = PACKAGE.parent
 

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.types import RankingExample
 
 WORDS = [*"abcdefghijklmnopqrstuvwxyz", "good", "bad", "yes", "no", "hello", "world"]

@@ -22,10 +22,11 @@ from cyclealign.curation.embedding import Embed, unit_rows
 from cyclealign.curation.overlap import NEAR_COPY, containment
 from cyclealign.demonstrations import accept, prompt_text
 from cyclealign.evaluating import labelled_pairs
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_sets
 from cyclealign.interaction import Interaction, agreements, trusted
 from cyclealign.prompting import demonstration_tokens
 from cyclealign.rank_template import RankTemplate
-from cyclealign.run_dir import RunDir, read_sets
 from cyclealign.types import Demonstration, Prompt, UserError
 
 

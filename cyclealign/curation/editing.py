@@ -13,7 +13,7 @@ import yaml
 
 from cyclealign.curation.sets import DemonstrationSet, open_set, writable
 from cyclealign.demonstration_files import from_record, save_demonstrations, to_record
-from cyclealign.strict_yaml import read_yaml
+from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.types import Demonstration, UserError
 
 _HEADER = """\

@@ -17,7 +17,7 @@ from cyclealign.curation.measuring import (
 )
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.run_dir import read_json
+from cyclealign.files.jsonl import read_json
 from cyclealign.types import CandidateSet, Demonstration, UserError
 
 

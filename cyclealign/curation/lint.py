@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.overlap import NEAR_COPY, containment
 from cyclealign.curation.showing import opening
 from cyclealign.demonstrations import DemonstrationPool

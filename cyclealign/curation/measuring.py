@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cyclealign.config import BlackBoxConfig
-from cyclealign.config_loading import parsed_section
-from cyclealign.data import load_prompts
-from cyclealign.endpoints import OPENAI_URL
+from cyclealign.config.endpoints import OPENAI_URL
+from cyclealign.config.loading import parsed_section
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.evaluating import labelled_pairs
+from cyclealign.files.prompts import load_prompts
 from cyclealign.intervals import Z95, wilson
 from cyclealign.ledger import Ledger
 from cyclealign.rank_template import RankTemplate, load_template

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cyclealign.config import BlackBoxConfig
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.measuring import Question
 from cyclealign.curation.metering import PROBES
 from cyclealign.prompting import (

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.demonstration_files import BUILTIN, content_version, load_demonstrations, save_demonstrations
 from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.files.packaged import resource
+from cyclealign.files.run_dir import RunDir
 from cyclealign.rank_template import load_template
-from cyclealign.resources import resource
-from cyclealign.run_dir import RunDir
 from cyclealign.types import Demonstration, UserError
 
 
@@ -63,7 +63,7 @@ def run_dynamic(run: Path) -> tuple[Demonstration, ...]:
 
 def run_config(run: Path) -> DemonstrationsConfig:
     """How a run shows its demonstrations."""
-    from cyclealign.config_loading import load_config
+    from cyclealign.config.loading import load_config
 
     return load_config(RunDir(run).config).demonstrations
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cyclealign.config import LeafAuxiliary, Loss, Section
+from cyclealign.config.schema import LeafAuxiliary, Loss, Section
 from cyclealign.losses import MarginMSE
 from cyclealign.score_formats import READERS, detect
 from cyclealign.score_formats.sidecar import Gives, recorded_gives

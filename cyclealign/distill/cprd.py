@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from cyclealign.config import Loss, Section
+from cyclealign.config.schema import Loss, Section
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
 from cyclealign.distill.list_distiller import fit_lists

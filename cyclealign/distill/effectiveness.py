@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cyclealign.config.extras import require_extra
 from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective
 from cyclealign.distill.config import EffectivenessConfig
 from cyclealign.distill.relevance import Judged, read_judged
 from cyclealign.distill.students import Student
-from cyclealign.extras import require_extra
 from cyclealign.rankers.encoders import cross_scores, vector_scores
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.score_formats.tsv import read_trec

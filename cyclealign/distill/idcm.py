@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyclealign.atomic import write_atomic
+from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import StudentConfig
 from cyclealign.distill.idcm_config import IDCMConfig, StageConfig
 from cyclealign.distill.idcm_model import IDCM
@@ -28,8 +28,8 @@ from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter
 from cyclealign.distill.list_rows import Rows, text_rows, training_rows
 from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.students import make_student
+from cyclealign.files.atomic import write_atomic
 from cyclealign.losses import RankNet
-from cyclealign.training_keys import check_training
 from cyclealign.types import UserError
 
 

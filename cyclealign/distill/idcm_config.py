@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cyclealign.config import Loss, Section
+from cyclealign.config.schema import Loss, Section
 from cyclealign.distill.config import DistillConfig, EncoderShape, ScoresConfig
 from cyclealign.losses import NDCG2
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
-from cyclealign.atomic import write_atomic
+from cyclealign.files.atomic import write_atomic
 from cyclealign.pair_models.kernels import MEANS, KernelCounts, kernel_weights
 from cyclealign.types import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from cyclealign.atomic import write_atomic
+from cyclealign.config.extras import require_extra
 from cyclealign.distill.leaf_config import LeafConfig, TextsConfig
 from cyclealign.distill.leaf_models import load_teacher, make_student, save_router
 from cyclealign.distill.leaf_retention import (
@@ -27,7 +27,7 @@ from cyclealign.distill.leaf_retention import (
 )
 from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.teacher_vectors import TASKS, Task, TeacherVectors
-from cyclealign.extras import require_extra
+from cyclealign.files.atomic import write_atomic
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.types import UserError
 

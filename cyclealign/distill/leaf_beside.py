@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cyclealign.config import LeafAuxiliary
+from cyclealign.config.schema import LeafAuxiliary
 from cyclealign.distill.adapters import DenseObjective, Features
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.leaf_config import EncoderTeacherConfig

@@ -12,8 +12,9 @@ import torch
 from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.relevance import labelled, read_judged
 from cyclealign.losses import RankingLoss, feeds, losses_fed_by, tier_levels
-from cyclealign.score_formats import READERS, Item, ScoreList
+from cyclealign.score_formats import READERS
 from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.score_formats.lists import Item, ScoreList
 from cyclealign.types import UserError
 
 Rows = dict[str, list[Any]]

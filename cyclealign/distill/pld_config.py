@@ -7,11 +7,11 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from cyclealign.classifiers import ClassifierConfig
-from cyclealign.config import Loss, Section
-from cyclealign.config_loading import find_config
+from cyclealign.config.loading import find_config
+from cyclealign.config.schema import Loss, Section
 from cyclealign.distill.config import DistillConfig, ListDistillConfig
+from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.losses import PLD
-from cyclealign.strict_yaml import read_yaml
 
 
 class ImagesConfig(Section):

@@ -13,16 +13,16 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import nn
 
-from cyclealign.atomic import write_atomic
-from cyclealign.config import Section
-from cyclealign.dialogues import read_levels, read_ratings
+from cyclealign.config.schema import Section
+from cyclealign.config.training_keys import check_training
 from cyclealign.distill.adapters import CrossEncoderObjective
 from cyclealign.distill.coherence_model import RatingObjective, load_model, make_model
 from cyclealign.distill.config import DistillConfig, EncoderShape
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.dialogues import read_levels, read_ratings
 from cyclealign.losses import MultiLevelRanking, QuantiDCEKD
 from cyclealign.rankers.encoders import told
-from cyclealign.training_keys import check_training
 from cyclealign.types import UserError
 
 Rows = Mapping[str, Sequence[Any]]  # columns

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cyclealign.score_formats import Item, ScoreList
-from cyclealign.score_formats.lists import lines
+from cyclealign.score_formats.lists import Item, ScoreList, lines
 from cyclealign.types import UserError
 
 Judged = Mapping[str, Mapping[str, int]]

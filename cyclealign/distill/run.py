@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cyclealign.atomic import write_atomic
+from cyclealign.config.extras import require_extra
+from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
-from cyclealign.extras import require_extra
-from cyclealign.strict_yaml import write_yaml
-from cyclealign.training_keys import check_training
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.types import UserError
 
 log = logging.getLogger(__name__)

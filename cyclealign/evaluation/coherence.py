@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cyclealign.dialogues import exchange_of, is_number, rating_of
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.reward import score_pairs
 from cyclealign.evaluation.statistics import Estimate, expanded_tails, recorded
-from cyclealign.records import jsonl_rows
+from cyclealign.files.dialogues import exchange_of, is_number, rating_of
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.types import UserError
 
 DRAWS = 1_000
@@ -27,7 +27,7 @@ def evaluate_coherence(data: Path, scorer: str | None, *, seed: int) -> Result:
 
     A row has human ratings (``human`` or ``ratings``: a number or several, whose mean counts), and either ``score``
     or, with ``scorer`` (as in ``eval reward``), ``messages`` or ``context`` (a list of turns) and ``response``; as
-    ``cyclealign.dialogues`` reads them.
+    ``cyclealign.files.dialogues`` reads them.
 
     Raises:
         UserError: names file and line; or fewer than three rows, or ratings or scores that are all the same.

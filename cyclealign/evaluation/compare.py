@@ -12,7 +12,8 @@ import numpy as np
 
 from cyclealign.evaluation.result import Result, make_result, read_result
 from cyclealign.evaluation.statistics import bootstrap_mean, holm, paired_difference, recorded
-from cyclealign.run_dir import RunDir, read_json
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError
 
 RESAMPLES = 9_999

@@ -13,18 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config import DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.ledger import Ledger
-from cyclealign.prompting import (
-    estimate_message_tokens,
-    estimate_tokens,
-    load_template,
-    presentations,
-    render,
-    response_format,
-)
+from cyclealign.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.rank_file import RankJob, ledger_of, open_ranker, ranker_config
+from cyclealign.rank_template import load_template
 from cyclealign.rankers.costs import answer_tokens, output_bound, request_options, usd
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, canonical_json, derive_seed
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from cyclealign.evaluation.labelled import LabelledItem
 from cyclealign.evaluation.policies import Policy
 from cyclealign.evaluation.ranker import credit
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Result, item_key, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.files.labelled import LabelledItem
 from cyclealign.types import Message, PolicyVersion, Ranking
 
 Exchange = tuple[Sequence[Message], Sequence[str]]

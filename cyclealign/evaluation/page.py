@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclealign.atomic import write_atomic
 from cyclealign.evaluation.figures import figure_rows, is_estimate
 from cyclealign.evaluation.forest import forest_plot
 from cyclealign.evaluation.result import Result
+from cyclealign.files.atomic import write_atomic
 from cyclealign.report import CSS, POLICY
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, table, tag

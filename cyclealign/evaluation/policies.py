@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config import BlackBoxConfig, Config
-from cyclealign.config_loading import load_config
-from cyclealign.run_dir import RunDir, read_json
+from cyclealign.config.loading import load_config
+from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import PolicyVersion, UserError
 
 START = "@start"

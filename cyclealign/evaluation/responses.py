@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config import BlackBoxConfig, Config, DataConfig, GeneratorConfig, PolicyConfig
-from cyclealign.config_loading import parsed_section
-from cyclealign.data import load_prompts, parse_row
+from cyclealign.config.loading import parsed_section
+from cyclealign.config.schema import BlackBoxConfig, Config, DataConfig, GeneratorConfig, PolicyConfig
 from cyclealign.evaluation.policies import find_policy
+from cyclealign.files.jsonl import Appender, read_jsonl
+from cyclealign.files.prompts import load_prompts, parse_row
+from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.run_records import prompt_from, prompt_record
 from cyclealign.prompting import LETTERS_PER_TOKEN
 from cyclealign.rankers.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
-from cyclealign.records import jsonl_rows
-from cyclealign.run_dir import Appender, prompt_from, prompt_record, read_jsonl
 from cyclealign.types import Prompt, UserError, derive_seed
 
 TEXT_KEYS = ("response", "output", "reply", "completion")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclealign.atomic import write_atomic
-from cyclealign.environment import environment
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.environment import environment
 from cyclealign.types import CandidateSet, UserError, sha256_hex
 
 FORMAT = 1

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cyclealign.config.extras import require_extra
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
-from cyclealign.extras import require_extra
 from cyclealign.types import UserError
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclealign.types import Generator, UserError
 
 if TYPE_CHECKING:
-    from cyclealign.config import Config
+    from cyclealign.config.schema import Config
 
 
 def build_generator(config: Config, *, workdir: Path) -> Generator:

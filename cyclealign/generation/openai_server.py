@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclealign.chat_template import render_prompt
-from cyclealign.config import Config
-from cyclealign.endpoints import SERVER_KEY
+from cyclealign.config.endpoints import SERVER_KEY
+from cyclealign.config.schema import Config
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
     FORGED_TURN,

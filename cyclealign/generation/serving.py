@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.policy import NOT_SERVABLE
 from cyclealign.types import PolicyVersion, UserError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclealign.chat_template import render_prompt
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.generation.decoding import ATTEMPTS, greedy, prefer_folded_attention, sample
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, collect, is_final, stop_token_ids, to_draw
 from cyclealign.policy import load_model, load_tokenizer

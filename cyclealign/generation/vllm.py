@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclealign.chat_template import render_prompt
-from cyclealign.config import Config
+from cyclealign.config.schema import Config
 from cyclealign.generation.sampling import collect
 from cyclealign.generation.serving import check_adapter, engine_rank
 from cyclealign.generation.vllm_worker import Job, Setup

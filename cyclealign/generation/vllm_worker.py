@@ -22,7 +22,7 @@ from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, Draw, collect,
 from cyclealign.types import Prompt, derive_seed
 
 if TYPE_CHECKING:
-    from cyclealign.config import Config
+    from cyclealign.config.schema import Config
 
 MOST_ROWS = 256  # sequences that decode together
 STEP_TOKENS = 16384  # prompt tokens that one engine step may read

@@ -9,25 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cyclealign.agreement import aggregate
-from cyclealign.config import BlackBoxConfig
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.ledger import Call, Ledger, Purpose
-from cyclealign.prompting import (
-    RankTemplate,
-    ReplyUnusable,
-    is_refusal,
-    parse_reply,
-    presentations,
-    render,
-    repair_messages,
-    response_format,
-    unshuffle,
-)
+from cyclealign.prompting import presentations, render, repair_messages, response_format, unshuffle
+from cyclealign.rank_template import RankTemplate
 from cyclealign.rankers.capability import Capability
 from cyclealign.rankers.chat import CallFailed, ChatReply
 from cyclealign.rankers.costs import request_options
 from cyclealign.rankers.limits import BudgetSpent, RetryPolicy
 from cyclealign.rankers.paid_calls import PaidCalls
 from cyclealign.rankers.streaming import Work, stream
+from cyclealign.replies import ReplyUnusable, is_refusal, parse_reply
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,

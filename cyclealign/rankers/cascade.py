@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cyclealign.config import CascadeConfig
+from cyclealign.config.schema import CascadeConfig
 from cyclealign.pruning import assembled
 from cyclealign.rankers.distilled import Distilled, Features, expected_agreement
 from cyclealign.types import (

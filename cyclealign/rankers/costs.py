@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cyclealign.config import BlackBoxConfig, Price
-from cyclealign.endpoints import OPENAI_URL, host_of
+from cyclealign.config.endpoints import OPENAI_URL, host_of
+from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.ledger import Call
-from cyclealign.prompting import (
-    RankTemplate,
-    estimate_message_tokens,
-    estimate_tokens,
-    presentations,
-    render,
-    response_format,
-)
+from cyclealign.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
+from cyclealign.rank_template import RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
 LENGTH_OPTIONS = ("max_tokens", "max_completion_tokens")

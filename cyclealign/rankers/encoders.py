@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cyclealign.extras import require_extra
+from cyclealign.config.extras import require_extra
 from cyclealign.model_loading import loaded
 from cyclealign.types import Message, UserError
 

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from cyclealign.files.packaged import resource
 from cyclealign.rankers.scored import ranked_by
-from cyclealign.resources import resource
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 # The last turns say what a reply must answer; what lies further back would drown them in a bag.

@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.config import BlackBoxConfig
-from cyclealign.endpoints import OPENAI_URL, host_of, is_loopback
+from cyclealign.config.endpoints import OPENAI_URL, host_of, is_loopback
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.ledger import Call, Ledger
 from cyclealign.rankers.chat import REQUEST_FAULTS, CallFailed, ChatReply, Failure, one_line, read_reply
 from cyclealign.rankers.costs import (

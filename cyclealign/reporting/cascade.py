@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_rankings
 from cyclealign.pruning import audit_tau, audits, best_first
 from cyclealign.reporting.figures import mean_interval
 from cyclealign.reporting.markup import Html, join, table, tag
-from cyclealign.run_dir import RunDir, read_json, read_rankings
 
 COUNTS = ("whole", "pruned", "alone", "audited", "calls_saved", "tokens_saved")
 Audits = tuple[list[float], list[float]]

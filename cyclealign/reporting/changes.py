@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cyclealign.files.jsonl import read_json, read_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.markup import Html, Value, details, join, passage, table, tag
 from cyclealign.reporting.samples import conversation
-from cyclealign.run_dir import RunDir, read_json, read_jsonl
 from cyclealign.types import canonical_json
 
 SHOWN = 12  # demonstrations of one kind that are shown in full

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cyclealign.files.jsonl import read_json
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.intervals import Z95, wilson
-from cyclealign.run_dir import RunDir, read_json
-from cyclealign.strict_yaml import read_yaml
 
 PORTION = 500  # bootstrap draws that are held at once
 

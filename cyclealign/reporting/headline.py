@@ -13,6 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from cyclealign.evaluating import WORDS
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import read_sets, read_verdicts
 from cyclealign.reporting.cascade import cascade_text
 from cyclealign.reporting.figures import (
     Facts,
@@ -24,7 +26,6 @@ from cyclealign.reporting.figures import (
     reward_change,
 )
 from cyclealign.reporting.spend import spend_text
-from cyclealign.run_dir import RunDir, read_sets, read_verdicts
 from cyclealign.types import Ranking
 
 Interval = tuple[float, float] | None

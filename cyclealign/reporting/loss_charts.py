@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.charts import Line, LineChart
-from cyclealign.run_dir import RunDir, read_jsonl
 
 LOSS_POINTS = 300  # a longer training log is averaged over consecutive rows
 PARTS = {"rank_loss": "ranking loss", "best_nll": "NLL of the best", "anchor": "distance to the start model"}

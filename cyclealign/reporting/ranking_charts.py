@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cyclealign.files.run_dir import InteractionDir, RunDir
+from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.intervals import wilson
 from cyclealign.prompting import presentations
 from cyclealign.reporting.charts import Interval, Line, LineChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.grids import Grid
-from cyclealign.run_dir import InteractionDir, RunDir, read_rankings, read_sets
 from cyclealign.types import Ranking, derive_seed
 
 Pair = tuple[Ranking, Ranking]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cyclealign.agreement import expected_lcs
+from cyclealign.chance import expected_lcs
+from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.intervals import wilson
 from cyclealign.reporting.charts import BarChart, Line, LineChart, bar_chart, line_chart
 from cyclealign.reporting.figures import Facts, mean_interval, reward_change
@@ -18,7 +20,6 @@ from cyclealign.reporting.loss_charts import loss_charts
 from cyclealign.reporting.markup import Html
 from cyclealign.reporting.ranking_charts import confusion_grids, position_chart
 from cyclealign.reporting.spend import spend_chart, time_chart
-from cyclealign.run_dir import RunDir, read_jsonl
 
 TRAINED = "interactions trained"
 

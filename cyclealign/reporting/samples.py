@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.run_dir import InteractionDir, RunDir
+from cyclealign.files.run_records import Verdict, read_sets, read_verdicts
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, tag
-from cyclealign.run_dir import InteractionDir, RunDir, Verdict, read_jsonl, read_sets, read_verdicts
 from cyclealign.types import CandidateSet, Message, Ranking
 
 COMPARED = 24  # prompts before and after

@@ -6,11 +6,12 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection
 
+from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.run_dir import RunDir
 from cyclealign.ledger import Ledger, Spend
 from cyclealign.reporting.charts import BarChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.markup import Html, table
-from cyclealign.run_dir import RunDir, read_jsonl
 from cyclealign.types import UserError
 
 STAGES = ("generate_and_rank", "white_box", "train", "evaluate")  # in the order of their bars; others above

@@ -12,7 +12,7 @@
 | ntuples | JSONL or Parquet: query, documents, scores (sentence-transformers') |
 | lighton | a directory: train, queries, documents (PyLate's) |
 | sets | JSONL of candidate sets, unscored (``cyclealign rank``'s); queries keep their messages |
-| dialogues | JSONL of contexts with a response or levels of them, unscored (``cyclealign.dialogues``); the same |
+| dialogues | JSONL of contexts with a response or levels of them, unscored (``cyclealign.files.dialogues``); the same |
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from cyclealign.dialogues import RATINGS
-from cyclealign.records import rows
+from cyclealign.files.dialogues import RATINGS
+from cyclealign.files.rows import rows
 from cyclealign.score_formats import jsonl, tsv
 from cyclealign.score_formats.lists import Item, ScoreList, lines
 from cyclealign.types import UserError

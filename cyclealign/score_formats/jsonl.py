@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclealign.data import load_candidate_sets
-from cyclealign.dialogues import context_of, levels_of
+from cyclealign.files.dialogues import context_of, levels_of
+from cyclealign.files.prompts import load_candidate_sets
+from cyclealign.files.rows import rows
 from cyclealign.rankers.encoders import told
-from cyclealign.records import rows
 from cyclealign.score_formats.lists import Item, ScoreList, number, string_list, text, tsv_rows
 from cyclealign.types import Prompt, UserError
 
@@ -118,7 +118,7 @@ def read_sets(path: Path) -> Iterator[ScoreList]:
 
 
 def read_dialogues(path: Path) -> Iterator[ScoreList]:
-    """Contexts with one ``response`` or with levels of them, as ``cyclealign.dialogues`` reads them; unscored.
+    """Contexts with one ``response`` or with levels of them, as ``cyclealign.files.dialogues`` reads them; unscored.
 
     The query's id is that of the context as a prompt.
     """

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.records import jsonl_rows, rows
-from cyclealign.resources import resource
+from cyclealign.files.packaged import resource
+from cyclealign.files.rows import jsonl_rows, rows
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
 
 if TYPE_CHECKING:
-    from cyclealign.config import DataConfig
+    from cyclealign.config.schema import DataConfig
 
 log = logging.getLogger(__name__)
 OPENERS = ("builtin:openers-train", "builtin:openers-eval", "builtin:openers-report")

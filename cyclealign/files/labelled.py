@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cyclealign.data import parse_row
-from cyclealign.records import rows
+from cyclealign.files.prompts import parse_row
+from cyclealign.files.rows import rows
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, Ranking, UserError
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cyclealign.data import parse_row
-from cyclealign.records import jsonl_rows
+from cyclealign.files.prompts import parse_row
+from cyclealign.files.rows import jsonl_rows
 from cyclealign.types import Message, UserError
 
 RATINGS = ("human", "rating", "ratings", "annotations", "human_scores")

@@ -8,7 +8,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
-from cyclealign.resources import PACKAGE
+from cyclealign.files.packaged import PACKAGE
 
 PACKAGES = (
     *("cyclealign", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "vllm"),

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from cyclealign.config import OWNED_TRAINING_KEYS
+from cyclealign.config.schema import OWNED_TRAINING_KEYS
 from cyclealign.types import UserError
 
 # Where the value would only fail after candidates were made and paid for.

@@ -13,8 +13,8 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cyclealign.config import Config, Loss
-from cyclealign.training_keys import training_key_types
+from cyclealign.config.schema import Config, Loss
+from cyclealign.config.training_keys import training_key_types
 from cyclealign.types import UserError
 
 LOSSES: dict[str, Any] = {c.__dataclass_fields__["name"].default: c for c in get_args(get_args(Loss)[0])}

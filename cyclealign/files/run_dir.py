@@ -5,124 +5,15 @@ Append-only JSONL files tolerate a torn last line (a killed process); everything
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
-import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from cyclealign.atomic import write_atomic
-from cyclealign.types import Candidate, CandidateSet, Cascaded, Prompt, Ranking, Unranked, UserError
-
-Verdict = Ranking | Unranked
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-
-
-def read_jsonl(path: Path) -> Iterator[Any]:
-    """Records of a file, none when it is missing. A last line without its newline is what a kill left: skipped."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
-class Appender:
-    """Appends records to a JSONL file, each with one write, after cutting off a torn last line."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
-            os.truncate(path, whole)
-        self._file: IO[bytes] = path.open("ab", buffering=0)
-
-    def add(self, record: Any) -> None:
-        self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
-
-    def __enter__(self) -> Appender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def prompt_record(prompt: Prompt) -> dict[str, Any]:
-    record: dict[str, Any] = {"prompt_id": prompt.id, "messages": list(prompt.messages)}
-    if prompt.chosen is not None and prompt.rejected is not None:
-        record |= {"chosen": prompt.chosen, "rejected": prompt.rejected}
-    return record
-
-
-def prompt_from(record: dict[str, Any]) -> Prompt:
-    return Prompt(tuple(record["messages"]), record.get("chosen"), record.get("rejected"))
-
-
-def set_record(item: CandidateSet) -> dict[str, Any]:
-    candidates = [dataclasses.asdict(c) for c in item.candidates]
-    return {**prompt_record(item.prompt), "candidates": candidates, "drawn": item.drawn}
-
-
-def set_from(record: dict[str, Any]) -> CandidateSet:
-    candidates = tuple(Candidate(**c) for c in record["candidates"])
-    return CandidateSet(prompt_from(record), candidates, record["drawn"])
-
-
-def verdict_record(verdict: Verdict) -> dict[str, Any]:
-    if isinstance(verdict, Unranked):
-        return {"prompt_id": verdict.prompt_id, "unranked": verdict.reason, "detail": verdict.detail}
-    record: dict[str, Any] = {"prompt_id": verdict.prompt_id, "tiers": verdict.tiers}
-    extras = {
-        "scores": verdict.scores,
-        "votes": verdict.votes,
-        "confidence": verdict.confidence,
-        "passes": verdict.passes or None,
-        "cascade": verdict.cascade and verdict.cascade.record(),
-    }
-    return record | {k: v for k, v in extras.items() if v is not None}
-
-
-def verdict_from(record: dict[str, Any]) -> Verdict:
-    if "unranked" in record:
-        return Unranked(record["prompt_id"], record["unranked"], record.get("detail", ""))
-    return Ranking(
-        prompt_id=record["prompt_id"],
-        tiers=tuple(tuple(t) for t in record["tiers"]),
-        scores=record.get("scores"),
-        votes=record.get("votes"),
-        confidence=record.get("confidence"),
-        passes=tuple(tuple(p) for p in record.get("passes", ())),
-        cascade=Cascaded.from_record(record["cascade"]) if "cascade" in record else None,
-    )
-
-
-def read_sets(path: Path) -> dict[str, CandidateSet]:
-    """Candidate sets of a ``candidates.jsonl``, by prompt id."""
-    return {r["prompt_id"]: set_from(r) for r in read_jsonl(path)}
-
-
-def read_verdicts(path: Path) -> dict[str, Verdict]:
-    """Rankings and unranked items of a ``*_box.jsonl``, by prompt id."""
-    return {r["prompt_id"]: verdict_from(r) for r in read_jsonl(path)}
-
-
-def read_rankings(path: Path) -> dict[str, Ranking]:
-    return {i: v for i, v in read_verdicts(path).items() if isinstance(v, Ranking)}
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import read_json, read_jsonl
+from cyclealign.files.run_records import prompt_from
+from cyclealign.types import Prompt, UserError
 
 
 class InteractionDir:
@@ -222,3 +113,11 @@ class RunDir:
 
     def eval_prompts(self) -> list[Prompt]:
         return [prompt_from(r) for r in read_jsonl(self.prompts / "eval.jsonl")]
+
+
+def open_run(path: Path) -> RunDir:
+    """The run of a directory. UserError where it holds none."""
+    run = RunDir(path)
+    if not run.config.is_file():
+        raise UserError(f"{path}: not a run directory (no config.yaml in it)")
+    return run

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cyclealign.config import Config, Section
-from cyclealign.config_errors import check_keys, is_free, readable, show
-from cyclealign.resources import resource_dir
-from cyclealign.strict_yaml import read_yaml, write_yaml
-from cyclealign.training_keys import check_training
+from cyclealign.config.errors import check_keys, is_free, readable, show
+from cyclealign.config.schema import Config, Section
+from cyclealign.config.training_keys import check_training
+from cyclealign.files.packaged import resource_dir
+from cyclealign.files.strict_yaml import read_yaml, write_yaml
 from cyclealign.types import UserError
 
 S = TypeVar("S", bound=Section)
