@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cyclealign.collator import EncodedList, RankingCollator, TrainingBatch, TrainingList
 from cyclealign.files.environment import environment
-from cyclealign.logprobs import Plan, attach, token_logprobs
 from cyclealign.losses import RRHF
-from cyclealign.trainer import ranked_scores
+from cyclealign.models.encoded_lists import EncodedList
+from cyclealign.models.logprobs import Plan, attach, token_logprobs
+from cyclealign.training.batches import RankingCollator, TrainingBatch, TrainingList
+from cyclealign.training.trainer import ranked_scores
 
 PROMPT, RESPONSE, VOCABULARY = 300, 120, 8192
 LAYOUTS = (Plan("padded"), Plan("cached_prefix"))

@@ -24,11 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cyclealign.collator import EncodedList, RankingCollator, TrainingBatch, TrainingList
 from cyclealign.files.environment import environment
-from cyclealign.logprobs import Plan, attach, token_logprobs
 from cyclealign.losses import RRHF
-from cyclealign.trainer import ranked_scores
+from cyclealign.models.encoded_lists import EncodedList
+from cyclealign.models.logprobs import Plan, attach, token_logprobs
+from cyclealign.training.batches import RankingCollator, TrainingBatch, TrainingList
+from cyclealign.training.trainer import ranked_scores
 
 CANDIDATES, PROMPT, RESPONSE, VOCABULARY = 8, 32, 480, 32_000
 ARMS = ("naive", "padded", "cached_prefix")

@@ -19,7 +19,7 @@ _PUBLIC = {
     "Ledger": "cyclealign.ledger",
     "Prompt": "cyclealign.types",
     "Ranking": "cyclealign.types",
-    "RankingTrainer": "cyclealign.trainer",
+    "RankingTrainer": "cyclealign.training.trainer",
     "RewardModelRanker": "cyclealign.rankers.reward_model",
     "RunDir": "cyclealign.files.run_dir",
     "Unranked": "cyclealign.types",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cyclealign.ledger import Ledger
     from cyclealign.rankers.black_box import BlackBoxRanker
     from cyclealign.rankers.reward_model import RewardModelRanker
-    from cyclealign.trainer import RankingTrainer
+    from cyclealign.training.trainer import RankingTrainer
     from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt, Ranking, Unranked, UserError
 
 __all__ = [

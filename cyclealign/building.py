@@ -118,8 +118,8 @@ def _assemble(config: Config, run: RunDir) -> Cycle:
     """The parts, from what the run directory holds; heavy imports from here on."""
     from cyclealign.generation import build_generator
     from cyclealign.tracking import Tracking, TrainerRows
-    from cyclealign.trainable import TrainablePolicy
-    from cyclealign.training_setup import training_arguments
+    from cyclealign.training.arguments import training_arguments
+    from cyclealign.training.policy_trainer import TrainablePolicy
 
     team = launch_team(run.state_file)
     team.share("building", lambda: _record_environment(run))
@@ -154,9 +154,9 @@ def _checked_parts(config: Config) -> Scorer | None:
     """
     from cyclealign.generation import pick_backend
     from cyclealign.generation.serving import check_servable
-    from cyclealign.policy import check_policy
+    from cyclealign.models.policy import check_policy
     from cyclealign.scorers import scorer_by_name
-    from cyclealign.training_setup import training_arguments
+    from cyclealign.training.arguments import training_arguments
 
     backend = pick_backend(config)
     if backend != "transformers":
@@ -238,11 +238,11 @@ def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 
 def _start_model(config: Config, run: RunDir, team: Team) -> str:
     """The model that the cycle starts from: ``policy.model``, or its copy after the SFT warm start."""
-    from cyclealign.policy import resolve_model
+    from cyclealign.models.policy import resolve_model
 
     if config.cycle.warm_start is None:
         return resolve_model(config.policy.model)
-    from cyclealign.warm_start import warm_start
+    from cyclealign.training.warm_start import warm_start
 
     if not team.share("warm_start", run.start.exists):
         warm_start(config, _warm_start_examples(config, config.cycle.warm_start.sft), run.start)
@@ -251,7 +251,7 @@ def _start_model(config: Config, run: RunDir, team: Team) -> str:
 
 def _total_steps(config: Config, run: RunDir, team: Team) -> int:
     """Most optimiser steps of the run: what the learning-rate schedule is laid out for."""
-    from cyclealign.training_setup import optimizer_steps
+    from cyclealign.training.arguments import optimizer_steps
 
     prompts, size = len(run.train_prompts()), config.cycle.batch_size
     batches = [min(size, prompts - first) for first in range(0, prompts, size)]

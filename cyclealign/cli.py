@@ -237,7 +237,7 @@ def _execute(make: Callable[[], Cycle], path: Path) -> None:
 
 
 def _leave() -> None:
-    from cyclealign.processes import leave_process_group  # torch: not before the run's directory exists
+    from cyclealign.models.processes import leave_process_group
 
     leave_process_group()
 

@@ -24,7 +24,7 @@ from cyclealign.demonstration_files import (
     load_static,
     save_demonstrations,
 )
-from cyclealign.model_loading import loaded
+from cyclealign.models.loading import loaded
 from cyclealign.prompting import demonstration_tokens, presentations
 from cyclealign.rank_template import RankTemplate, load_template
 from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed

@@ -99,8 +99,8 @@ def _key(config: Config) -> Finding:
 
 def _policy(config: Config) -> Iterator[Finding]:
     """The chat template: does a reply continue the prompt, and which token ends it."""
-    from cyclealign.chat_template import check_template
-    from cyclealign.policy import load_tokenizer
+    from cyclealign.models.chat_template import check_template
+    from cyclealign.models.policy import load_tokenizer
 
     try:
         report = check_template(load_tokenizer(config.policy))

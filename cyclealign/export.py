@@ -116,7 +116,7 @@ def _merged(config: Config, run: RunDir, target: Path) -> Path:
         return _copied(kept, target)
     import torch
 
-    from cyclealign.saved_models import load_for_use
+    from cyclealign.models.saved import load_for_use
 
     base = str(run.start) if run.start.is_dir() else config.policy.model
     model, tokenizer = load_for_use(

@@ -121,7 +121,7 @@ def _existing(path: Path | None) -> Path:
 
 def _policy_ranker(path: str, sets: Sequence[CandidateSet]) -> Ranker:
     """Any causal language model as a ranker: mean log-likelihood per token of the response."""
-    from cyclealign.policy_scorer import load_policy_scorer
+    from cyclealign.models.policy_scorer import load_policy_scorer
     from cyclealign.rankers.white_box import WhiteBoxRanker
 
     scorer = load_policy_scorer(path, [(s.prompt.messages, [c.text for c in s.candidates]) for s in sets[:2]])

@@ -97,7 +97,7 @@ def launch_team(state_file: Path) -> Team:
         return Team(state_file, launch=f"{os.getpid()}-{time.time_ns()}")
     from accelerate.utils import broadcast_object_list
 
-    from cyclealign.processes import process_state
+    from cyclealign.models.processes import process_state
 
     process = process_state()
     token = broadcast_object_list([f"{os.getpid()}-{time.time_ns()}"], from_process=0)[0]

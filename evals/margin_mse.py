@@ -36,7 +36,7 @@ from cyclealign.evaluation.retrieval import measured
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.losses import MarginMSE, PointwiseMSE, RankNet
-from cyclealign.pair_models.loading import load_cross_encoder
+from cyclealign.models.cross_encoders import load_cross_encoder
 from cyclealign.score_job import run_score_job
 from cyclealign.score_plan import ScoreJob
 from cyclealign.types import sha256_hex

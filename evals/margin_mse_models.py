@@ -12,8 +12,8 @@ import torch
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 
 from cyclealign.distill.effectiveness import Run, reranked
-from cyclealign.pair_models.base import PairModel
-from cyclealign.pair_models.loading import load_cross_encoder
+from cyclealign.models.cross_encoders import load_cross_encoder
+from cyclealign.models.pair_model import PairModel
 
 TIMED = 20  # queries
 

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from cyclealign.classifiers import Classifier, ClassifierConfig, read_images
 from cyclealign.distill.pld_classifier import Objective, correct, distill_classifier, ranking_objective
 from cyclealign.distill.pld_config import ImagesConfig, PLDConfig, TeacherConfig
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.losses import PLD
+from cyclealign.models.classifier import Classifier, ClassifierConfig, read_images
 
 TEST_DRAWERS = 12  # and above
 TEMPERATURE = 4.0

@@ -38,7 +38,7 @@ from cyclealign.losses.catalogue import AnyLoss
 from cyclealign.rank_template import load_template
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.scorers import scorer_by_name
-from cyclealign.trainable import TrainablePolicy
+from cyclealign.training.policy_trainer import TrainablePolicy
 from cyclealign.types import (
     Candidate,
     CandidateSet,

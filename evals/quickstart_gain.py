@@ -30,7 +30,7 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.scorers import scorer_by_name
-from cyclealign.trainable import TrainablePolicy
+from cyclealign.training.policy_trainer import TrainablePolicy
 from cyclealign.types import CandidateSet, PolicyVersion, Prompt, derive_seed
 
 DRAWS = 10_000

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tiny_policy import examples, tiny_config
 
-from cyclealign.processes import leave_process_group, process_state
-from cyclealign.trainable import TrainablePolicy
+from cyclealign.models.processes import leave_process_group, process_state
+from cyclealign.training.policy_trainer import TrainablePolicy
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking
 
 

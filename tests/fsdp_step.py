@@ -12,8 +12,8 @@ from tiny_policy import tiny_llama
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from cyclealign.collator import collate
-from cyclealign.logprobs import Plan, attach, causal_lm, token_logprobs
+from cyclealign.models.encoded_lists import collate
+from cyclealign.models.logprobs import Plan, attach, causal_lm, token_logprobs
 
 
 def build(*, lora: bool) -> Any:

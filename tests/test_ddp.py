@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_policy import save_tiny
 
-from cyclealign.embedding_teacher import FILE
+from cyclealign.training.embedding_teacher import FILE
 
 HERE = Path(__file__).resolve().parent
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cyclealign.cli import main
-from cyclealign.embedding_teacher import EmbeddingTeacher
+from cyclealign.training.embedding_teacher import EmbeddingTeacher
 from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]

@@ -14,12 +14,19 @@ import pytest
 import tiny_encoders
 import torch
 
-from cyclealign.classifiers import Classifier, ClassifierConfig, LabelledImages, logits_of, read_images, shifted_views
 from cyclealign.cli import main
 from cyclealign.config.loading import load_sections
 from cyclealign.distill.pld_classifier import ranking_objective
 from cyclealign.distill.pld_config import PLDConfig
 from cyclealign.losses import PLD
+from cyclealign.models.classifier import (
+    Classifier,
+    ClassifierConfig,
+    LabelledImages,
+    logits_of,
+    read_images,
+    shifted_views,
+)
 from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_policy import examples, save_tiny, tiny_config, tiny_llama
 
-from cyclealign.collator import EncodedList, RankingCollator, TrainingList, collate
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import LeafAuxiliary
-from cyclealign.embedding_teacher import FILE, EmbeddingTeacher
-from cyclealign.logprobs import Plan, attach, attach_projection, logprobs_and_vectors, token_logprobs
-from cyclealign.trainable import TrainablePolicy
-from cyclealign.trainer import match_terms
+from cyclealign.models.encoded_lists import EncodedList, collate
+from cyclealign.models.logprobs import Plan, attach, attach_projection, logprobs_and_vectors, token_logprobs
+from cyclealign.training.batches import RankingCollator, TrainingList
+from cyclealign.training.embedding_teacher import FILE, EmbeddingTeacher
+from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.trainer import match_terms
 from cyclealign.types import CanarySample, Prompt, UserError
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
@@ -158,7 +159,7 @@ def test_broken_weights_are_one_line(folder: Path, tmp_path: Path) -> None:
 def test_a_policy_that_shows_no_states_is_refused_before_anything_is_paid_for(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cyclealign.trainable.choose_plan", lambda *_, **__: Plan("padded", fused=False))
+    monkeypatch.setattr("cyclealign.training.policy_trainer.choose_plan", lambda *_, **__: Plan("padded", fused=False))
     prompt = Prompt(({"role": "user", "content": "hello"},))
     with pytest.raises(UserError, match="leaf: this architecture shows its logits alone"):
         policy(folder).canary_gap(CanarySample(prompt, (5, 6), (-1.0, -1.0)))

@@ -22,7 +22,6 @@ from tiny_policy import save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 import cyclealign.generation as generation
-from cyclealign.chat_template import render_prompt
 from cyclealign.config.schema import Config
 from cyclealign.generation import build_generator
 from cyclealign.generation.decoding import ATTEMPTS, Batch, choose, greedy, prefer_folded_attention, sample
@@ -30,6 +29,7 @@ from cyclealign.generation.sampling import ROUNDS, Draw, collect, is_final, stop
 from cyclealign.generation.serving import check_adapter, check_servable, engine_rank
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.generation.vllm import child_environment
+from cyclealign.models.chat_template import render_prompt
 from cyclealign.types import CandidateSet, PolicyVersion, Prompt, UserError
 
 TEXTS = ["", " ", "\n", "a", " a", "a ", "b", "a b", "a\n\nHuman: b", "\n\nHuman: b", "b\n\nHuman:", "Human: a"]

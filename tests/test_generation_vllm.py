@@ -18,11 +18,11 @@ from tiny_policy import tiny_config
 from transformers import AutoModelForCausalLM
 from vllm_server import start_vllm_server
 
-from cyclealign.chat_template import render_prompt
 from cyclealign.generation import build_generator
 from cyclealign.generation.openai_server import ServerGenerator
 from cyclealign.generation.vllm import VllmGenerator
-from cyclealign.policy import load_tokenizer, resolve_model
+from cyclealign.models.chat_template import render_prompt
+from cyclealign.models.policy import load_tokenizer, resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

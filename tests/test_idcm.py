@@ -22,7 +22,7 @@ from cyclealign.distill.idcm_objectives import DocumentObjective, document_colla
 from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import shortened, windows
 from cyclealign.losses import RankNet
-from cyclealign.pair_models.kernels import MEANS
+from cyclealign.models.kernels import MEANS
 
 Captured = pytest.CaptureFixture[str]
 TEXT = "the cat runs ? the dog sings ? a bird sleeps"

@@ -12,9 +12,9 @@ from tiny_policy import tiny_llama
 from torch import Tensor
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-from cyclealign.layouts import choose_plan
-from cyclealign.logprobs import Plan, attach
-from cyclealign.prefix_cache import BranchCache, PromptCache
+from cyclealign.models.layouts import choose_plan
+from cyclealign.models.logprobs import Plan, attach
+from cyclealign.models.prefix_cache import BranchCache, PromptCache
 from cyclealign.types import UserError
 
 

@@ -19,10 +19,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from cyclealign import lm_head
-from cyclealign.collator import EncodedList, collate
-from cyclealign.layouts import choose_plan
-from cyclealign.logprobs import Plan, attach, sequence_scores, token_logprobs
+from cyclealign.models import lm_head
+from cyclealign.models.encoded_lists import EncodedList, collate
+from cyclealign.models.layouts import choose_plan
+from cyclealign.models.logprobs import Plan, attach, sequence_scores, token_logprobs
 
 SIZES = {
     "vocab_size": 40,

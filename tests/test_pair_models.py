@@ -28,8 +28,8 @@ def quiet() -> Iterator[None]:
 def made(kind: str, folder: Path, *, layers: int = 3, **options: Any) -> Any:
     from transformers import AutoModel, AutoTokenizer
 
-    from cyclealign.pair_models.prettr import PreTTR
-    from cyclealign.pair_models.tk import TK
+    from cyclealign.models.prettr import PreTTR
+    from cyclealign.models.tk import TK
 
     path = tiny_encoders.save_encoder(folder / "bert", layers=layers)
     torch.manual_seed(1)
@@ -115,7 +115,7 @@ def test_a_shared_term_is_cosine_one_where_the_mix_is_all_vocabulary(tmp_path: P
 def test_saved_and_loaded_it_scores_the_same(kind: str, options: dict[str, int], tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 
-    from cyclealign.pair_models.loading import load_cross_encoder
+    from cyclealign.models.cross_encoders import load_cross_encoder
 
     model = CrossEncoder(modules=[made(kind, tmp_path / "encoder", **options)], device="cpu")
     model.save_pretrained(str(tmp_path / "saved"))
@@ -128,7 +128,7 @@ def test_saved_and_loaded_it_scores_the_same(kind: str, options: dict[str, int],
 def test_foreign_code_is_not_trusted(tmp_path: Path) -> None:
     from sentence_transformers import CrossEncoder
 
-    from cyclealign.pair_models.loading import load_cross_encoder
+    from cyclealign.models.cross_encoders import load_cross_encoder
 
     CrossEncoder(modules=[made("tk", tmp_path / "encoder")], device="cpu").save_pretrained(str(tmp_path / "saved"))
     modules = json.loads((tmp_path / "saved" / "modules.json").read_text())

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 
-from cyclealign.chat_template import check_template, render_prompt, response_ids, stop_token_id
-from cyclealign.checkpoints import load_weights, save_policy
 from cyclealign.config.schema import PolicyConfig
-from cyclealign.policy import check_room, load_model, load_tokenizer, resolve_model
-from cyclealign.saved_models import load_for_use
+from cyclealign.models.chat_template import check_template, render_prompt, response_ids, stop_token_id
+from cyclealign.models.checkpoints import load_weights, save_policy
+from cyclealign.models.policy import check_room, load_model, load_tokenizer, resolve_model
+from cyclealign.models.saved import load_for_use
 from cyclealign.types import Message, UserError
 
 TOKENIZER = tiny_tokenizer()

@@ -156,7 +156,7 @@ def test_a_kernel_model_is_a_cross_encoder_among_teachers() -> None:
     from sentence_transformers import CrossEncoder
     from transformers import AutoModel, AutoTokenizer
 
-    from cyclealign.pair_models.tk import TK
+    from cyclealign.models.tk import TK
 
     path = tiny_encoders.save_encoder(Path("bert"))
     encoder, tokenizer = AutoModel.from_pretrained(path), AutoTokenizer.from_pretrained(path)

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_policy import WORDS, examples, save_tiny, tiny_config
 
-from cyclealign.collator import EncodedList, RankingCollator, TrainingList
 from cyclealign.config.schema import AnchorConfig, Config
 from cyclealign.losses import DPO, PRO, RRHF, MultiLevelRanking
-from cyclealign.trainable import TrainablePolicy
-from cyclealign.trainer import anchor_terms, ranked_scores
-from cyclealign.training_setup import optimizer_steps, training_arguments, training_order
+from cyclealign.models.encoded_lists import EncodedList
+from cyclealign.training.arguments import optimizer_steps, training_arguments, training_order
+from cyclealign.training.batches import RankingCollator, TrainingList
+from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.trainer import anchor_terms, ranked_scores
 from cyclealign.types import (
     CanarySample,
     Candidate,

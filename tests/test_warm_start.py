@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_policy import save_tiny, tiny_config
 
-from cyclealign.trainable import TrainablePolicy
+from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.warm_start import warm_start
 from cyclealign.types import Message, Prompt, UserError
-from cyclealign.warm_start import warm_start
 
 MESSAGES: tuple[Message, ...] = ({"role": "user", "content": "a b c"},)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cyclealign.distill.config import EncoderShape
 from cyclealign.losses import ModelStates, QuantiDCEKD
-from cyclealign.model_loading import loaded
+from cyclealign.models.loading import loaded
 
 
 def make_model(encoder: str, shape: EncoderShape, *, max_tokens: int, seed: int) -> Any:

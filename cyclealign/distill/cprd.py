@@ -107,7 +107,7 @@ def _with_images(text: Any, config: ImageEncoderConfig) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
 
-    from cyclealign.image_encoder import ImageEncoder
+    from cyclealign.models.image_encoder import ImageEncoder
 
     image = ImageEncoder(config.size, config.width, text.get_embedding_dimension())
     # The task goes first: a path with no image behind it would be taken for a text.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from cyclealign.files.atomic import write_atomic
-from cyclealign.pair_models.kernels import MEANS, KernelCounts, kernel_weights
+from cyclealign.models.kernels import MEANS, KernelCounts, kernel_weights
 from cyclealign.types import UserError
 
 LEAST = 1e-4  # of a kernel's count, before the logarithm

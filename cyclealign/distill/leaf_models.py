@@ -7,7 +7,7 @@ from typing import Any
 
 from cyclealign.distill.leaf_config import EncoderTeacherConfig, LeafStudentConfig
 from cyclealign.distill.students import cut_texts, shape_encoder
-from cyclealign.model_loading import loaded
+from cyclealign.models.loading import loaded
 
 
 def load_teacher(config: EncoderTeacherConfig, key: str = "teacher.model") -> Any:

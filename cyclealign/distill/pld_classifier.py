@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cyclealign.classifiers import Classifier, LabelledImages, logits_of, read_images, shifted_views
 from cyclealign.distill.pld_config import PLDConfig
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
 from cyclealign.losses import RankedScores, RankingLoss
+from cyclealign.models.classifier import Classifier, LabelledImages, logits_of, read_images, shifted_views
 from cyclealign.types import UserError
 
 BATCH = 128

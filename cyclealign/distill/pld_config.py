@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from cyclealign.classifiers import ClassifierConfig
 from cyclealign.config.loading import find_config
 from cyclealign.config.schema import Loss, Section
 from cyclealign.distill.config import DistillConfig, ListDistillConfig
 from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.losses import PLD
+from cyclealign.models.classifier import ClassifierConfig
 
 
 class ImagesConfig(Section):

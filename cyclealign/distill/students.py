@@ -9,7 +9,7 @@ from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective, L
 from cyclealign.distill.config import EncoderShape, StudentConfig
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.losses import RankingLoss
-from cyclealign.model_loading import loaded, set_dropout
+from cyclealign.models.loading import loaded, set_dropout
 from cyclealign.types import UserError
 
 LENGTHS = "student.max_query_tokens and max_document_tokens"
@@ -100,8 +100,8 @@ def _pair_model(config: StudentConfig) -> Any:
     """PreTTR or TK on a pre-trained encoder; the parts that join query and document are new."""
     import sentence_transformers as st
 
-    from cyclealign.pair_models.prettr import PreTTR
-    from cyclealign.pair_models.tk import TK
+    from cyclealign.models.prettr import PreTTR
+    from cyclealign.models.tk import TK
 
     source = _loaded(st.SentenceTransformer, config.model)
     shape_encoder(source, config)

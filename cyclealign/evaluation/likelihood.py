@@ -96,7 +96,7 @@ def _item_record(item: LabelledItem, scored: Sequence[Sequence[float]]) -> dict[
 
 def token_scores(policy: Policy, exchanges: Sequence[Exchange]) -> TokenScores:
     """The policy's log p of every token of every response. UserError where it cannot be loaded."""
-    from cyclealign.policy_scorer import load_policy_scorer
+    from cyclealign.models.policy_scorer import load_policy_scorer
 
     base = policy.version.base if policy.version.adapter else None
     scorer = load_policy_scorer(policy.weights, exchanges, base=base)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.chat_template import render_prompt
 from cyclealign.config.endpoints import SERVER_KEY
 from cyclealign.config.schema import Config
 from cyclealign.generation.sampling import (
@@ -31,7 +30,8 @@ from cyclealign.generation.sampling import (
     stop_token_ids,
 )
 from cyclealign.generation.serving import check_adapter
-from cyclealign.policy import load_tokenizer, resolve_model
+from cyclealign.models.chat_template import render_prompt
+from cyclealign.models.policy import load_tokenizer, resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
 
 if TYPE_CHECKING:

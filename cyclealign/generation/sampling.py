@@ -57,7 +57,7 @@ def stop_token_ids(tokenizer: Any, model: str) -> tuple[int, ...]:
     """Tokens that end a reply: the chat template's, the tokenizer's, and those of the model's generation config."""
     from transformers import GenerationConfig
 
-    from cyclealign.chat_template import stop_token_id
+    from cyclealign.models.chat_template import stop_token_id
 
     found = {stop_token_id(tokenizer), tokenizer.eos_token_id}
     try:

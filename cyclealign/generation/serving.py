@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cyclealign.config.schema import Config
-from cyclealign.policy import NOT_SERVABLE
+from cyclealign.models.policy import NOT_SERVABLE
 from cyclealign.types import PolicyVersion, UserError
 
 # vLLM compiles its LoRA kernels for these ranks only.

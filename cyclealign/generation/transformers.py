@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclealign.chat_template import render_prompt
 from cyclealign.config.schema import Config
 from cyclealign.generation.decoding import ATTEMPTS, greedy, prefer_folded_attention, sample
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, collect, is_final, stop_token_ids, to_draw
-from cyclealign.policy import load_model, load_tokenizer
+from cyclealign.models.chat_template import render_prompt
+from cyclealign.models.policy import load_model, load_tokenizer
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
 
 MOST_ROWS = 256

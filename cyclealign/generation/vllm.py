@@ -11,12 +11,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cyclealign.chat_template import render_prompt
 from cyclealign.config.schema import Config
 from cyclealign.generation.sampling import collect
 from cyclealign.generation.serving import check_adapter, engine_rank
 from cyclealign.generation.vllm_worker import Job, Setup
-from cyclealign.policy import load_tokenizer
+from cyclealign.models.chat_template import render_prompt
+from cyclealign.models.policy import load_tokenizer
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError
 
 # Variables of accelerate and torchrun: with them vLLM would join the trainer's process group, or wait for it.

@@ -64,7 +64,7 @@ class Worker:
     """The engine, and how a job runs on it."""
 
     def __init__(self, setup: Setup) -> None:
-        from cyclealign.policy import load_tokenizer, resolve_model
+        from cyclealign.models.policy import load_tokenizer, resolve_model
 
         policy, settings = setup.config.policy, setup.config.generator
         self._settings = settings
@@ -160,7 +160,7 @@ def _engine(setup: Setup, step_tokens: int, *, tokenizer: str) -> Any:
     import torch
     from vllm import LLM
 
-    from cyclealign.policy import compute_dtype
+    from cyclealign.models.policy import compute_dtype
 
     policy, settings = setup.config.policy, setup.config.generator
     cuda = torch.cuda.is_available()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cyclealign.config.extras import require_extra
-from cyclealign.model_loading import loaded
+from cyclealign.models.loading import loaded
 from cyclealign.types import Message, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -32,7 +32,7 @@ class CrossEncoderScorer:
 
     def __init__(self, path: str, *, key: str = "--teacher cross_encoder") -> None:
         require_extra("sentence_transformers", "retrieval", key)
-        from cyclealign.pair_models.loading import load_cross_encoder
+        from cyclealign.models.cross_encoders import load_cross_encoder
 
         self._model: Any = _loaded(load_cross_encoder, path, key)
         if not _has_head(self._model):
@@ -102,7 +102,7 @@ class CausalScorer:
     """Any causal language model: mean log-likelihood of the reply, in nats per token."""
 
     def __init__(self, path: str, sample: Sequence[Pair]) -> None:
-        from cyclealign.policy_scorer import load_policy_scorer
+        from cyclealign.models.policy_scorer import load_policy_scorer
 
         self._scorer = load_policy_scorer(path, [(messages, [reply]) for messages, reply in sample])
         self.settings: Mapping[str, Any] = {"prompt_tokens": self._scorer.prompt_tokens, "output": "nats per token"}

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from cyclealign.model_loading import loaded
-from cyclealign.policy import context_length
+from cyclealign.models.loading import loaded
+from cyclealign.models.policy import context_length
 from cyclealign.rankers.encoders import CrossEncoderScorer, made_of_modules
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cyclealign.collator import EncodedList, encode
-from cyclealign.scoring import mean_logprob
+from cyclealign.models.encoded_lists import EncodedList, encode
+from cyclealign.models.token_scorer import mean_logprob
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked
 
 ScoreLists = Callable[[Sequence[EncodedList]], Sequence[tuple[Tensor, ...]]]

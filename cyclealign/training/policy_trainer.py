@@ -18,19 +18,20 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from cyclealign.chat_template import check_template, render_prompt, response_ids
-from cyclealign.checkpoints import load_weights, put_in_place, save_policy
-from cyclealign.collator import EncodedList, TrainingList, encode
 from cyclealign.config.schema import Config
-from cyclealign.embedding_teacher import EmbeddingTeacher, load_projection
-from cyclealign.layouts import choose_plan
-from cyclealign.logprobs import Plan, attach, attach_projection
-from cyclealign.policy import check_room, compute_dtype, load_model, load_tokenizer
-from cyclealign.processes import process_state
+from cyclealign.models.chat_template import check_template, render_prompt, response_ids
+from cyclealign.models.checkpoints import load_weights, put_in_place, save_policy
+from cyclealign.models.encoded_lists import EncodedList, encode
+from cyclealign.models.layouts import choose_plan
+from cyclealign.models.logprobs import Plan, attach, attach_projection
+from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer
+from cyclealign.models.processes import process_state
+from cyclealign.models.token_scorer import TokenScorer, mean_logprob
 from cyclealign.rankers.white_box import WhiteBoxRanker
-from cyclealign.scoring import TokenScorer, mean_logprob
-from cyclealign.trainer import ListDataset, RankingTrainer
-from cyclealign.training_setup import training_arguments, training_order
+from cyclealign.training.arguments import training_arguments, training_order
+from cyclealign.training.batches import TrainingList
+from cyclealign.training.embedding_teacher import EmbeddingTeacher, load_projection
+from cyclealign.training.trainer import ListDataset, RankingTrainer
 from cyclealign.types import (
     CanarySample,
     CandidateSet,

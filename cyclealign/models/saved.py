@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cyclealign.config.schema import PolicyConfig
-from cyclealign.model_loading import loaded
-from cyclealign.policy import load_tokenizer, resolve_model
+from cyclealign.models.loading import loaded
+from cyclealign.models.policy import load_tokenizer, resolve_model
 
 
 def adapter_base(path: str) -> str | None:

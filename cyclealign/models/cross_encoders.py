@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-OURS = ("cyclealign.pair_models.prettr.PreTTR", "cyclealign.pair_models.tk.TK")
+OURS = ("cyclealign.models.prettr.PreTTR", "cyclealign.models.tk.TK")
 
 
 def load_cross_encoder(path: str, **options: Any) -> Any:

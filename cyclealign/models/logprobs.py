@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from cyclealign.lm_head import head_logprobs
-from cyclealign.prefix_cache import BranchCache, PromptCache, keep_cache_when_checkpointing
+from cyclealign.models.lm_head import head_logprobs
+from cyclealign.models.prefix_cache import BranchCache, PromptCache, keep_cache_when_checkpointing
 
 
 class ListBatch(TypedDict):

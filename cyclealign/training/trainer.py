@@ -19,11 +19,11 @@ from torch.nn.functional import normalize
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from cyclealign.collator import RankingCollator, TrainingBatch, TrainingList
 from cyclealign.config.schema import AnchorConfig, LeafAuxiliary
-from cyclealign.embedding_teacher import save_projection
-from cyclealign.logprobs import Plan, logprobs_and_vectors, sequence_scores, token_logprobs
 from cyclealign.losses import EmbeddingMatch, EmbeddingPairs, RankedScores, RankingLoss, tier_levels
+from cyclealign.models.logprobs import Plan, logprobs_and_vectors, sequence_scores, token_logprobs
+from cyclealign.training.batches import RankingCollator, TrainingBatch, TrainingList
+from cyclealign.training.embedding_teacher import save_projection
 from cyclealign.types import RunStopped
 
 

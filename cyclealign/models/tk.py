@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from cyclealign.pair_models.base import PairModel, Represented, Side, in_float32
-from cyclealign.pair_models.kernels import KernelCounts, kernel_weights
+from cyclealign.models.kernels import KernelCounts, kernel_weights
+from cyclealign.models.pair_model import PairModel, Represented, Side, in_float32
 
 LEAST = 1e-10  # of a kernel's count, before the logarithm
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback
 
-from cyclealign.chat_template import render_prompt, response_ids
-from cyclealign.checkpoints import save_policy
-from cyclealign.policy import load_model, load_tokenizer
-from cyclealign.processes import process_state
-from cyclealign.training_setup import training_defaults
+from cyclealign.models.chat_template import render_prompt, response_ids
+from cyclealign.models.checkpoints import save_policy
+from cyclealign.models.policy import load_model, load_tokenizer
+from cyclealign.models.processes import process_state
+from cyclealign.training.arguments import training_defaults
 from cyclealign.types import Message, UserError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cyclealign.collator import EncodedList, collate, on_device, token_batches
-from cyclealign.layouts import autocast
-from cyclealign.logprobs import Plan, sequence_scores, token_logprobs
-from cyclealign.processes import process_state
+from cyclealign.models.encoded_lists import EncodedList, collate, on_device, token_batches
+from cyclealign.models.layouts import autocast
+from cyclealign.models.logprobs import Plan, sequence_scores, token_logprobs
+from cyclealign.models.processes import process_state
 
 GPU_TOKENS = 32_768
 

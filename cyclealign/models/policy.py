@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cyclealign.chat_template import check_template, first_line
 from cyclealign.files.packaged import resource
-from cyclealign.model_loading import loaded, set_dropout
+from cyclealign.models.chat_template import check_template, first_line
+from cyclealign.models.loading import loaded, set_dropout
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cyclealign.config.extras import require_extra
-from cyclealign.logprobs import projection_weight
-from cyclealign.model_loading import loaded
+from cyclealign.models.loading import loaded
+from cyclealign.models.logprobs import projection_weight
 
 FILE = "leaf_projection.safetensors"
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclealign.collator import EncodedList, encode
 from cyclealign.config.schema import PolicyConfig
-from cyclealign.layouts import choose_plan
-from cyclealign.logprobs import attach
-from cyclealign.policy import compute_dtype, context_length
-from cyclealign.saved_models import load_for_use
-from cyclealign.scoring import TokenScorer
+from cyclealign.models.encoded_lists import EncodedList, encode
+from cyclealign.models.layouts import choose_plan
+from cyclealign.models.logprobs import attach
+from cyclealign.models.policy import compute_dtype, context_length
+from cyclealign.models.saved import load_for_use
+from cyclealign.models.token_scorer import TokenScorer
 from cyclealign.types import Message
 
 CONTEXT = 4096  # tokens, of a model that does not say

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 
-from cyclealign.classifiers import convolution_blocks
+from cyclealign.models.classifier import convolution_blocks
 from cyclealign.types import UserError
 
 CHANNELS = 4  # RGBA

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cyclealign.pair_models.base import PairModel, Represented, Side
+from cyclealign.models.pair_model import PairModel, Represented, Side
 
 
 class PreTTR(PairModel):

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cyclealign.collator import EncodedList, collate, on_device
-from cyclealign.logprobs import Plan, causal_lm, token_logprobs
+from cyclealign.models.encoded_lists import EncodedList, collate, on_device
+from cyclealign.models.logprobs import Plan, causal_lm, token_logprobs
 from cyclealign.types import UserError
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Networks on this machine: loaded, saved, and the log-probabilities that they give."""

@@ -1,0 +1,1 @@
+"""One interaction's learning: lists to loss to weights."""
