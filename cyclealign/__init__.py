@@ -15,8 +15,8 @@ _PUBLIC = {
     "Config": "cyclealign.config.schema",
     "Cycle": "cyclealign.cycle",
     "Demonstration": "cyclealign.types",
-    "DemonstrationPool": "cyclealign.demonstrations",
-    "Ledger": "cyclealign.ledger",
+    "DemonstrationPool": "cyclealign.judge.demonstrations",
+    "Ledger": "cyclealign.judge.ledger",
     "Prompt": "cyclealign.types",
     "Ranking": "cyclealign.types",
     "RankingTrainer": "cyclealign.training.trainer",
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from cyclealign.config.loading import load_config
     from cyclealign.config.schema import Config
     from cyclealign.cycle import Cycle
-    from cyclealign.demonstrations import DemonstrationPool
     from cyclealign.files.run_dir import RunDir
-    from cyclealign.ledger import Ledger
+    from cyclealign.judge.demonstrations import DemonstrationPool
+    from cyclealign.judge.ledger import Ledger
     from cyclealign.rankers.black_box import BlackBoxRanker
     from cyclealign.rankers.reward_model import RewardModelRanker
     from cyclealign.training.trainer import RankingTrainer

@@ -13,8 +13,6 @@ from cyclealign.config.endpoints import SERVER_KEY
 from cyclealign.config.loading import check_resume_changes, dump_config, load_config
 from cyclealign.config.schema import Config
 from cyclealign.cycle import Cycle, Parts
-from cyclealign.demonstration_files import load_static
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import Evaluator
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.jsonl import write_json, write_jsonl
@@ -22,8 +20,10 @@ from cyclealign.files.prompts import load_prompts, run_prompts
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import prompt_record
 from cyclealign.hosts import check_host, remember_host
+from cyclealign.judge.demonstration_files import load_static
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.template import RankTemplate, find_template, load_template
 from cyclealign.losses import feeds, losses_fed_by
-from cyclealign.rank_template import RankTemplate, find_template, load_template
 from cyclealign.team import Team, launch_team
 from cyclealign.types import (
     CanarySample,
@@ -116,7 +116,7 @@ def _unlocked_on_failure(config: Config, run: RunDir) -> Cycle:
 
 def _assemble(config: Config, run: RunDir) -> Cycle:
     """The parts, from what the run directory holds; heavy imports from here on."""
-    from cyclealign.generation import build_generator
+    from cyclealign.generation.backend import build_generator
     from cyclealign.tracking import Tracking, TrainerRows
     from cyclealign.training.arguments import training_arguments
     from cyclealign.training.policy_trainer import TrainablePolicy
@@ -152,7 +152,7 @@ def _checked_parts(config: Config) -> Scorer | None:
 
     The black box is asked only after it: even its one probe is paid for.
     """
-    from cyclealign.generation import pick_backend
+    from cyclealign.generation.backend import pick_backend
     from cyclealign.generation.serving import check_servable
     from cyclealign.models.policy import check_policy
     from cyclealign.scorers import scorer_by_name
@@ -208,7 +208,7 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
     box = config.black_box
     if box.judge == "openai":
-        from cyclealign.ledger import Ledger
+        from cyclealign.judge.ledger import Ledger
         from cyclealign.rankers.black_box import BlackBoxRanker
 
         ledger = Ledger(run.ledger)

@@ -44,7 +44,7 @@ def build(
     from cyclealign.curation.evaluate import missed_prompts
     from cyclealign.curation.sets import new_file
     from cyclealign.files.prompts import load_prompts
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.template import load_template
 
     held = load_prompts(held_out) if held_out else []
     wrong = missed_prompts(missed) if missed else frozenset()
@@ -59,7 +59,7 @@ def show(found: SetName, ids: Ids = None, template: Template = "rank") -> None:
     """List a set, or print demonstrations in full."""
     from cyclealign.curation.sets import chosen, open_set
     from cyclealign.curation.showing import overview, whole
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.template import load_template
 
     opened = open_set(found)
     if ids:
@@ -129,7 +129,7 @@ def lint(
     from cyclealign.curation.lint import lint
     from cyclealign.curation.sets import open_set
     from cyclealign.files.prompts import load_prompts
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.template import load_template
 
     opened = open_set(found)
     problems = lint(

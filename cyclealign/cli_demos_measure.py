@@ -91,7 +91,7 @@ def search(
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.search import SearchPlan, lines, search
     from cyclealign.curation.sets import free, new_file, open_set
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.template import load_template
 
     box = measuring.black_box_section(ranker, options or [])
     opened, template = open_set(found), load_template(box.template)

@@ -80,7 +80,7 @@ def winrate(
     from cyclealign.evaluation.judging import Judge, price
     from cyclealign.evaluation.responses import expected_responses, get_responses
     from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of
-    from cyclealign.rank_file import ranker_config
+    from cyclealign.rankers.by_name import ranker_config
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
     ranker_config(judge.spec, judge.settings)  # a mistake in it is found before anything is sampled

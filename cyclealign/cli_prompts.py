@@ -19,7 +19,7 @@ def lint(template: TemplateName, demos: Demos = "builtin:rank") -> None:
     """Check a template. Exit code 2 where it cannot be used at all."""
     from cyclealign.curation.sets import open_set
     from cyclealign.curation.templates import lint_template, size_line
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.template import load_template
 
     words, shown = load_template(template), open_set(demos).demonstrations if demos else ()
     for problem in lint_template(words, shown):
@@ -40,7 +40,7 @@ def render(
     from cyclealign.curation.sets import open_set
     from cyclealign.curation.templates import SAMPLE, rendered
     from cyclealign.files.prompts import load_candidate_sets
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.template import load_template
 
     asked = load_candidate_sets(item)[0] if item else SAMPLE
     shown = open_set(demos).demonstrations if demos else ()
@@ -67,8 +67,8 @@ def eval_(
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.sets import open_set
     from cyclealign.curation.templates import compare, comparison_lines
-    from cyclealign.demonstrations import DemonstrationPool
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.demonstrations import DemonstrationPool
+    from cyclealign.judge.template import load_template
 
     box = measuring.black_box_section(ranker, options or [])
     config, shown = DemonstrationsConfig(token_budget=token_budget), open_set(demos).demonstrations if demos else ()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.schema import Config
-from cyclealign.demonstrations import DemonstrationPool, accept
 from cyclealign.evaluating import Evaluator, drift_broken, kept_interaction
 from cyclealign.files.jsonl import Appender, write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
@@ -32,6 +31,7 @@ from cyclealign.interaction import (
     trusted,
     unranked_sets,
 )
+from cyclealign.judge.demonstrations import DemonstrationPool, accept
 from cyclealign.learning_state import LearningState
 from cyclealign.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.team import Team

@@ -120,9 +120,9 @@ def _kept(prefix_preserving: bool) -> str:
 
 def _judge_prompt(config: Config) -> Iterator[Finding]:
     """What the black box would be shown for one made-up item, with the demonstrations of the config."""
-    from cyclealign.demonstrations import DemonstrationPool
-    from cyclealign.prompting import estimate_message_tokens, render
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.demonstrations import DemonstrationPool
+    from cyclealign.judge.prompting import estimate_message_tokens, render
+    from cyclealign.judge.template import load_template
 
     if config.black_box.judge != "openai":
         return

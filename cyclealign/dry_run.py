@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from cyclealign.config.schema import Config
 from cyclealign.evaluating import labelled_pairs
 from cyclealign.files.prompts import run_prompts
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens
-from cyclealign.rank_template import load_template
-from cyclealign.rankers.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
+from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
+from cyclealign.judge.template import load_template
 from cyclealign.types import CandidateSet, Prompt
 
 

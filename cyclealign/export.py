@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclealign.agreement import taught_tiers
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
 from cyclealign.files.atomic import write_atomic
@@ -19,6 +18,7 @@ from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.model_card import model_card
+from cyclealign.rankers.utilities import taught_tiers
 from cyclealign.types import CandidateSet, Ranking, UserError
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from cyclealign.agreement import Agreement, agree, teacher_utilities
-from cyclealign.chance import expected_lcs
 from cyclealign.files.jsonl import Appender
 from cyclealign.files.run_dir import InteractionDir
 from cyclealign.files.run_records import Verdict, read_rankings, read_sets, read_verdicts, set_record
-from cyclealign.pruning import cascade_figures
+from cyclealign.rankers.agreement import Agreement, agree
+from cyclealign.rankers.chance import expected_lcs
+from cyclealign.rankers.pruning import cascade_figures
+from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.types import (
     CandidateSet,
     Generator,

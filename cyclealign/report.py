@@ -15,15 +15,13 @@ from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.cascade import cascade_section
 from cyclealign.reporting.changes import demonstrations, interactions
-from cyclealign.reporting.figures import Facts, paired_interval, read_facts
+from cyclealign.reporting.figures import Facts, read_facts
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import Html, details, join, table, tag
 from cyclealign.reporting.ranking_charts import position_note
 from cyclealign.reporting.run_charts import run_charts
 from cyclealign.reporting.samples import OUTCOME, REWARD, before_and_after, interaction_filter, rankings
 from cyclealign.reporting.spend import spend_table
-
-__all__ = ["headline", "paired_interval", "render_report", "write_report"]
 
 CSS = Path(__file__).with_name("reporting") / "page.css"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
-from cyclealign.ledger import Ledger
+from cyclealign.judge.ledger import Ledger
 
 SUMMARY = ("ranked", "settled", "accepted", "pool", "agreement", "agreement_corrected", "pass_tau")
 CASCADE = ("pruned", "alone", "audited", "calls_saved", "tokens_saved", "tau", "best_first")

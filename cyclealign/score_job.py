@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from cyclealign.agreement import teacher_utilities
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.files.atomic import write_atomic
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.rankers.encoders import Pair
+from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.score_formats import READERS, write
 from cyclealign.score_formats.jsonl import read_texts
 from cyclealign.score_formats.sidecar import beside, recorded

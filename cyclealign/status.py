@@ -12,7 +12,7 @@ from typing import Any
 from cyclealign.files.jsonl import read_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.strict_yaml import read_yaml
-from cyclealign.ledger import Ledger, Spend
+from cyclealign.judge.ledger import Ledger, Spend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

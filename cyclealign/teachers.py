@@ -135,8 +135,8 @@ def load_ranker(spec: TeacherSpec, ledger: Path, stack: ExitStack) -> Ranker:
         from cyclealign.rankers.replay import ReplayRanker
 
         return ReplayRanker(Path(spec.model))
-    from cyclealign.ledger import Ledger
-    from cyclealign.rank_template import load_template
+    from cyclealign.judge.ledger import Ledger
+    from cyclealign.judge.template import load_template
     from cyclealign.rankers.black_box import BlackBoxRanker
 
     return BlackBoxRanker(spec.box, load_template(spec.box.template), stack.enter_context(Ledger(ledger)))

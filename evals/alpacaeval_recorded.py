@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 from scipy.stats import kendalltau, spearmanr
 
-from cyclealign.agreement import kendall_tau
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.recorded import cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
 from cyclealign.files.rows import jsonl_rows
+from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking
 
 WHOLE = 805

@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.agreement import kendall_tau, order_utilities
 from cyclealign.config.schema import CascadeConfig
 from cyclealign.evaluation.arms import POWER80, verdict
 from cyclealign.evaluation.ranker import ndcg
@@ -38,12 +37,14 @@ from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference, 
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.intervals import Z95
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens
-from cyclealign.pruning import best_first, cascade_figures
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
+from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.rankers.cascade import CascadeRanker
 from cyclealign.rankers.distilled import Distilled, Features, distil, expected_agreement
+from cyclealign.rankers.pruning import best_first, cascade_figures
 from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
+from cyclealign.rankers.utilities import order_utilities
 from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt, RankContext, Ranking
 
 KEEPS = (2, 3, 4, 5, 6, 7)

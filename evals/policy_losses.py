@@ -24,19 +24,19 @@ from typing import Any, get_args
 import numpy as np
 from transformers import TrainerCallback
 
-from cyclealign.agreement import teacher_utilities
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config, DemonstrationsConfig
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import accuracy, reply_statistics
 from cyclealign.evaluation.arms import crossed_difference, smallest_detectable, verdict
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import read_json, write_json
 from cyclealign.files.prompts import load_prompts
 from cyclealign.generation.transformers import TransformersGenerator
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.template import load_template
 from cyclealign.losses.catalogue import AnyLoss
-from cyclealign.rank_template import load_template
 from cyclealign.rankers.local import LocalRanker
+from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.scorers import scorer_by_name
 from cyclealign.training.policy_trainer import TrainablePolicy
 from cyclealign.types import (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cyclealign.config.schema import Config
 from cyclealign.cycle import Cycle, Parts
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import Evaluator
 from cyclealign.files.jsonl import write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import prompt_record
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.team import Team
 from cyclealign.types import (
     CanarySample,

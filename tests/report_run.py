@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from cyclealign.agreement import agree
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.jsonl import write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import prompt_record, set_record, verdict_record
-from cyclealign.ledger import Call, Ledger
+from cyclealign.judge.ledger import Call, Ledger
+from cyclealign.rankers.agreement import agree
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking
 
 REWARDS = {0: 0.40, 1: 0.46, 2: 0.53, 3: 0.51}  # mean reward after n interactions, before noise

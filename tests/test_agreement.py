@@ -12,20 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclealign.agreement import (
-    VOTE_EPSILON,
-    aggregate,
-    agree,
-    borda,
-    kemeny,
-    kendall_tau,
-    lcs,
-    order_utilities,
-    teacher_utilities,
-    vote_shares,
-    vote_utilities,
-)
-from cyclealign.chance import chance_corrected, expected_lcs, lcs_distribution
+from cyclealign.rankers.agreement import agree, kendall_tau, lcs
+from cyclealign.rankers.chance import chance_corrected, expected_lcs, lcs_distribution
+from cyclealign.rankers.consensus import aggregate, borda, kemeny, vote_shares
+from cyclealign.rankers.utilities import VOTE_EPSILON, order_utilities, teacher_utilities, vote_utilities
 from cyclealign.types import Ranking
 
 IDS = "abcdefgh"

@@ -34,13 +34,13 @@ from loopback import (
     text_hash,
 )
 
-from cyclealign.agreement import kendall_tau, lcs
-from cyclealign.chance import chance_corrected
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.ledger import Ledger
-from cyclealign.rank_template import load_template
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.limits import RetryPolicy
+from cyclealign.judge.template import load_template
+from cyclealign.rankers.agreement import kendall_tau, lcs
 from cyclealign.rankers.black_box import BlackBoxRanker
-from cyclealign.rankers.limits import RetryPolicy
+from cyclealign.rankers.chance import chance_corrected
 from cyclealign.types import (
     BudgetExhausted,
     Candidate,

@@ -9,11 +9,11 @@ import pytest
 from cyclealign import building
 from cyclealign.config.loading import dump_config, load_config
 from cyclealign.config.schema import Config
-from cyclealign.demonstration_files import content_version, load_demonstrations
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.hosts import remember_host
-from cyclealign.rank_template import load_template
+from cyclealign.judge.demonstration_files import content_version, load_demonstrations
+from cyclealign.judge.template import load_template
 from cyclealign.types import UserError
 
 

@@ -18,7 +18,6 @@ from scipy.optimize import minimize
 from test_cycle import config_in
 from test_replay import CONTEXT, PROMPT, SET, write
 
-from cyclealign.agreement import kendall_tau, taught_tiers, teacher_utilities
 from cyclealign.cascade_fits import RunFits
 from cyclealign.cli import main
 from cyclealign.config.schema import CascadeConfig, Config
@@ -26,14 +25,16 @@ from cyclealign.export import preference_rows
 from cyclealign.files.jsonl import read_json, read_jsonl, write_json
 from cyclealign.files.run_records import read_rankings, verdict_from, verdict_record
 from cyclealign.interaction import trusted
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens
-from cyclealign.pruning import assembled, audit_tau, audits, best_first, cascade_figures
-from cyclealign.rank_file import ranker_config
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
+from cyclealign.rankers.agreement import kendall_tau
+from cyclealign.rankers.by_name import ranker_config
 from cyclealign.rankers.cascade import CascadeRanker
 from cyclealign.rankers.distilled import Distilled, distil, expected_agreement, lists_of
 from cyclealign.rankers.local import LocalRanker
+from cyclealign.rankers.pruning import assembled, audit_tau, audits, best_first, cascade_figures
 from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
+from cyclealign.rankers.utilities import taught_tiers, teacher_utilities
 from cyclealign.report import render_report
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.ranking_charts import both_rankings

@@ -243,7 +243,7 @@ def test_status_of_a_finished_run(tmp_path: Path, capsys: Captured) -> None:
 
 def test_status_of_a_live_run(tmp_path: Path, capsys: Captured) -> None:
     """A run whose process lives, in the middle of an interaction; its lock and its ledger are in use."""
-    from cyclealign.ledger import Call, Ledger
+    from cyclealign.judge.ledger import Call, Ledger
 
     run = finished_run(tmp_path)
     run.lock()

@@ -11,9 +11,9 @@ from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.cli import main
 from cyclealign.curation.sets import open_set
-from cyclealign.demonstration_files import load_demonstrations, save_demonstrations
 from cyclealign.files.jsonl import read_json, write_jsonl
-from cyclealign.ledger import Ledger
+from cyclealign.judge.demonstration_files import load_demonstrations, save_demonstrations
+from cyclealign.judge.ledger import Ledger
 
 Captured = pytest.CaptureFixture[str]
 POOL = planted_pool(4)

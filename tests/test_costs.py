@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.ledger import Call
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens, render, repair_messages, response_format
-from cyclealign.rank_template import load_template
-from cyclealign.rankers.costs import (
+from cyclealign.judge.costs import (
     WorstCase,
     answer_tokens,
     input_bound,
@@ -19,6 +16,15 @@ from cyclealign.rankers.costs import (
     usd,
     worst_case,
 )
+from cyclealign.judge.ledger import Call
+from cyclealign.judge.prompting import (
+    estimate_message_tokens,
+    estimate_tokens,
+    render,
+    repair_messages,
+    response_format,
+)
+from cyclealign.judge.template import load_template
 from cyclealign.types import Candidate, CandidateSet, Prompt, canonical_json
 
 

@@ -18,11 +18,11 @@ from cyclealign.curation.build import BuildPlan, balanced, build, contrasts, fro
 from cyclealign.curation.embedding import encoder, tfidf, unit_rows
 from cyclealign.curation.exchange import imported, write_preferences
 from cyclealign.curation.lint import lint
-from cyclealign.demonstration_files import save_demonstrations
 from cyclealign.evaluating import labelled_pairs
 from cyclealign.files.prompts import load_prompts
-from cyclealign.prompting import demonstration_tokens
-from cyclealign.rank_template import load_template
+from cyclealign.judge.demonstration_files import save_demonstrations
+from cyclealign.judge.prompting import demonstration_tokens
+from cyclealign.judge.template import load_template
 from cyclealign.types import Demonstration, Prompt, UserError
 
 TEMPLATE = load_template("rank")

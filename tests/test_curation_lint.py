@@ -13,7 +13,7 @@ from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.lint import Problem, lint
 from cyclealign.curation.overlap import containment, normal
 from cyclealign.curation.sets import open_set
-from cyclealign.rank_template import load_template
+from cyclealign.judge.template import load_template
 from cyclealign.types import Demonstration, Prompt
 
 TEMPLATE = load_template("rank")

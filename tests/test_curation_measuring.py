@@ -27,10 +27,10 @@ from cyclealign.curation.measuring import (
 )
 from cyclealign.curation.metering import Lap, MeteredLedger
 from cyclealign.curation.pricing import describe, most_for
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.evaluating import labelled_pairs
-from cyclealign.ledger import Ledger
-from cyclealign.rank_template import load_template
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.template import load_template
 from cyclealign.types import UserError
 
 POOL = planted_pool(5)

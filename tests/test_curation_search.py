@@ -20,7 +20,7 @@ from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.pricing import largest, question_tokens
 from cyclealign.curation.search import LinearModel, Method, SearchPlan, search
 from cyclealign.evaluating import labelled_pairs
-from cyclealign.rank_template import load_template
+from cyclealign.judge.template import load_template
 from cyclealign.types import UserError
 
 VALUES = {1: 2.0, 4: 1.6, 0: 0.4, 5: -0.8}
@@ -108,8 +108,8 @@ def test_the_largest_question_is_the_largest() -> None:
 
 def test_a_killed_search_goes_on_and_pays_for_no_call_twice(tmp_path: Path) -> None:
     """The command itself, killed in the middle; the second start ends as an undisturbed one does."""
-    from cyclealign.demonstration_files import load_demonstrations, save_demonstrations
     from cyclealign.files.jsonl import write_jsonl
+    from cyclealign.judge.demonstration_files import load_demonstrations, save_demonstrations
 
     save_demonstrations(tmp_path / "pool.jsonl", POOL)
     rows = [

@@ -15,9 +15,9 @@ from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.editing import as_yaml, edit, from_yaml
 from cyclealign.curation.sets import add, chosen, open_set, remove
 from cyclealign.curation.showing import differences, overview, whole
-from cyclealign.demonstration_files import load_static, save_demonstrations
-from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.rank_template import load_template
+from cyclealign.judge.demonstration_files import load_static, save_demonstrations
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.template import load_template
 from cyclealign.types import Demonstration, Prompt, UserError
 
 

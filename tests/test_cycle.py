@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from fakes import FakeGenerator, FakeRanker, FakeTrainer, Fuse, Killed, make_cycle, prompts
 
-from cyclealign.agreement import aggregate, agree
 from cyclealign.config.schema import Config, DriftConfig
 from cyclealign.cycle import Cycle
 from cyclealign.evaluating import drift_broken, kept_of_drawn
 from cyclealign.files.jsonl import Appender, read_json, read_jsonl
 from cyclealign.files.run_records import read_rankings, read_sets
-from cyclealign.prompting import presentations
+from cyclealign.judge.prompting import presentations
+from cyclealign.rankers.agreement import agree
+from cyclealign.rankers.consensus import aggregate
 from cyclealign.types import (
     BudgetExhausted,
     Candidate,

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cyclealign.agreement import Agreement, agree
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.demonstration_files import load_demonstrations, load_static, save_demonstrations
-from cyclealign.demonstrations import DemonstrationPool, accept, diff, sentence_encoder
 from cyclealign.files.packaged import resource
-from cyclealign.prompting import demonstration_tokens, render
-from cyclealign.rank_template import load_template
-from cyclealign.replies import parse_reply
+from cyclealign.judge.demonstration_files import load_demonstrations, load_static, save_demonstrations
+from cyclealign.judge.demonstrations import DemonstrationPool, accept, diff, sentence_encoder
+from cyclealign.judge.prompting import demonstration_tokens, render
+from cyclealign.judge.replies import parse_reply
+from cyclealign.judge.template import load_template
+from cyclealign.rankers.agreement import Agreement, agree
 from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt, Ranking, UserError
 
 # Time limits measure the machine's other work, not this.

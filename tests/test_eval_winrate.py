@@ -18,7 +18,7 @@ from cyclealign.cli import main
 from cyclealign.config.loading import load_config
 from cyclealign.evaluation.policies import find_policy, taught_by
 from cyclealign.evaluation.responses import Sampling, get_responses, load_responses
-from cyclealign.rank_file import ranker_config
+from cyclealign.rankers.by_name import ranker_config
 from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]

@@ -21,9 +21,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_policy import save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-import cyclealign.generation as generation
 from cyclealign.config.schema import Config
-from cyclealign.generation import build_generator
+from cyclealign.generation import backend as generation
+from cyclealign.generation.backend import build_generator
 from cyclealign.generation.decoding import ATTEMPTS, Batch, choose, greedy, prefer_folded_attention, sample
 from cyclealign.generation.sampling import ROUNDS, Draw, collect, is_final, stop_token_ids, to_draw
 from cyclealign.generation.serving import check_adapter, check_servable, engine_rank

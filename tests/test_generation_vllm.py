@@ -18,7 +18,7 @@ from tiny_policy import tiny_config
 from transformers import AutoModelForCausalLM
 from vllm_server import start_vllm_server
 
-from cyclealign.generation import build_generator
+from cyclealign.generation.backend import build_generator
 from cyclealign.generation.openai_server import ServerGenerator
 from cyclealign.generation.vllm import VllmGenerator
 from cyclealign.models.chat_template import render_prompt

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cyclealign.ledger import Call, Ledger, Spend
+from cyclealign.judge.ledger import Call, Ledger, Spend
 from cyclealign.types import UserError
 
 

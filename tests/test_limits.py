@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclealign.rankers.limits import Adaptive, Budget, BudgetSpent, Gate, RetryPolicy, TokenBucket, retry_after
+from cyclealign.judge.limits import Adaptive, Budget, BudgetSpent, Gate, RetryPolicy, TokenBucket, retry_after
 
 
 class FakeClock:

@@ -20,7 +20,7 @@ from processes import (
 )
 
 from cyclealign.files.jsonl import read_jsonl
-from cyclealign.ledger import Ledger
+from cyclealign.judge.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 

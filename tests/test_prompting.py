@@ -12,9 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cyclealign.agreement import kendall_tau
-from cyclealign.demonstration_files import load_static
-from cyclealign.prompting import (
+from cyclealign.judge.demonstration_files import load_static
+from cyclealign.judge.prompting import (
     answer_schema,
     estimate_message_tokens,
     estimate_tokens,
@@ -27,8 +26,9 @@ from cyclealign.prompting import (
     restore,
     unshuffle,
 )
-from cyclealign.rank_template import RankTemplate, fill, load_template
-from cyclealign.replies import ReplyUnusable, is_refusal, parse_reply
+from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
+from cyclealign.judge.template import RankTemplate, fill, load_template
+from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
 
 # Time limits measure the machine's other work, not this.

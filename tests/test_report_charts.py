@@ -15,15 +15,15 @@ from loopback import Loopback, same_slot
 from report_page import Node, figure, page
 from report_run import STAGES, call, hand_made_run
 
-from cyclealign.chance import expected_lcs
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.files.jsonl import read_jsonl, write_jsonl
 from cyclealign.files.run_records import read_sets, verdict_record
 from cyclealign.intervals import wilson
-from cyclealign.ledger import Ledger
-from cyclealign.rank_template import load_template
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
+from cyclealign.rankers.chance import expected_lcs
 from cyclealign.reporting.drawing import short, ticks
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.ranking_charts import place_counts

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclealign.ledger import Ledger
+from cyclealign.judge.ledger import Ledger
 from cyclealign.score_calibration import Spread, fit
 from cyclealign.score_formats.lists import Item, ScoreList
 from cyclealign.score_mix import mixed

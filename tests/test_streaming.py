@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cyclealign.rankers.streaming import Work, stream
+from cyclealign.judge.streaming import Work, stream
 
 
 class Fixture:

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from cyclealign.curation.sets import DemonstrationSet, open_set, writable
-from cyclealign.demonstration_files import from_record, save_demonstrations, to_record
 from cyclealign.files.strict_yaml import read_yaml
+from cyclealign.judge.demonstration_files import from_record, save_demonstrations, to_record
 from cyclealign.types import Demonstration, UserError
 
 _HEADER = """\

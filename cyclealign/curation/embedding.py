@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.demonstrations import sentence_encoder
+from cyclealign.judge.demonstrations import sentence_encoder
 from cyclealign.types import UserError
 
 Embed = Callable[[Sequence[str]], NDArray[Any]]  # texts -> one row each

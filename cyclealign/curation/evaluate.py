@@ -16,8 +16,8 @@ from cyclealign.curation.measuring import (
     paired_difference,
 )
 from cyclealign.curation.metering import MeteredLedger
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.files.jsonl import read_json
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import CandidateSet, Demonstration, UserError
 
 

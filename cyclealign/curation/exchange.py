@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyclealign.curation.build import balanced, from_pairs
-from cyclealign.demonstration_files import load_demonstrations
 from cyclealign.export import preference_rows
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.rows import data_files, rows
+from cyclealign.judge.demonstration_files import load_demonstrations
 from cyclealign.types import Candidate, CandidateSet, Demonstration, Ranking, UserError
 
 

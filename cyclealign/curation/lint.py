@@ -10,8 +10,8 @@ from typing import Literal
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.overlap import NEAR_COPY, containment
 from cyclealign.curation.showing import opening
-from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.rank_template import RankTemplate
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Demonstration, Prompt
 
 # Fewest demonstrations in which a skew is looked for, and how far a share may lie from chance.

@@ -19,8 +19,8 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.evaluating import labelled_pairs
 from cyclealign.files.prompts import load_prompts
 from cyclealign.intervals import Z95, wilson
-from cyclealign.ledger import Ledger
-from cyclealign.rank_template import RankTemplate, load_template
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.types import (
     BudgetExhausted,

@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cyclealign.ledger import Call, Ledger
-from cyclealign.rankers.limits import BudgetSpent
+from cyclealign.judge.ledger import Call, Ledger
+from cyclealign.judge.limits import BudgetSpent
 
 # A probe finds out what an endpoint can do: two calls where the first form of answer is refused.
 PROBES = 2

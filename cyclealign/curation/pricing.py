@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.measuring import Question
 from cyclealign.curation.metering import PROBES
-from cyclealign.prompting import (
+from cyclealign.judge.costs import WorstCase, answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.prompting import (
     demonstration_tokens,
     estimate_message_tokens,
     estimate_tokens,
@@ -15,8 +16,7 @@ from cyclealign.prompting import (
     render,
     response_format,
 )
-from cyclealign.rank_template import RankTemplate
-from cyclealign.rankers.costs import WorstCase, answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.template import RankTemplate
 from cyclealign.types import CandidateSet, Demonstration, canonical_json
 
 

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.demonstration_files import BUILTIN, content_version, load_demonstrations, save_demonstrations
-from cyclealign.demonstrations import DemonstrationPool
 from cyclealign.files.packaged import resource
 from cyclealign.files.run_dir import RunDir
-from cyclealign.rank_template import load_template
+from cyclealign.judge.demonstration_files import BUILTIN, content_version, load_demonstrations, save_demonstrations
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.template import load_template
 from cyclealign.types import Demonstration, UserError
 
 

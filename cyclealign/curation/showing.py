@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from cyclealign.curation.sets import DemonstrationSet
-from cyclealign.prompting import demonstration_tokens
-from cyclealign.rank_template import RankTemplate
+from cyclealign.judge.prompting import demonstration_tokens
+from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Demonstration
 
 OPENING = 60  # characters of a prompt that a list shows

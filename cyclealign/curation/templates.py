@@ -10,9 +10,9 @@ from cyclealign.curation.evaluate import accuracy_text, difference_text
 from cyclealign.curation.lint import Problem
 from cyclealign.curation.measuring import Judge, Outcome, Question, accuracy_of, paired_difference
 from cyclealign.curation.metering import MeteredLedger
-from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.prompting import demonstration_tokens, estimate_message_tokens, render
-from cyclealign.rank_template import FENCED, RankTemplate
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.prompting import demonstration_tokens, estimate_message_tokens, render
+from cyclealign.judge.template import FENCED, RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt
 
 # From here on the head outweighs the item in most calls, and every call pays for it.

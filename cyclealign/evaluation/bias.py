@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from cyclealign.agreement import kendall_tau
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking
 
 Order = tuple[str, ...]

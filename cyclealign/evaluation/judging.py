@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.demonstrations import DemonstrationPool
-from cyclealign.ledger import Ledger
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
-from cyclealign.rank_file import RankJob, ledger_of, open_ranker, ranker_config
-from cyclealign.rank_template import load_template
-from cyclealign.rankers.costs import answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.costs import answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
+from cyclealign.judge.template import load_template
+from cyclealign.rankers.by_name import RankJob, ledger_of, open_ranker, ranker_config
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, canonical_json, derive_seed
 
 Verdict = Ranking | Unranked

@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cyclealign.agreement import kendall_tau
 from cyclealign.evaluation.bias import length_bias, passes_of, position_bias, self_consistency
 from cyclealign.evaluation.judging import Judge, Judged, judged
 from cyclealign.evaluation.result import Result, item_key, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
 from cyclealign.files.labelled import LabelledItem, by_subset
+from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking, Unranked
 
 

@@ -16,8 +16,8 @@ from cyclealign.files.jsonl import Appender, read_jsonl
 from cyclealign.files.prompts import load_prompts, parse_row
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.files.run_records import prompt_from, prompt_record
-from cyclealign.prompting import LETTERS_PER_TOKEN
-from cyclealign.rankers.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
+from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
+from cyclealign.judge.prompting import LETTERS_PER_TOKEN
 from cyclealign.types import Prompt, UserError, derive_seed
 
 TEXT_KEYS = ("response", "output", "reply", "completion")
@@ -118,7 +118,7 @@ def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
     chunks = [prompts[first : first + CHUNK] for first in range(0, len(prompts), CHUNK)]
     left = [(n, chunk) for n, chunk in enumerate(chunks) if any(p.id not in done for p in chunk)]
     if left:
-        from cyclealign.generation import build_generator
+        from cyclealign.generation.backend import build_generator
 
         generator = build_generator(config, workdir=keep.parent)
         with Appender(keep) as file:

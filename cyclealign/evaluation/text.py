@@ -17,7 +17,7 @@ from cyclealign.evaluating import distinct_n
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
-from cyclealign.replies import is_refusal
+from cyclealign.judge.replies import is_refusal
 from cyclealign.types import UserError
 
 WORDS = re.compile(r"\w+|[^\w\s]")

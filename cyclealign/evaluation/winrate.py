@@ -16,7 +16,7 @@ from cyclealign.evaluation.ranker import cost
 from cyclealign.evaluation.responses import Response, shared_prompts
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share, sign_test
-from cyclealign.rank_file import ranker_config
+from cyclealign.rankers.by_name import ranker_config
 from cyclealign.types import Candidate, CandidateSet, Ranking
 
 ONE_SIDED = 0.9  # share of items with the same side longer from which equal lengths are a guess

@@ -8,18 +8,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from cyclealign.agreement import aggregate
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.ledger import Call, Ledger, Purpose
-from cyclealign.prompting import presentations, render, repair_messages, response_format, unshuffle
-from cyclealign.rank_template import RankTemplate
-from cyclealign.rankers.capability import Capability
-from cyclealign.rankers.chat import CallFailed, ChatReply
-from cyclealign.rankers.costs import request_options
-from cyclealign.rankers.limits import BudgetSpent, RetryPolicy
-from cyclealign.rankers.paid_calls import PaidCalls
-from cyclealign.rankers.streaming import Work, stream
-from cyclealign.replies import ReplyUnusable, is_refusal, parse_reply
+from cyclealign.judge.capability import Capability
+from cyclealign.judge.chat import CallFailed, ChatReply
+from cyclealign.judge.costs import request_options
+from cyclealign.judge.ledger import Call, Ledger, Purpose
+from cyclealign.judge.limits import BudgetSpent, RetryPolicy
+from cyclealign.judge.paid_calls import PaidCalls
+from cyclealign.judge.prompting import presentations, render, repair_messages, response_format, unshuffle
+from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
+from cyclealign.judge.streaming import Work, stream
+from cyclealign.judge.template import RankTemplate
+from cyclealign.rankers.consensus import aggregate
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,

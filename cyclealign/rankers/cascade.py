@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cyclealign.config.schema import CascadeConfig
-from cyclealign.pruning import assembled
 from cyclealign.rankers.distilled import Distilled, Features, expected_agreement
+from cyclealign.rankers.pruning import assembled
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_rankings
-from cyclealign.pruning import audit_tau, audits, best_first
+from cyclealign.rankers.pruning import audit_tau, audits, best_first
 from cyclealign.reporting.figures import mean_interval
 from cyclealign.reporting.markup import Html, join, table, tag
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.intervals import wilson
-from cyclealign.prompting import presentations
+from cyclealign.judge.prompting import presentations
 from cyclealign.reporting.charts import Interval, Line, LineChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.grids import Grid

@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from cyclealign.files.jsonl import read_jsonl
 from cyclealign.files.run_dir import RunDir
-from cyclealign.ledger import Ledger, Spend
+from cyclealign.judge.ledger import Ledger, Spend
 from cyclealign.reporting.charts import BarChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.markup import Html, table

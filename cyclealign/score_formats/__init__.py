@@ -24,10 +24,8 @@ from pathlib import Path
 from cyclealign.files.dialogues import RATINGS
 from cyclealign.files.rows import rows
 from cyclealign.score_formats import jsonl, tsv
-from cyclealign.score_formats.lists import Item, ScoreList, lines
+from cyclealign.score_formats.lists import ScoreList, lines
 from cyclealign.types import UserError
-
-__all__ = ["ORDER_ONLY", "READERS", "WRITERS", "Item", "ScoreList", "detect", "write"]
 
 READERS: dict[str, Callable[[Path], Iterator[ScoreList]]] = {
     "margin_mse": tsv.read_margin_mse,

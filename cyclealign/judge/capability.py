@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.ledger import Call, Ledger
-from cyclealign.prompting import ENUM_UP_TO, render, response_format
-from cyclealign.rank_template import RankTemplate
-from cyclealign.rankers.chat import REQUEST_FAULTS, CallFailed, ChatReply
-from cyclealign.rankers.costs import request_options
-from cyclealign.rankers.paid_calls import PaidCalls
-from cyclealign.replies import ReplyUnusable, parse_reply
+from cyclealign.judge.chat import REQUEST_FAULTS, CallFailed, ChatReply
+from cyclealign.judge.costs import request_options
+from cyclealign.judge.ledger import Call, Ledger
+from cyclealign.judge.paid_calls import PaidCalls
+from cyclealign.judge.prompting import ENUM_UP_TO, render, response_format
+from cyclealign.judge.replies import ReplyUnusable, parse_reply
+from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
 PROBE = CandidateSet(

@@ -1,27 +1,23 @@
-"""``cyclealign rank``: any ranker on any JSONL of candidate sets."""
+"""The ranker that `--ranker KIND:WHAT` names, opened, with its ledger."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from cyclealign.config.loading import parsed_section
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
-from cyclealign.demonstrations import DemonstrationPool
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.jsonl import read_json
-from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.files.run_dir import RunDir
-from cyclealign.files.run_records import verdict_record
-from cyclealign.ledger import Ledger
-from cyclealign.rank_template import load_template
-from cyclealign.types import CandidateSet, RankContext, Ranker, Unranked, UserError
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.template import load_template
+from cyclealign.types import CandidateSet, Ranker, UserError
 
 KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN, openai:MODEL"
+
+
 NO_CASCADE = (
     "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
 )
@@ -36,28 +32,6 @@ class RankJob:
     options: tuple[str, ...] = ()
     out: Path | None = None
     seed: int = 42
-
-
-def rank_file(job: RankJob) -> str:
-    """Rank every set and write one verdict a line, as they come; returns a line that sums up.
-
-    Paid calls go to a ledger beside the output file, so that a second start repeats none.
-
-    Raises:
-        UserError: unknown ranker, a file that cannot be used, a server that does not answer.
-    """
-    sets = load_candidate_sets(job.file)
-    unranked = 0
-    with ExitStack() as stack:
-        ranker, template = open_ranker(job, sets, stack)
-        pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(template))
-        context = RankContext(run="rank", interaction=0, seed=job.seed, demonstrations=pool)
-        file = stack.enter_context(_opened(job.out))
-        for verdict in ranker.rank(iter(sets), context):
-            unranked += isinstance(verdict, Unranked)
-            file.write(json.dumps(verdict_record(verdict), ensure_ascii=False) + "\n")
-            file.flush()
-    return f"{len(sets) - unranked} sets ranked, {unranked} not"
 
 
 def ranker_config(spec: str, options: Sequence[str]) -> BlackBoxConfig | None:
@@ -138,16 +112,3 @@ def _distilled(run: RunDir) -> Ranker:
     if not fitted:
         raise UserError(f"--ranker cascade:{run.path}: no local ranker there (black_box.backend: cascade makes one)")
     return DistilledRanker(Distilled.from_record(fitted[-1]), ReplyFeatures())
-
-
-@contextmanager
-def _opened(out: Path | None) -> Iterator[IO[Any]]:
-    if out is None:
-        yield sys.stdout
-        return
-    try:
-        file = out.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
-    with file:
-        yield file

@@ -16,29 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.agreement import Agreement
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.demonstration_files import (
-    content_version,
-    load_demonstrations,
-    load_static,
-    save_demonstrations,
-)
+from cyclealign.judge.demonstration_files import content_version, load_demonstrations, load_static, save_demonstrations
+from cyclealign.judge.prompting import demonstration_tokens, presentations
+from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.models.loading import loaded
-from cyclealign.prompting import demonstration_tokens, presentations
-from cyclealign.rank_template import RankTemplate, load_template
+from cyclealign.rankers.agreement import Agreement
 from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed
-
-__all__ = [
-    "DemonstrationPool",
-    "PoolDiff",
-    "accept",
-    "diff",
-    "load_demonstrations",
-    "load_static",
-    "save_demonstrations",
-    "sentence_encoder",
-]
 
 Vector = NDArray[np.float64]
 Encoder = Callable[[Sequence[str]], NDArray[Any]]  # texts -> one row each

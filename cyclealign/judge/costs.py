@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL, host_of
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.ledger import Call
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
-from cyclealign.rank_template import RankTemplate
+from cyclealign.judge.ledger import Call
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
+from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
 LENGTH_OPTIONS = ("max_tokens", "max_completion_tokens")

@@ -15,16 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cyclealign.config.endpoints import OPENAI_URL, host_of, is_loopback
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.ledger import Call, Ledger
-from cyclealign.rankers.chat import REQUEST_FAULTS, CallFailed, ChatReply, Failure, one_line, read_reply
-from cyclealign.rankers.costs import (
-    check_bounded,
-    estimated_tokens,
-    input_bound,
-    output_bound,
-    usd,
-)
-from cyclealign.rankers.limits import Adaptive, Budget, Gate, Held, RetryPolicy, TokenBucket, retry_after
+from cyclealign.judge.chat import REQUEST_FAULTS, CallFailed, ChatReply, Failure, one_line, read_reply
+from cyclealign.judge.costs import check_bounded, estimated_tokens, input_bound, output_bound, usd
+from cyclealign.judge.ledger import Call, Ledger
+from cyclealign.judge.limits import Adaptive, Budget, Gate, Held, RetryPolicy, TokenBucket, retry_after
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:

@@ -17,31 +17,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from cyclealign.rank_template import RankTemplate, fill, load_template
-from cyclealign.replies import ReplyUnusable, is_refusal, parse_reply
+from cyclealign.judge.template import RankTemplate, fill
 from cyclealign.types import CandidateSet, Demonstration, Message
-
-__all__ = [
-    "ENUM_UP_TO",
-    "LETTERS_PER_TOKEN",
-    "RankTemplate",
-    "ReplyUnusable",
-    "answer_schema",
-    "demonstration_tokens",
-    "estimate_message_tokens",
-    "estimate_tokens",
-    "format_answer",
-    "is_refusal",
-    "load_template",
-    "neutralise",
-    "parse_reply",
-    "presentations",
-    "render",
-    "repair_messages",
-    "response_format",
-    "restore",
-    "unshuffle",
-]
 
 ENUM_UP_TO = 4  # up to here the schema lists all K! orders (24), so that no wrong answer can be written
 LETTERS_PER_TOKEN = 2.75

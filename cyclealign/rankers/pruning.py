@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from cyclealign.agreement import Tiers, kendall_tau
-from cyclealign.prompting import estimate_message_tokens, estimate_tokens, presentations
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations
+from cyclealign.rankers.agreement import Tiers, kendall_tau
 from cyclealign.types import CandidateSet, Cascaded, Ranking
 
 

@@ -1,0 +1,52 @@
+"""What a ranking tells a loss: utilities of orders, votes and scores; the tiers that are taught."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from cyclealign.rankers.agreement import Tiers
+from cyclealign.types import Ranking
+
+VOTE_EPSILON = 0.01
+
+
+def order_utilities(ranking: Ranking) -> dict[str, float]:
+    """Linear utilities from an order alone: K - 1 for the best to 0 for the last; a tier shares its mean."""
+    utilities: dict[str, float] = {}
+    below = sum(len(tier) for tier in ranking.tiers)
+    for tier in ranking.tiers:
+        below -= len(tier)
+        utilities.update(dict.fromkeys(tier, below + (len(tier) - 1) / 2))
+    return utilities
+
+
+def vote_utilities(votes: Mapping[str, float]) -> dict[str, float]:
+    """log(share + ``VOTE_EPSILON``): their softmax gives the vote shares back, to within epsilon."""
+    return {i: math.log(share + VOTE_EPSILON) for i, share in votes.items()}
+
+
+def taught_tiers(ranking: Ranking) -> Tiers:
+    """The tiers that anything is trained on: those of the ranking, but where a cascade pruned.
+
+    The pruned ones are then tied below the judged: their order is nobody's verdict.
+    """
+    if not 0 < len(ranking.judged) < len(ranking.order):
+        return ranking.tiers
+    judged = tuple(tier for tier in ranking.tiers if tier[0] in ranking.judged)
+    return (*judged, tuple(i for i in ranking.order if i not in ranking.judged))
+
+
+def teacher_utilities(ranking: Ranking) -> dict[str, float]:
+    """What a ranking tells a loss, higher is better: its scores, else its votes over two passes or more, else
+    its order. The first two have magnitudes, the last has not.
+
+    Of a list that a cascade pruned, only the order of ``taught_tiers``.
+    """
+    if 0 < len(ranking.judged) < len(ranking.order):
+        return order_utilities(Ranking(prompt_id=ranking.prompt_id, tiers=taught_tiers(ranking)))
+    if ranking.scores is not None:
+        return dict(ranking.scores)
+    if ranking.votes is not None and len(ranking.passes) >= 2:
+        return vote_utilities(ranking.votes)
+    return order_utilities(ranking)
