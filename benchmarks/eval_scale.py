@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from cyclealign.evaluation.judging import Judged
-from cyclealign.evaluation.page import write_page
 from cyclealign.evaluation.ranker import item_record, ranker_metrics
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.winrate import Outcome, outcome_record, winrate_metrics
@@ -27,6 +26,7 @@ from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.labelled import LabelledItem
 from cyclealign.rankers.consensus import aggregate
+from cyclealign.reporting.eval_page import write_page
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking
 
 ITEMS = 10_000

@@ -41,7 +41,7 @@ from cyclealign.types import (
 )
 
 if TYPE_CHECKING:
-    from cyclealign.scorers import Scorer
+    from cyclealign.evaluation.scorers import Scorer
 
 
 def new_cycle(config: Config) -> Cycle:
@@ -152,10 +152,10 @@ def _checked_parts(config: Config) -> Scorer | None:
 
     The black box is asked only after it: even its one probe is paid for.
     """
+    from cyclealign.evaluation.scorers import scorer_by_name
     from cyclealign.generation.backend import pick_backend
     from cyclealign.generation.serving import check_servable
     from cyclealign.models.policy import check_policy
-    from cyclealign.scorers import scorer_by_name
     from cyclealign.training.arguments import training_arguments
 
     backend = pick_backend(config)

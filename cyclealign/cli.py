@@ -96,7 +96,7 @@ def quickstart(overrides: Overrides = None) -> None:
 def status(run: RunPath) -> None:
     """Where a run stands, live or not."""
     from cyclealign.files.run_dir import open_run
-    from cyclealign.status import read_status, status_lines
+    from cyclealign.reporting.status import read_status, status_lines
 
     _say("\n".join(status_lines(read_status(open_run(run)))))
 
@@ -156,7 +156,7 @@ def report(
 ) -> None:
     """Write the run's page (report.html) and print its figures, at any moment of a run; compare several runs."""
     from cyclealign.files.run_dir import open_run
-    from cyclealign.summary import show_comparison, show_summary
+    from cyclealign.reporting.summary import show_comparison, show_summary
 
     found = [open_run(run) for run in runs]
     if len(found) > 1:
@@ -216,8 +216,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(make: Callable[[], Cycle], path: Path) -> None:
     """Make and run a cycle, showing its progress; then what came of it."""
     from cyclealign.files.run_dir import RunDir
-    from cyclealign.progress import shown
-    from cyclealign.summary import show_summary
+    from cyclealign.reporting.progress import shown
+    from cyclealign.reporting.summary import show_summary
 
     run = RunDir(path)
     if not _is_main():

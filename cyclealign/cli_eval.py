@@ -227,9 +227,9 @@ def _checked(out: Path) -> None:
 
 def _finish(result: Result, out: Path) -> None:
     """Write result and page, and say what came of it."""
-    from cyclealign.evaluation.page import write_page
     from cyclealign.evaluation.result import write_result
-    from cyclealign.evaluation.terminal import show_result
+    from cyclealign.reporting.eval_page import write_page
+    from cyclealign.reporting.eval_terminal import show_result
 
     write_result(out, result)
     page = write_page(out.with_suffix(".html"), result)

@@ -57,8 +57,8 @@ def score(
     seed: Annotated[int, typer.Option(help="Of a ranker's presentation orders")] = 42,
 ) -> None:
     """Score candidates once with any teacher, into a store; write the scores in any published format."""
-    from cyclealign.score_job import run_score_job
-    from cyclealign.score_plan import ScoreJob, checked_metric
+    from cyclealign.scores.job import run_score_job
+    from cyclealign.scores.plan import ScoreJob, checked_metric
 
     job = ScoreJob(
         file=file,

@@ -6,20 +6,20 @@ took part in the choice would flatter it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cyclealign.config.schema import DriftConfig
+from cyclealign.evaluation.labelled_pairs import accuracy, labelled_pairs
+from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
+from cyclealign.evaluation.scorers import Scorer
 from cyclealign.files.jsonl import Appender, write_json, write_jsonl
 from cyclealign.files.run_records import read_sets, set_record, verdict_record
-from cyclealign.scorers import Scorer
 from cyclealign.team import Team
 from cyclealign.types import (
-    Candidate,
     CandidateSet,
     Generator,
     PolicyTrainer,
@@ -27,8 +27,6 @@ from cyclealign.types import (
     Prompt,
     RankContext,
     Ranker,
-    Ranking,
-    Unranked,
     derive_seed,
 )
 
@@ -44,11 +42,6 @@ if TYPE_CHECKING:
         def black_box(self) -> Ranker: ...
         @property
         def white_box(self) -> PolicyTrainer: ...
-
-
-# Labelled pairs that each evaluation asks both rankers about; the black box's share of them is paid for.
-LABELLED_PAIRS = 64
-WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -126,47 +119,6 @@ def _by_prompt(sets: Sequence[CandidateSet], values: Sequence[float]) -> dict[st
     """Mean over each prompt's replies of values that stand in the order of all replies."""
     left = iter(values)
     return {s.prompt.id: fmean(next(left) for _ in s.candidates) for s in sets}
-
-
-def labelled_pairs(prompts: Sequence[Prompt], limit: int | None = LABELLED_PAIRS) -> list[CandidateSet]:
-    """Pairs ``chosen``/``rejected`` of the prompts that carry labels, at most ``limit``."""
-    found = [
-        CandidateSet(p, (Candidate("chosen", p.chosen), Candidate("rejected", p.rejected)))
-        for p in prompts
-        if p.chosen and p.rejected and p.chosen != p.rejected
-    ]
-    return found[:limit]
-
-
-def accuracy(verdicts: Sequence[Ranking | Unranked]) -> dict[str, float] | None:
-    """Share of labelled pairs ranked as labelled, over the ranked ones; a tie counts half."""
-    ranked = [v for v in verdicts if isinstance(v, Ranking)]
-    if not ranked:
-        return None
-    right = sum(0.5 if len(v.tiers) == 1 else float(v.order[0] == "chosen") for v in ranked)
-    return {"accuracy": right / len(ranked), "ranked": len(ranked), "asked": len(verdicts)}
-
-
-def reply_statistics(replies: Sequence[str]) -> dict[str, float]:
-    """Mean length in words, distinct-1 and distinct-2 (distinct n-grams over all n-grams, lower-cased words)."""
-    tokens = [WORDS.findall(r.lower()) for r in replies]
-    return {
-        "replies": len(replies),
-        "mean_words": fmean(len(t) for t in tokens) if tokens else 0.0,
-        "distinct1": distinct_n(tokens, 1),
-        "distinct2": distinct_n(tokens, 2),
-    }
-
-
-def kept_of_drawn(sets: Collection[CandidateSet]) -> float:
-    """Replies over samples drawn for them: empty and repeated samples are drawn again, and show here alone."""
-    return sum(len(s.candidates) for s in sets) / max(1, sum(s.drawn for s in sets))
-
-
-def distinct_n(tokens: Sequence[Sequence[str]], n: int) -> float:
-    """Distinct n-grams over all n-grams (Li et al. 2016, arXiv 1510.03055); 0 where there are none."""
-    grams = [tuple(t[i : i + n]) for t in tokens for i in range(len(t) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> str | None:

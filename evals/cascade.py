@@ -31,12 +31,12 @@ from numpy.typing import NDArray
 
 from cyclealign.config.schema import CascadeConfig
 from cyclealign.evaluation.arms import POWER80, verdict
+from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.ranker import ndcg
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference, recorded
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.rows import jsonl_rows
-from cyclealign.intervals import Z95
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.rankers.cascade import CascadeRanker

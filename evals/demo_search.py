@@ -28,7 +28,7 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.measuring import judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.search import METHODS, Method, SearchPlan, search
-from cyclealign.evaluating import labelled_pairs
+from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
 

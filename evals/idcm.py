@@ -33,8 +33,8 @@ from cyclealign.distill.idcm_config import IDCMConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import Window
-from cyclealign.evaluating import WORDS
 from cyclealign.evaluation.arms import crossed_difference, judged
+from cyclealign.evaluation.replies import WORDS
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
 from cyclealign.files.rows import jsonl_rows

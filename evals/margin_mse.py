@@ -37,8 +37,8 @@ from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.losses import MarginMSE, PointwiseMSE, RankNet
 from cyclealign.models.cross_encoders import load_cross_encoder
-from cyclealign.score_job import run_score_job
-from cyclealign.score_plan import ScoreJob
+from cyclealign.scores.job import run_score_job
+from cyclealign.scores.plan import ScoreJob
 from cyclealign.types import sha256_hex
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 from cyclealign.files.run_dir import RunDir
-from cyclealign.report import render_report
+from cyclealign.reporting.page import render_report
 
 
 class Node:

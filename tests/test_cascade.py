@@ -35,8 +35,8 @@ from cyclealign.rankers.pruning import assembled, audit_tau, audits, best_first,
 from cyclealign.rankers.replay import ReplayRanker
 from cyclealign.rankers.reply_features import ReplyFeatures
 from cyclealign.rankers.utilities import taught_tiers, teacher_utilities
-from cyclealign.report import render_report
 from cyclealign.reporting.headline import headline
+from cyclealign.reporting.page import render_report
 from cyclealign.reporting.ranking_charts import both_rankings
 from cyclealign.run_metrics import interaction_metrics
 from cyclealign.types import (

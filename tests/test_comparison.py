@@ -11,9 +11,9 @@ from test_report import HOSTILE, hostile_run
 from test_report_charts import drawn_lines
 
 from cyclealign.cli import main
-from cyclealign.comparison import columns_of, differences, render_comparison
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.run_dir import RunDir
+from cyclealign.reporting.comparison import columns_of, differences, render_comparison
 from cyclealign.reporting.figures import paired_interval
 from cyclealign.reporting.headline import headline
 from cyclealign.types import UserError

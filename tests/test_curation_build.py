@@ -18,7 +18,7 @@ from cyclealign.curation.build import BuildPlan, balanced, build, contrasts, fro
 from cyclealign.curation.embedding import encoder, tfidf, unit_rows
 from cyclealign.curation.exchange import imported, write_preferences
 from cyclealign.curation.lint import lint
-from cyclealign.evaluating import labelled_pairs
+from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.prompts import load_prompts
 from cyclealign.judge.demonstration_files import save_demonstrations
 from cyclealign.judge.prompting import demonstration_tokens

@@ -27,7 +27,7 @@ from cyclealign.curation.measuring import (
 )
 from cyclealign.curation.metering import Lap, MeteredLedger
 from cyclealign.curation.pricing import describe, most_for
-from cyclealign.evaluating import labelled_pairs
+from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template

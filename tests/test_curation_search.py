@@ -19,7 +19,7 @@ from cyclealign.curation.measuring import Question, judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.pricing import largest, question_tokens
 from cyclealign.curation.search import LinearModel, Method, SearchPlan, search
-from cyclealign.evaluating import labelled_pairs
+from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.judge.template import load_template
 from cyclealign.types import UserError
 

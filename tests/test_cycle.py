@@ -13,7 +13,8 @@ from fakes import FakeGenerator, FakeRanker, FakeTrainer, Fuse, Killed, make_cyc
 
 from cyclealign.config.schema import Config, DriftConfig
 from cyclealign.cycle import Cycle
-from cyclealign.evaluating import drift_broken, kept_of_drawn
+from cyclealign.evaluating import drift_broken
+from cyclealign.evaluation.replies import kept_of_drawn
 from cyclealign.files.jsonl import Appender, read_json, read_jsonl
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.judge.prompting import presentations

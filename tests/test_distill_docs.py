@@ -11,7 +11,7 @@ import tiny_encoders
 from pydantic import BaseModel
 
 from cyclealign.distill.config import DistillConfig, EffectivenessConfig, ScoresConfig, StudentConfig
-from cyclealign.score_formats import READERS
+from cyclealign.scores.formats import READERS
 
 DOC = (Path(__file__).resolve().parent.parent / "docs" / "distill.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, type[BaseModel]] = {"": DistillConfig, "student.": StudentConfig, "data.": ScoresConfig}

@@ -12,9 +12,9 @@ from loopback import Loopback, prefers, same_slot
 from report_page import Page
 
 from cyclealign.cli import main
-from cyclealign.evaluation.page import render_page
 from cyclealign.evaluation.ranker import credit, ndcg, pair_accuracy
 from cyclealign.evaluation.result import make_result
+from cyclealign.reporting.eval_page import render_page
 from cyclealign.types import Ranking
 
 Captured = pytest.CaptureFixture[str]

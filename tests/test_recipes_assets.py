@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cyclealign.evaluation.scorers import Overlap, SentenceSimilarity, overlap, scorer_by_name
 from cyclealign.rankers.local import LocalRanker
-from cyclealign.scorers import Overlap, SentenceSimilarity, overlap, scorer_by_name
 
 ASSETS = Path(__file__).resolve().parent.parent / "cyclealign" / "assets"
 Chat = list[dict[str, str]]

@@ -13,9 +13,9 @@ from test_cycle import config_in
 
 from cyclealign.files.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
-from cyclealign.report import render_report, write_report
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import CUT, Html, passage, tag
+from cyclealign.reporting.page import render_report, write_report
 from cyclealign.reporting.samples import even_choice
 
 HOSTILE = "</div><script>alert('x')</script><img src=\"https://evil.example/p.png\" onerror='alert(1)'>&lt;\x00\x1b[31m"

@@ -12,10 +12,11 @@ from browser import Browser, chromium, missing
 from report_run import hand_made_run
 from test_report import hostile_run
 
-from cyclealign.comparison import columns_of, write_comparison
 from cyclealign.files.jsonl import read_jsonl, write_jsonl
 from cyclealign.files.run_dir import RunDir
-from cyclealign.report import POLICY, write_report
+from cyclealign.reporting.comparison import columns_of, write_comparison
+from cyclealign.reporting.frame import POLICY
+from cyclealign.reporting.page import write_report
 
 pytestmark = [
     pytest.mark.slow,

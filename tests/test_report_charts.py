@@ -16,9 +16,9 @@ from report_page import Node, figure, page
 from report_run import STAGES, call, hand_made_run
 
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.evaluation.intervals import wilson
 from cyclealign.files.jsonl import read_jsonl, write_jsonl
 from cyclealign.files.run_records import read_sets, verdict_record
-from cyclealign.intervals import wilson
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from report_page import Node, page
 from report_run import REWARDS, hand_made_run
 
-from cyclealign.evaluating import WORDS, reply_statistics
+from cyclealign.evaluation.intervals import wilson
+from cyclealign.evaluation.replies import WORDS, reply_statistics
 from cyclealign.files.jsonl import write_json, write_jsonl
 from cyclealign.files.run_records import read_sets, verdict_record
-from cyclealign.intervals import wilson
 from cyclealign.reporting.figures import jackknife, mean_interval, newcombe, paired_interval
 from cyclealign.reporting.headline import headline
 from cyclealign.types import CandidateSet, Ranking

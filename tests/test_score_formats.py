@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign.score_formats import READERS, WRITERS, detect, write
-from cyclealign.score_formats.jsonl import read_texts
-from cyclealign.score_formats.lists import Item, ScoreList
+from cyclealign.scores.formats import READERS, WRITERS, detect, write
+from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.score_list import Item, ScoreList
 from cyclealign.types import UserError, sha256_hex
 
 

@@ -16,7 +16,7 @@ from tiny_policy import save_tiny
 
 from cyclealign.cli import main
 from cyclealign.rankers.encoders import CrossEncoderScorer
-from cyclealign.score_store import ScoreStore
+from cyclealign.scores.store import ScoreStore
 from cyclealign.types import Message, Prompt, sha256_hex
 
 Captured = pytest.CaptureFixture[str]
@@ -83,7 +83,7 @@ def test_a_cross_encoder_scores_each_pair_once_and_writes_its_logits(capsys: Cap
 
 def test_a_killed_run_goes_on_where_it_stopped(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_encoders.save_encoder(Path("ce"), head=True)
-    monkeypatch.setattr("cyclealign.score_job.COMMIT", 2)
+    monkeypatch.setattr("cyclealign.scores.job.COMMIT", 2)
     whole = CrossEncoderScorer.score
     calls: list[int] = []
 

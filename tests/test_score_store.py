@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclealign.judge.ledger import Ledger
-from cyclealign.score_calibration import Spread, fit
-from cyclealign.score_formats.lists import Item, ScoreList
-from cyclealign.score_mix import mixed
-from cyclealign.score_store import ScoreStore, Teacher
+from cyclealign.scores.calibration import Spread, fit
+from cyclealign.scores.mix import mixed
+from cyclealign.scores.score_list import Item, ScoreList
+from cyclealign.scores.store import ScoreStore, Teacher
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
 
 LISTS = [

@@ -1,1 +1,1 @@
-"""Making demonstrations and the ranking prompt good before money is spent on a run: one file a job."""
+"""Demonstration sets and ranking templates made good before a run pays for them."""

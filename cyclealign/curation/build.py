@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cyclealign.curation.embedding import Embed, unit_rows
 from cyclealign.curation.overlap import NEAR_COPY, containment
-from cyclealign.evaluating import labelled_pairs
+from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
 from cyclealign.interaction import Interaction, agreements, trusted

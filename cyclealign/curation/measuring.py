@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.loading import parsed_section
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.evaluating import labelled_pairs
+from cyclealign.evaluation.intervals import Z95, wilson
+from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.prompts import load_prompts
-from cyclealign.intervals import Z95, wilson
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.black_box import BlackBoxRanker

@@ -1,1 +1,1 @@
-"""Distillers on sentence-transformers: thin adapters from its trainers to the losses, and one recipe per method."""
+"""The methods as distillers on sentence-transformers: one family of files per method."""

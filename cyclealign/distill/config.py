@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from cyclealign.config.schema import LeafAuxiliary, Loss, Section
 from cyclealign.losses import MarginMSE
-from cyclealign.score_formats import READERS, detect
-from cyclealign.score_formats.sidecar import Gives, recorded_gives
+from cyclealign.scores.formats import READERS, detect
+from cyclealign.scores.sidecar import Gives, recorded_gives
 
 
 class EncoderShape(Section):

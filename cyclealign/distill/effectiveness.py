@@ -12,8 +12,8 @@ from cyclealign.distill.config import EffectivenessConfig
 from cyclealign.distill.relevance import Judged, read_judged
 from cyclealign.distill.students import Student
 from cyclealign.rankers.encoders import cross_scores, vector_scores
-from cyclealign.score_formats.jsonl import read_texts
-from cyclealign.score_formats.tsv import read_trec
+from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.tsv_formats import read_trec
 from cyclealign.types import UserError
 
 Run = dict[str, dict[str, float]]

@@ -13,8 +13,8 @@ import torch
 from cyclealign.distill.idcm_config import IDCMStudentConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.windows import Window, shortened, windows
-from cyclealign.score_formats.lists import Item, ScoreList
-from cyclealign.score_store import ScoreStore, Teacher
+from cyclealign.scores.score_list import Item, ScoreList
+from cyclealign.scores.store import ScoreStore, Teacher
 from cyclealign.types import canonical_json
 
 ROWS = 64  # pairs in one forward pass

@@ -28,7 +28,7 @@ from cyclealign.distill.leaf_retention import (
 from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.teacher_vectors import TASKS, Task, TeacherVectors
 from cyclealign.files.atomic import write_atomic
-from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.scores.jsonl_formats import read_texts
 from cyclealign.types import UserError
 
 RANGES = "int8_ranges.npy"

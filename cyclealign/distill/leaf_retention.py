@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from cyclealign.distill.relevance import read_judged
-from cyclealign.score_formats.jsonl import read_texts
+from cyclealign.scores.jsonl_formats import read_texts
 from cyclealign.types import UserError
 
 Precision = Literal["float32", "int8", "binary"]

@@ -12,9 +12,9 @@ import torch
 from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.relevance import labelled, read_judged
 from cyclealign.losses import RankingLoss, feeds, losses_fed_by, tier_levels
-from cyclealign.score_formats import READERS
-from cyclealign.score_formats.jsonl import read_texts
-from cyclealign.score_formats.lists import Item, ScoreList
+from cyclealign.scores.formats import READERS
+from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.score_list import Item, ScoreList
 from cyclealign.types import UserError
 
 Rows = dict[str, list[Any]]

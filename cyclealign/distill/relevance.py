@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cyclealign.score_formats.lists import Item, ScoreList, lines
+from cyclealign.scores.score_list import Item, ScoreList, lines
 from cyclealign.types import UserError
 
 Judged = Mapping[str, Mapping[str, int]]

@@ -1,1 +1,1 @@
-"""Offline preference evals: what a ranker, a checkpoint or a file of responses is worth, with error bars."""
+"""Offline evals: what a ranker, a policy or a file of responses is worth, with error bars."""

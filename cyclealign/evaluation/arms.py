@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.statistics import DRAWS, Estimate, Vector
-from cyclealign.intervals import Z95
 
 Verdict = Literal["holds", "not shown", "refuted"]
 POWER80 = 0.8416212335729143  # normal quantile

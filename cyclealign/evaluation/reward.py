@@ -8,8 +8,8 @@ from typing import Any
 
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Result, make_result
+from cyclealign.evaluation.scorers import Pair, scorer_by_name
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded
-from cyclealign.scorers import Pair, scorer_by_name
 from cyclealign.types import UserError
 
 KINDS = "reward_model:PATH, coherence:PATH, local, sentence_similarity or overlap"

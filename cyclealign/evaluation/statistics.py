@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.intervals import wilson
+from cyclealign.evaluation.intervals import wilson
 
 Vector = NDArray[np.float64]
 

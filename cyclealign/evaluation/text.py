@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from cyclealign.evaluating import distinct_n
+from cyclealign.evaluation.replies import distinct_n
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share

@@ -1,1 +1,1 @@
-"""Everything that ranks: one module a ranker, each a class that implements ``cyclealign.types.Ranker``."""
+"""Who puts candidates in order, and how two orders compare."""

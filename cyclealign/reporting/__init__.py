@@ -1,1 +1,1 @@
-"""What the report page is made of; the page itself is ``cyclealign.report``."""
+"""What people look at: pages, charts, terminal."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cyclealign.evaluation.intervals import Z95, wilson
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.strict_yaml import read_yaml
-from cyclealign.intervals import Z95, wilson
 
 PORTION = 500  # bootstrap draws that are held at once
 

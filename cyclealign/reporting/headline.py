@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from cyclealign.evaluating import WORDS
+from cyclealign.evaluation.replies import WORDS
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets, read_verdicts
 from cyclealign.reporting.cascade import cascade_text

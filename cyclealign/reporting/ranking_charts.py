@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cyclealign.evaluation.intervals import wilson
 from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.files.run_records import read_rankings, read_sets
-from cyclealign.intervals import wilson
 from cyclealign.judge.prompting import presentations
 from cyclealign.reporting.charts import Interval, Line, LineChart
 from cyclealign.reporting.figures import Facts

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cyclealign.evaluation.intervals import wilson
 from cyclealign.files.jsonl import read_jsonl
 from cyclealign.files.run_dir import RunDir
-from cyclealign.intervals import wilson
 from cyclealign.rankers.chance import expected_lcs
 from cyclealign.reporting.charts import BarChart, Line, LineChart, bar_chart, line_chart
 from cyclealign.reporting.figures import Facts, mean_interval, reward_change

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cyclealign.score_calibration import Calibration, Spread, fit
-from cyclealign.score_formats.lists import Item, ScoreList
-from cyclealign.score_formats.sidecar import Gives
+from cyclealign.scores.calibration import Calibration, Spread, fit
+from cyclealign.scores.score_list import Item, ScoreList
+from cyclealign.scores.sidecar import Gives
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError, canonical_json
 
 APPLICATION, LAYOUT = 0x63615363, 1

@@ -6,7 +6,7 @@ file wrote is escaped. Works at any moment of a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,13 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.cascade import cascade_section
 from cyclealign.reporting.changes import demonstrations, interactions
 from cyclealign.reporting.figures import Facts, read_facts
+from cyclealign.reporting.frame import Part, page
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import Html, details, join, table, tag
 from cyclealign.reporting.ranking_charts import position_note
 from cyclealign.reporting.run_charts import run_charts
 from cyclealign.reporting.samples import OUTCOME, REWARD, before_and_after, interaction_filter, rankings
 from cyclealign.reporting.spend import spend_table
-
-CSS = Path(__file__).with_name("reporting") / "page.css"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-Part = tuple[str, str, Html | None]
-"""A section: its title, its id and its body."""
 
 
 def write_report(run: RunDir) -> Path:
@@ -41,26 +37,6 @@ def render_report(run: RunDir) -> str:
     rules = "".join(f.rules() for f in (REWARD, OUTCOME, interaction_filter(run)))
     name = str(figures["name"])
     return page(name, f"{name}: cyclealign run", [_headline(figures)], _sections(run, facts), rules)
-
-
-def page(heading: str, title: str, top: Iterable[Html], sections: Iterable[Part], rules: str = "") -> str:
-    """A self-contained page; sections without a body are left out. ``rules``: style besides the common one."""
-    parts = [(name, key, body) for name, key, body in sections if body]
-    links = [tag("a", name, href=f"#{key}") for name, key, _ in parts]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(CSS.read_text(encoding="utf-8") + rules)),
-    )
-    body = tag(
-        "body",
-        tag("header", tag("h1", heading), *top, tag("nav", *links)),
-        tag("main", *(tag("section", tag("h2", name), body, id=key) for name, key, body in parts)),
-    )
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
 def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:

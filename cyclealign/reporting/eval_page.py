@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclealign.evaluation.figures import figure_rows, is_estimate
-from cyclealign.evaluation.forest import forest_plot
 from cyclealign.evaluation.result import Result
 from cyclealign.files.atomic import write_atomic
-from cyclealign.report import CSS, POLICY
+from cyclealign.reporting.eval_figures import figure_rows, is_estimate
 from cyclealign.reporting.filters import Filter, filtered
+from cyclealign.reporting.forest import forest_plot
+from cyclealign.reporting.frame import CSS, POLICY
 from cyclealign.reporting.markup import Html, details, join, passage, table, tag
 
 SHOWN = 12  # items of each kind on the page; the result file has all

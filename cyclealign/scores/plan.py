@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclealign.score_calibration import check_method
-from cyclealign.score_formats import ORDER_ONLY, READERS, WRITERS, detect
-from cyclealign.score_formats.sidecar import Gives, recorded_gives
-from cyclealign.teachers import TeacherSpec, check_feeds, described, parse_teacher
+from cyclealign.scores.calibration import check_method
+from cyclealign.scores.formats import ORDER_ONLY, READERS, WRITERS, detect
+from cyclealign.scores.sidecar import Gives, recorded_gives
+from cyclealign.scores.teachers import TeacherSpec, check_feeds, described, parse_teacher
 from cyclealign.types import UserError
 
 
@@ -17,7 +17,7 @@ from cyclealign.types import UserError
 class ScoreJob:
     """What the command line asks for.
 
-    file: candidates, in a format of ``score_formats``. write: ``FORMAT:PATH``. loss: what the scores are for.
+    file: candidates, in a format of ``scores.formats``. write: ``FORMAT:PATH``. loss: what the scores are for.
     file_gives: what the scores in the file are, where that does not follow from its format. options: ``key=value`` of
     the black_box section.
     """

@@ -25,7 +25,7 @@ from cyclealign.rankers.encoders import (
     VectorScorer,
     made_of_modules,
 )
-from cyclealign.score_formats.sidecar import Gives
+from cyclealign.scores.sidecar import Gives
 from cyclealign.types import Ranker, UserError
 
 ENCODERS = ("cross_encoder", "coherence", "bi_encoder", "multi_vector")

@@ -1,6 +1,6 @@
 """Several runs on one self-contained page: their figures, charts over each other, differences and replies side by side.
 
-The page keeps the promises of a single run's (``cyclealign.report``): no script, no request, everything escaped.
+The page keeps the promises of a single run's (``reporting.page``): no script, no request, everything escaped.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from cyclealign.evaluation.forest import forest_plot
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
-from cyclealign.report import Part, page
 from cyclealign.reporting.charts import BarChart, Line, LineChart
 from cyclealign.reporting.figures import Facts, paired_interval, read_facts
+from cyclealign.reporting.forest import forest_plot
+from cyclealign.reporting.frame import Part, page
 from cyclealign.reporting.grids import Grid
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import Html, join, table, tag

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from cyclealign.score_calibration import Calibration
-from cyclealign.score_formats.lists import ScoreList
-from cyclealign.score_store import ScoreStore
+from cyclealign.scores.calibration import Calibration
+from cyclealign.scores.score_list import ScoreList
+from cyclealign.scores.store import ScoreStore
 from cyclealign.types import UserError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cyclealign.evaluation.figures import interval, number
 from cyclealign.reporting.drawing import Scale, padded, short, ticks
+from cyclealign.reporting.eval_figures import interval, number
 from cyclealign.reporting.markup import Html, details, table, tag
 
 WIDTH, ROW, TOP, BOTTOM = 440, 26, 30, 34

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cyclealign.evaluation.figures import Row, figure_rows
 from cyclealign.evaluation.result import Result
+from cyclealign.reporting.eval_figures import Row, figure_rows
 
 
 def show_result(result: Result, console: Console | None = None) -> None:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from cyclealign.files.dialogues import RATINGS
 from cyclealign.files.rows import rows
-from cyclealign.score_formats import jsonl, tsv
-from cyclealign.score_formats.lists import ScoreList, lines
+from cyclealign.scores import jsonl_formats as jsonl
+from cyclealign.scores import tsv_formats as tsv
+from cyclealign.scores.score_list import ScoreList, lines
 from cyclealign.types import UserError
 
 READERS: dict[str, Callable[[Path], Iterator[ScoreList]]] = {

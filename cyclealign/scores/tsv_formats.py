@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cyclealign.score_formats.lists import Item, ScoreList, lines, number, one_line, tsv_rows
+from cyclealign.scores.score_list import Item, ScoreList, lines, number, one_line, tsv_rows
 from cyclealign.types import UserError
 
 RUN_TAG = "cyclealign"

@@ -18,13 +18,13 @@ from cyclealign.files.atomic import write_atomic
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.rankers.encoders import Pair
 from cyclealign.rankers.utilities import teacher_utilities
-from cyclealign.score_formats import READERS, write
-from cyclealign.score_formats.jsonl import read_texts
-from cyclealign.score_formats.sidecar import beside, recorded
-from cyclealign.score_mix import mixed
-from cyclealign.score_plan import ScoreJob, checked_teachers, input_format, target_of
-from cyclealign.score_store import ScoreStore, Teacher
-from cyclealign.teachers import (
+from cyclealign.scores.formats import READERS, write
+from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.mix import mixed
+from cyclealign.scores.plan import ScoreJob, checked_teachers, input_format, target_of
+from cyclealign.scores.sidecar import beside, recorded
+from cyclealign.scores.store import ScoreStore, Teacher
+from cyclealign.scores.teachers import (
     LISTWISE,
     TeacherSpec,
     described,

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cyclealign.comparison import columns_of, differences, write_comparison
 from cyclealign.files.run_dir import RunDir
-from cyclealign.report import write_report
+from cyclealign.reporting.comparison import columns_of, differences, write_comparison
 from cyclealign.reporting.headline import headline
+from cyclealign.reporting.page import write_report
 
 
 def show_summary(run: RunDir, console: Console | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cyclealign.files.jsonl import read_jsonl
 from cyclealign.files.run_dir import RunDir
-from cyclealign.status import Status, duration, money, read_status
+from cyclealign.reporting.status import Status, duration, money, read_status
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from cyclealign.files.dialogues import context_of, levels_of
 from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.files.rows import rows
 from cyclealign.rankers.encoders import told
-from cyclealign.score_formats.lists import Item, ScoreList, number, string_list, text, tsv_rows
+from cyclealign.scores.score_list import Item, ScoreList, number, string_list, text, tsv_rows
 from cyclealign.types import Prompt, UserError
 
 LABELS = ("scores", "score", "labels", "label")

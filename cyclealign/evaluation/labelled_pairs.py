@@ -1,0 +1,53 @@
+"""Pairs chosen/rejected of labelled prompts, and a ranker's accuracy on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cyclealign.types import (
+    Candidate,
+    CandidateSet,
+    Generator,
+    PolicyTrainer,
+    Prompt,
+    Ranker,
+    Ranking,
+    Unranked,
+)
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Measured(Protocol):
+        """The parts that an evaluation needs."""
+
+        @property
+        def generator(self) -> Generator: ...
+        @property
+        def black_box(self) -> Ranker: ...
+        @property
+        def white_box(self) -> PolicyTrainer: ...
+
+
+# Labelled pairs that each evaluation asks both rankers about; the black box's share of them is paid for.
+LABELLED_PAIRS = 64
+
+
+def labelled_pairs(prompts: Sequence[Prompt], limit: int | None = LABELLED_PAIRS) -> list[CandidateSet]:
+    """Pairs ``chosen``/``rejected`` of the prompts that carry labels, at most ``limit``."""
+    found = [
+        CandidateSet(p, (Candidate("chosen", p.chosen), Candidate("rejected", p.rejected)))
+        for p in prompts
+        if p.chosen and p.rejected and p.chosen != p.rejected
+    ]
+    return found[:limit]
+
+
+def accuracy(verdicts: Sequence[Ranking | Unranked]) -> dict[str, float] | None:
+    """Share of labelled pairs ranked as labelled, over the ranked ones; a tie counts half."""
+    ranked = [v for v in verdicts if isinstance(v, Ranking)]
+    if not ranked:
+        return None
+    right = sum(0.5 if len(v.tiers) == 1 else float(v.order[0] == "chosen") for v in ranked)
+    return {"accuracy": right / len(ranked), "ranked": len(ranked), "asked": len(verdicts)}

@@ -1,0 +1,53 @@
+"""Figures of replies alone: words, distinct-n, kept of drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from cyclealign.types import (
+    CandidateSet,
+    Generator,
+    PolicyTrainer,
+    Ranker,
+)
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Measured(Protocol):
+        """The parts that an evaluation needs."""
+
+        @property
+        def generator(self) -> Generator: ...
+        @property
+        def black_box(self) -> Ranker: ...
+        @property
+        def white_box(self) -> PolicyTrainer: ...
+
+
+WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+def reply_statistics(replies: Sequence[str]) -> dict[str, float]:
+    """Mean length in words, distinct-1 and distinct-2 (distinct n-grams over all n-grams, lower-cased words)."""
+    tokens = [WORDS.findall(r.lower()) for r in replies]
+    return {
+        "replies": len(replies),
+        "mean_words": fmean(len(t) for t in tokens) if tokens else 0.0,
+        "distinct1": distinct_n(tokens, 1),
+        "distinct2": distinct_n(tokens, 2),
+    }
+
+
+def kept_of_drawn(sets: Collection[CandidateSet]) -> float:
+    """Replies over samples drawn for them: empty and repeated samples are drawn again, and show here alone."""
+    return sum(len(s.candidates) for s in sets) / max(1, sum(s.drawn for s in sets))
+
+
+def distinct_n(tokens: Sequence[Sequence[str]], n: int) -> float:
+    """Distinct n-grams over all n-grams (Li et al. 2016, arXiv 1510.03055); 0 where there are none."""
+    grams = [tuple(t[i : i + n]) for t in tokens for i in range(len(t) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
