@@ -13,7 +13,7 @@ _PUBLIC = {
     "Candidate": "cyclealign.types",
     "CandidateSet": "cyclealign.types",
     "Config": "cyclealign.config.schema",
-    "Cycle": "cyclealign.cycle",
+    "Cycle": "cyclealign.cycle.starting",
     "Demonstration": "cyclealign.types",
     "DemonstrationPool": "cyclealign.judge.demonstrations",
     "Ledger": "cyclealign.judge.ledger",
@@ -30,7 +30,7 @@ _PUBLIC = {
 if TYPE_CHECKING:
     from cyclealign.config.loading import load_config
     from cyclealign.config.schema import Config
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
     from cyclealign.files.run_dir import RunDir
     from cyclealign.judge.demonstrations import DemonstrationPool
     from cyclealign.judge.ledger import Ledger

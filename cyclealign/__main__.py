@@ -2,6 +2,6 @@
 
 import sys
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 
 sys.exit(main())

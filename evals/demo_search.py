@@ -25,7 +25,7 @@ from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.curation.measuring import judge
+from cyclealign.curation.asking import judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.search import METHODS, Method, SearchPlan, search
 from cyclealign.evaluation.labelled_pairs import labelled_pairs

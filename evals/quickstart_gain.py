@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
-from cyclealign.cycle import Cycle
+from cyclealign.cycle.starting import Cycle
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
 from cyclealign.evaluation.scorers import scorer_by_name
 from cyclealign.files.environment import environment

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cyclealign.config.schema import Config
-from cyclealign.cycle import Cycle, Parts
-from cyclealign.evaluating import Evaluator
+from cyclealign.cycle.evaluator import Evaluator
+from cyclealign.cycle.loop import Loop, Parts
+from cyclealign.cycle.team import Team
 from cyclealign.files.jsonl import write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import prompt_record
 from cyclealign.judge.demonstrations import DemonstrationPool
-from cyclealign.team import Team
 from cyclealign.types import (
     CanarySample,
     Candidate,
@@ -147,7 +147,7 @@ def make_cycle(
     eval_prompts: int = 4,
     unranked: frozenset[str] = frozenset(),
     gap: float = 0.0,
-) -> Cycle:
+) -> Loop:
     """A cycle of fakes in ``config.run_dir``, made or taken up again."""
     fuse = fuse or Fuse(None)
     run = RunDir(config.run_dir)
@@ -163,4 +163,4 @@ def make_cycle(
         evaluator=Evaluator(tuple(run.eval_prompts()), LengthScorer(), config.generator.chunk),
         start_model="start-model",
     )
-    return Cycle(config, run, parts, Team(run.state_file, launch="test"))
+    return Loop(config, run, parts, Team(run.state_file, launch="test"))

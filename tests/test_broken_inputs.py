@@ -23,7 +23,7 @@ from finished_run import finished_run
 from loopback import Fault, Loopback
 from tiny_policy import save_tiny
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = """\
@@ -309,7 +309,7 @@ def test_a_server_that_is_no_api(web_page: str, capsys: pytest.CaptureFixture[st
 
 
 def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cyclealign.cli import main; sys.exit(main())"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cyclealign.cli.main import main; sys.exit(main())"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign import building
 from cyclealign.config.loading import dump_config, load_config
 from cyclealign.config.schema import Config
+from cyclealign.cycle import parts as building
+from cyclealign.cycle.trusted_hosts import remember_host
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
-from cyclealign.hosts import remember_host
 from cyclealign.judge.demonstration_files import content_version, load_demonstrations
 from cyclealign.judge.template import load_template
 from cyclealign.types import UserError

@@ -18,13 +18,14 @@ from scipy.optimize import minimize
 from test_cycle import config_in
 from test_replay import CONTEXT, PROMPT, SET, write
 
-from cyclealign.cascade_fits import RunFits
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.config.schema import CascadeConfig, Config
-from cyclealign.export import preference_rows
+from cyclealign.cycle.agreeing import trusted
+from cyclealign.cycle.distilled_rankers import RunFits
+from cyclealign.cycle.export import preference_rows
+from cyclealign.cycle.run_metrics import interaction_metrics
 from cyclealign.files.jsonl import read_json, read_jsonl, write_json
 from cyclealign.files.run_records import read_rankings, verdict_from, verdict_record
-from cyclealign.interaction import trusted
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.rankers.by_name import ranker_config
@@ -38,7 +39,6 @@ from cyclealign.rankers.utilities import taught_tiers, teacher_utilities
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.page import render_report
 from cyclealign.reporting.ranking_charts import both_rankings
-from cyclealign.run_metrics import interaction_metrics
 from cyclealign.types import (
     BudgetExhausted,
     Candidate,
@@ -436,7 +436,8 @@ def test_a_run_prunes_from_its_second_interaction_on_and_reports_it(tmp_path: Pa
     shown = {r["source"] for r in read_jsonl(second.demonstrations)}
     assert shown <= {"0", "1"}
     whole = {i for i, r in rankings.items() if len(r.judged) == 4}
-    from cyclealign.interaction import Interaction, agreements
+    from cyclealign.cycle.agreeing import agreements
+    from cyclealign.cycle.interaction import Interaction
 
     it = Interaction(1, 0, 1, prompts(40), second)
     assert {a.prompt_id for a in trusted(it, agreements(it))} <= whole

@@ -17,7 +17,7 @@ from processes import (
 )
 from test_processes import arguments
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_rankings

@@ -18,7 +18,7 @@ from finished_run import TEXTS, finished_run
 from loopback import Loopback, prefers
 from tiny_policy import save_tiny
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import BudgetExhausted, RunStopped
@@ -127,7 +127,7 @@ def test_only_the_main_process_speaks(monkeypatch: pytest.MonkeyPatch, capsys: C
 def test_a_stop_of_the_runs_own_says_how_to_go_on(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -141,7 +141,7 @@ def test_a_stop_of_the_runs_own_says_how_to_go_on(
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -154,7 +154,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_quickstart_takes_the_next_free_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make quickstart` twice is two runs, not an error."""
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
     seen = []
 

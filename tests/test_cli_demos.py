@@ -9,7 +9,7 @@ import pytest
 from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.curation.sets import open_set
 from cyclealign.files.jsonl import read_json, write_jsonl
 from cyclealign.judge.demonstration_files import load_demonstrations, save_demonstrations

@@ -8,7 +8,7 @@ import pytest
 from loopback import Loopback, prefers
 from planted_judge import planted_pairs
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.files.jsonl import read_json, write_jsonl
 from cyclealign.files.packaged import resource
 

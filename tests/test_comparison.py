@@ -10,7 +10,7 @@ from report_run import hand_made_run
 from test_report import HOSTILE, hostile_run
 from test_report_charts import drawn_lines
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.comparison import columns_of, differences, render_comparison

@@ -13,20 +13,11 @@ from loopback import Fault, Loopback, Script
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig, Price
-from cyclealign.curation.evaluate import arms_of, evaluate, lines
-from cyclealign.curation.measuring import (
-    Accuracy,
-    Judge,
-    Outcome,
-    Question,
-    accuracy_of,
-    black_box_section,
-    judge,
-    labelled,
-    paired_difference,
-)
+from cyclealign.curation.accuracy import Accuracy, accuracy_of, paired_difference
+from cyclealign.curation.asking import Judge, Outcome, Question, black_box_section, judge, labelled
 from cyclealign.curation.metering import Lap, MeteredLedger
 from cyclealign.curation.pricing import describe, most_for
+from cyclealign.curation.worth import arms_of, evaluate, lines
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger

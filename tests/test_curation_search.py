@@ -15,7 +15,7 @@ from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.curation.measuring import Question, judge
+from cyclealign.curation.asking import Question, judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.pricing import largest, question_tokens
 from cyclealign.curation.search import LinearModel, Method, SearchPlan, search

@@ -12,8 +12,8 @@ import pytest
 from fakes import FakeGenerator, FakeRanker, FakeTrainer, Fuse, Killed, make_cycle, prompts
 
 from cyclealign.config.schema import Config, DriftConfig
-from cyclealign.cycle import Cycle
-from cyclealign.evaluating import drift_broken
+from cyclealign.cycle.drift import drift_broken
+from cyclealign.cycle.loop import Loop
 from cyclealign.evaluation.replies import kept_of_drawn
 from cyclealign.files.jsonl import Appender, read_json, read_jsonl
 from cyclealign.files.run_records import read_rankings, read_sets
@@ -253,7 +253,7 @@ class SlotJudge(FakeRanker):
 
 def test_a_judge_that_answers_by_position_is_seen_as_chance_and_gated(tmp_path: Path) -> None:
     cycle = make_cycle(config_in(tmp_path, cycle={"batch_size": 200, "max_interactions": 1}), n_prompts=200)
-    cycle = Cycle(cycle.config, cycle.run_dir, replace(cycle.parts, black_box=SlotJudge(Fuse(None))), cycle.team)
+    cycle = Loop(cycle.config, cycle.run_dir, replace(cycle.parts, black_box=SlotJudge(Fuse(None))), cycle.team)
     cycle.run()
     seen = read_json(cycle.run_dir.interaction(0).summary)
     assert abs(seen["pass_tau"]) < 0.1
@@ -272,7 +272,7 @@ class ContentJudge(FakeRanker):
 
 def test_a_judge_that_answers_by_content_passes_the_same_gate(tmp_path: Path) -> None:
     cycle = make_cycle(config_in(tmp_path, cycle={"batch_size": 200, "max_interactions": 1}), n_prompts=200)
-    cycle = Cycle(cycle.config, cycle.run_dir, replace(cycle.parts, black_box=ContentJudge(Fuse(None))), cycle.team)
+    cycle = Loop(cycle.config, cycle.run_dir, replace(cycle.parts, black_box=ContentJudge(Fuse(None))), cycle.team)
     cycle.run()
     seen = read_json(cycle.run_dir.interaction(0).summary)
     assert seen["pass_tau"] == 1.0

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from cyclealign.config.schema import DataConfig
-from cyclealign.files.prompts import EVAL_LIMIT, load_candidate_sets, load_prompts, run_prompts
+from cyclealign.cycle.prompts import EVAL_LIMIT, run_prompts
+from cyclealign.files.prompts import load_candidate_sets, load_prompts
 from cyclealign.types import UserError
 
 USER = {"role": "user", "content": "Hi"}

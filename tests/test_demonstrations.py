@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cyclealign.config.schema import DemonstrationsConfig
+from cyclealign.cycle.agreeing import accept
 from cyclealign.files.packaged import resource
 from cyclealign.judge.demonstration_files import load_demonstrations, load_static, save_demonstrations
-from cyclealign.judge.demonstrations import DemonstrationPool, accept, diff, sentence_encoder
+from cyclealign.judge.demonstrations import DemonstrationPool, diff, sentence_encoder
 from cyclealign.judge.prompting import demonstration_tokens, render
 from cyclealign.judge.replies import parse_reply
 from cyclealign.judge.template import load_template

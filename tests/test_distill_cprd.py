@@ -15,7 +15,7 @@ import torch
 from loss_lists import log_sum_exp
 from torch import Tensor, nn
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.distill.config import ScoresConfig, StudentConfig
 from cyclealign.distill.cprd import CPRDConfig, dual_encoder
 from cyclealign.distill.cprd_objective import CPRDObjective

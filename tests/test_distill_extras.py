@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.training.embedding_teacher import EmbeddingTeacher
 from cyclealign.types import UserError
 

@@ -14,7 +14,7 @@ import pytest
 import tiny_encoders
 import torch
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.config.loading import load_sections
 from cyclealign.distill.pld_classifier import ranking_objective
 from cyclealign.distill.pld_config import PLDConfig

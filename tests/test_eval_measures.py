@@ -13,7 +13,7 @@ import torch
 from finished_run import finished_run, prompt
 from tiny_policy import save_tiny
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.evaluation.compare import paired_p
 from cyclealign.evaluation.likelihood import divergence
 from cyclealign.evaluation.retrieval import measured

@@ -11,7 +11,7 @@ import pytest
 from loopback import Loopback, prefers, same_slot
 from report_page import Page
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.evaluation.ranker import credit, ndcg, pair_accuracy
 from cyclealign.evaluation.result import make_result
 from cyclealign.reporting.eval_page import render_page

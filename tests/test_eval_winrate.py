@@ -14,7 +14,7 @@ from loopback import Loopback, prefers, same_slot
 from report_page import Page, every
 from tiny_policy import save_tiny
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.config.loading import load_config
 from cyclealign.evaluation.policies import find_policy, taught_by
 from cyclealign.evaluation.responses import Sampling, get_responses, load_responses

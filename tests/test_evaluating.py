@@ -10,12 +10,12 @@ from fakes import FakeGenerator, FakeTrainer, Fuse
 from loopback import Loopback, prefers
 
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.evaluating import Evaluator
+from cyclealign.cycle.evaluator import Evaluator
+from cyclealign.cycle.team import Team
 from cyclealign.files.jsonl import read_json
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
-from cyclealign.team import Team
 from cyclealign.types import CandidateSet, Demonstration, PolicyVersion, Prompt, RankContext, Ranking, Unranked
 
 

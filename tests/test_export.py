@@ -12,7 +12,7 @@ from finished_run import candidate_set, finished_run, prompt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclealign.export import Exports, export_run, preference_rows
+from cyclealign.cycle.export import Exports, export_run, preference_rows
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.run_dir import RunDir

@@ -12,7 +12,7 @@ import pytest
 import tiny_encoders
 import torch
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
 Captured = pytest.CaptureFixture[str]

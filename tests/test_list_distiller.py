@@ -11,7 +11,7 @@ import pytest
 import tiny_encoders
 from stopping import stopped_at
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.types import UserError
 
 pytest.importorskip("sentence_transformers", reason="needs extra retrieval")

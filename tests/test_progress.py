@@ -10,13 +10,13 @@ import pytest
 from report_run import hand_made_run
 from rich.console import Console
 
+from cyclealign.cycle.team import Team
 from cyclealign.files.jsonl import read_jsonl, write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.judge.ledger import Spend
 from cyclealign.reporting import progress
 from cyclealign.reporting.progress import Bars, Pace, progress_line, run_seconds_left, said, shown
 from cyclealign.reporting.status import read_status
-from cyclealign.team import Team
 
 
 def running(folder: Path, *, ranked: int = 20) -> RunDir:

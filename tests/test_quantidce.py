@@ -14,7 +14,7 @@ import pytest
 import tiny_encoders
 import torch
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.files.dialogues import read_levels, read_ratings
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking, UserError
 

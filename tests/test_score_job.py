@@ -14,7 +14,7 @@ import torch
 from loopback import Body, Fault, Loopback, prefers, shown
 from tiny_policy import save_tiny
 
-from cyclealign.cli import main
+from cyclealign.cli.main import main
 from cyclealign.rankers.encoders import CrossEncoderScorer
 from cyclealign.scores.store import ScoreStore
 from cyclealign.types import Message, Prompt, sha256_hex

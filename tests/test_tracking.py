@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from cyclealign.config.loading import load_config
-from cyclealign.cycle import Cycle
+from cyclealign.cycle.starting import Cycle
 from cyclealign.files.jsonl import read_json, read_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError

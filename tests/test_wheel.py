@@ -26,7 +26,7 @@ def test_the_wheel_runs_where_no_checkout_is(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", "from cyclealign.cli import main; main()", "run", "quickstart", "--dry-run"],
+        [sys.executable, "-c", "from cyclealign.cli.main import main; main()", "run", "quickstart", "--dry-run"],
         cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True,

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from cyclealign.curation.embedding import Embed, unit_rows
 from cyclealign.curation.overlap import NEAR_COPY, containment
+from cyclealign.cycle.agreeing import accept, agreements, trusted
+from cyclealign.cycle.interaction import Interaction
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
-from cyclealign.interaction import Interaction, agreements, trusted
-from cyclealign.judge.demonstrations import accept, prompt_text
+from cyclealign.judge.demonstrations import prompt_text
 from cyclealign.judge.prompting import demonstration_tokens
 from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Demonstration, Prompt, UserError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyclealign.curation.build import balanced, from_pairs
-from cyclealign.export import preference_rows
+from cyclealign.cycle.export import preference_rows
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.rows import data_files, rows

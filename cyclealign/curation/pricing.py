@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.curation.measuring import Question
+from cyclealign.curation.asking import Question
 from cyclealign.curation.metering import PROBES
 from cyclealign.judge.costs import WorstCase, answer_tokens, output_bound, request_options, usd
 from cyclealign.judge.prompting import (

@@ -22,9 +22,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.curation.evaluate import accuracy_text, difference_text
-from cyclealign.curation.measuring import Judge, Outcome, Question, accuracy_of, paired_difference
+from cyclealign.curation.accuracy import accuracy_of, paired_difference
+from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.metering import PROBES, MeteredLedger
+from cyclealign.curation.worth import accuracy_text, difference_text
 from cyclealign.types import CandidateSet, Demonstration, UserError, derive_seed
 
 Method = Literal["greedy", "bandit"]

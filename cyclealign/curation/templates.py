@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cyclealign.curation.evaluate import accuracy_text, difference_text
+from cyclealign.curation.accuracy import accuracy_of, paired_difference
+from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.lint import Problem
-from cyclealign.curation.measuring import Judge, Outcome, Question, accuracy_of, paired_difference
 from cyclealign.curation.metering import MeteredLedger
+from cyclealign.curation.worth import accuracy_text, difference_text
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.prompting import demonstration_tokens, estimate_message_tokens, render
 from cyclealign.judge.template import FENCED, RankTemplate

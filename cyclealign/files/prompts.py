@@ -11,20 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cyclealign.files.packaged import resource
 from cyclealign.files.rows import jsonl_rows, rows
 from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
 
-if TYPE_CHECKING:
-    from cyclealign.config.schema import DataConfig
-
 log = logging.getLogger(__name__)
 OPENERS = ("builtin:openers-train", "builtin:openers-eval", "builtin:openers-report")
-# Most held-out prompts of an evaluation: enough for an interval of a few hundredths, and their replies are
-# sampled after every interaction.
-EVAL_LIMIT = 256
 ROLES = ("system", "user", "assistant")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -64,24 +58,6 @@ def load_prompts(spec: str, *, format: str = "auto", split: str = "train", limit
     if not found:
         raise UserError(f"data: {spec} holds no prompt")
     return list(found.values())
-
-
-def run_prompts(data: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
-    """Training prompts, and at most EVAL_LIMIT held-out ones that are not among them.
-
-    Raises:
-        UserError: as ``load_prompts``; or none of the eval prompts is new.
-    """
-    train = load_prompts(data.prompts, format=data.format, split=data.split, limit=data.limit)
-    if data.eval_prompts is None:
-        return train, []
-    ids = {p.id for p in train}
-    limit = EVAL_LIMIT + len(ids)
-    found = load_prompts(data.eval_prompts, format=data.format, split=data.split, limit=limit)
-    held_out = [p for p in found if p.id not in ids][:EVAL_LIMIT]
-    if not held_out:
-        raise UserError(f"data.eval_prompts: every prompt of {data.eval_prompts} is a training prompt; name other data")
-    return train, held_out
 
 
 def load_candidate_sets(path: str | Path) -> list[CandidateSet]:

@@ -1,4 +1,4 @@
-"""The run directory: files are the state (docs/run_directory.md). Records in, records out, atomic where it matters.
+"""Paths of a run and its interactions; create, lock, ``open_run``.
 
 Append-only JSONL files tolerate a torn last line (a killed process); everything else is written aside and renamed.
 """

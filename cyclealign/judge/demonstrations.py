@@ -1,4 +1,4 @@
-"""The demonstrations that a judge sees: a static file, and a pool of agreements of earlier interactions.
+"""The pool that a judge sees: selection, token budget, eviction, versions.
 
 A pool is a value: ``updated`` gives the next one. It changes at stage boundaries only, in prompt order, so
 that a resumed run sees the same pools as the uninterrupted one.
@@ -7,7 +7,7 @@ that a resumed run sees the same pools as the uninterrupted one.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.judge.demonstration_files import content_version, load_demonstrations, load_static, save_demonstrations
-from cyclealign.judge.prompting import demonstration_tokens, presentations
+from cyclealign.judge.prompting import demonstration_tokens
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.models.loading import loaded
-from cyclealign.rankers.agreement import Agreement
-from cyclealign.types import CandidateSet, Demonstration, Prompt, UserError, derive_seed
+from cyclealign.types import Demonstration, Prompt, UserError
 
 Vector = NDArray[np.float64]
 Encoder = Callable[[Sequence[str]], NDArray[Any]]  # texts -> one row each
@@ -184,40 +183,6 @@ class DemonstrationPool:
         found = load_demonstrations(path)
         static = tuple(d for d in found if d.source == "static")
         return replace(self, static=static, dynamic=tuple(d for d in found if d.source != "static"))
-
-
-def accept(
-    sets: Iterable[CandidateSet],
-    agreements: Iterable[Agreement],
-    *,
-    gate: float,
-    interaction: int,
-    seed: int,
-) -> list[Demonstration]:
-    """Agreements that are worth showing, as demonstrations, in the order of ``sets``.
-
-    Worth showing: at least two responses agreed on, and chance-corrected agreement of at least ``gate``. Only
-    the agreed responses are shown, in an order drawn from (``seed``, interaction, prompt), so that the best
-    is not always the first. Sets without an agreement are passed over.
-    """
-    by_prompt = {a.prompt_id: a for a in agreements}
-    accepted = []
-    for item in sets:
-        agreed = by_prompt.get(item.prompt.id)
-        if agreed is None or agreed.length < 2 or agreed.corrected < gate:
-            continue
-        drawn = derive_seed(seed, "demonstration", interaction, item.prompt.id)
-        (shown,) = presentations(agreed.length, 1, seed=drawn)
-        accepted.append(
-            Demonstration(
-                prompt=Prompt(item.prompt.messages),  # without its labels
-                responses=tuple(item.text(agreed.ids[rank]) for rank in shown),
-                order=tuple(shown.index(rank) for rank in range(agreed.length)),
-                source=str(interaction),
-                agreement=agreed.corrected,
-            )
-        )
-    return accepted
 
 
 class PoolDiff(NamedTuple):

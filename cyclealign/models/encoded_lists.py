@@ -1,4 +1,4 @@
-"""Training lists as token ids, and batches of them as tensors. A prompt's candidates are never split."""
+"""A prompt and its responses as token ids; batches of them as tensors."""
 
 from __future__ import annotations
 

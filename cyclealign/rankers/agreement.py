@@ -1,6 +1,5 @@
-"""Agreement of two rankings, and consensus of several.
+"""Agreement of two rankings: longest common subsequence, chance-corrected; Kendall tau.
 
-Longest common subsequence, Kendall tau, Kemeny and Borda, and the utilities that a ranking gives to a loss.
 Standard library only.
 """
 
@@ -14,10 +13,6 @@ from operator import itemgetter
 
 from cyclealign.rankers.chance import chance_corrected
 from cyclealign.types import Ranking
-
-"""Longest list that ``aggregate`` gives to ``kemeny``, which looks at 2^K sets; above it takes ``borda``."""
-
-"""Added to vote shares before the logarithm: who never won stays finite, and no gap exceeds 4.7."""
 
 Tiers = tuple[tuple[str, ...], ...]
 

@@ -11,6 +11,7 @@ from cyclealign.rankers.agreement import Tiers, _places, kendall_tau
 from cyclealign.types import Ranking
 
 KEMENY_LIMIT = 8
+"""Longest list that ``aggregate`` gives to ``kemeny``, which looks at 2^K sets; above it takes ``borda``."""
 
 
 def kemeny(passes: Sequence[Sequence[str]]) -> Tiers:

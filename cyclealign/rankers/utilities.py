@@ -9,6 +9,7 @@ from cyclealign.rankers.agreement import Tiers
 from cyclealign.types import Ranking
 
 VOTE_EPSILON = 0.01
+"""Added to vote shares before the logarithm: who never won stays finite, and no gap exceeds 4.7."""
 
 
 def order_utilities(ranking: Ranking) -> dict[str, float]:

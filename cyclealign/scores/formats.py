@@ -1,4 +1,4 @@
-"""Published formats of teacher scores: read as ``ScoreList``s, written from them.
+"""The field's formats of teacher scores by name: readers, writers, detection.
 
 | name | file |
 |---|---|

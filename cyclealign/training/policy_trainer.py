@@ -195,7 +195,7 @@ class TrainablePolicy:
 
     def _arguments(self, work: Path, *, max_steps: int) -> Any:
         arguments = training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=max_steps)
-        arguments.report_to = []  # the run's trackers are among the callbacks (cyclealign.tracking)
+        arguments.report_to = []  # the run's trackers are among the callbacks (cyclealign.cycle.tracking)
         return arguments
 
     def _lists(self, examples: Sequence[RankingExample]) -> list[TrainingList]:

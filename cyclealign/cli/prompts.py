@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cyclealign.cli_demos_measure import DryRun, LedgerPath, Options, Pairs, RankerName, Result, Seed, write_result
+from cyclealign.cli.measure import write_result
+from cyclealign.cli.options import DryRun, LedgerPath, Options, Pairs, RankerName, Result, Seed
 
 app = typer.Typer(no_args_is_help=True, help="Ranking templates: check, show and measure them.")
 TemplateName = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Packaged (rank, rank_terse), or a YAML file")]
@@ -63,7 +64,8 @@ def eval_(
 ) -> None:
     """Measure a judge on labelled pairs with each template, same pairs and presentation orders."""
     from cyclealign.config.schema import DemonstrationsConfig
-    from cyclealign.curation import measuring, pricing
+    from cyclealign.curation import asking as measuring
+    from cyclealign.curation import pricing
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.sets import open_set
     from cyclealign.curation.templates import compare, comparison_lines

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from cyclealign.config.schema import Config
+from cyclealign.cycle.prompts import run_prompts
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
-from cyclealign.files.prompts import run_prompts
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.judge.template import load_template

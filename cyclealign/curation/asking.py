@@ -1,4 +1,4 @@
-"""A paid judge on labelled pairs, each pair with the demonstrations of one's choice; every call on one ledger.
+"""A paid judge on labelled pairs, each with the demonstrations of one's choice; what a figure says of itself.
 
 All measurements of one seed present a pair's replies in the same orders, whichever demonstrations they show: what
 differs between two of them is the demonstrations alone, and differences are paired.
@@ -6,17 +6,15 @@ differs between two of them is the demonstrations alone, and differences are pai
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.loading import parsed_section
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.evaluation.intervals import Z95, wilson
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.prompts import load_prompts
 from cyclealign.judge.ledger import Ledger
@@ -117,66 +115,6 @@ def _without_own(question: Question) -> tuple[Demonstration, ...]:
 
 
 # Figures ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Over the pairs that got a verdict; the interval is Wilson's, 95%. ``asked`` counts all."""
-
-    value: float | None
-    low: float
-    high: float
-    ranked: int
-    asked: int
-    unranked: Mapping[str, int] = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        interval = {"accuracy": self.value, "low": self.low, "high": self.high}
-        return interval | {"ranked": self.ranked, "asked": self.asked, "unranked": dict(self.unranked)}
-
-
-def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
-    """Mean score of the ranked pairs. Where ties give half points, the interval runs from that of the floor to that of
-    the ceiling."""
-    scores = [o.score for o in outcomes if o.score is not None]
-    reasons: list[str] = [o.unranked for o in outcomes if o.unranked is not None]
-    unranked = {r: reasons.count(r) for r in sorted(set(reasons))}
-    if not scores:
-        return Accuracy(None, 0.0, 1.0, 0, len(outcomes), unranked)
-    total = sum(scores)
-    n = len(scores)
-    low, high = wilson(math.floor(total) / n, n)[0], wilson(math.ceil(total) / n, n)[1]
-    return Accuracy(total / len(scores), low, high, len(scores), len(outcomes), unranked)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """First accuracy minus second, over the pairs that both ranked; 95%."""
-
-    value: float
-    low: float
-    high: float
-    pairs: int
-
-    def record(self) -> dict[str, float | int]:
-        return {"difference": self.value, "low": self.low, "high": self.high, "pairs": self.pairs}
-
-
-def paired_difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> Difference | None:
-    """With the adjusted Wald interval for matched pairs (Agresti and Min 2005, Statistics in Medicine 24:729).
-
-    It adds half a pair to each of the four cells, so that it has a width where no pair differs. None where no pair got
-    a verdict from both.
-    """
-    both = zip(first, second, strict=True)
-    gaps = [a.score - b.score for a, b in both if a.score is not None and b.score is not None]
-    if not gaps:
-        return None
-    n = len(gaps) + 2
-    mean = sum(gaps) / n  # the added pairs sum to 0
-    variance = (sum(g * g for g in gaps) + 1) / n - mean * mean
-    half = Z95 * math.sqrt(variance / n)
-    return Difference(sum(gaps) / len(gaps), max(-1.0, mean - half), min(1.0, mean + half), len(gaps))
 
 
 # Set-up -------------------------------------------------------------------------------------------------------

@@ -1,30 +1,22 @@
-"""From a config to a cycle that can run: prompts, demonstrations, rankers, generator, trainer, run directory."""
+"""From a run directory to what the loop is made of: judge, generator, trainer, evaluator; heavy imports start here."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cyclealign.cascade_fits import RunFits
-from cyclealign.config.endpoints import SERVER_KEY
-from cyclealign.config.loading import check_resume_changes, dump_config, load_config
 from cyclealign.config.schema import Config
-from cyclealign.cycle import Cycle, Parts
-from cyclealign.evaluating import Evaluator
-from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import write_json, write_jsonl
-from cyclealign.files.prompts import load_prompts, run_prompts
+from cyclealign.cycle.distilled_rankers import RunFits
+from cyclealign.cycle.evaluator import Evaluator
+from cyclealign.cycle.loop import Parts
+from cyclealign.cycle.team import Team, launch_team
+from cyclealign.files.jsonl import write_json
+from cyclealign.files.prompts import load_prompts
 from cyclealign.files.run_dir import RunDir
-from cyclealign.files.run_records import prompt_record
-from cyclealign.hosts import check_host, remember_host
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
-from cyclealign.judge.template import RankTemplate, find_template, load_template
+from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.losses import feeds, losses_fed_by
-from cyclealign.team import Team, launch_team
 from cyclealign.types import (
     CanarySample,
     CandidateSet,
@@ -44,80 +36,10 @@ if TYPE_CHECKING:
     from cyclealign.evaluation.scorers import Scorer
 
 
-def new_cycle(config: Config) -> Cycle:
-    """A new run: everything that the user may have got wrong is read before anything heavy is imported or paid for.
-
-    Raises:
-        UserError: naming the key, file or line.
-    """
-    run = RunDir(config.run_dir)
-    if _is_main():
-        train, held_out = run_prompts(config.data)
-        template = find_template(config.black_box.template)
-        words = load_template(str(template))
-        static = load_static(config.demonstrations.static)
-        pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
-        run.create(dump_config(config))
-        write_jsonl(run.prompts / "train.jsonl", map(prompt_record, train))
-        write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
-        shutil.copyfile(template, run.prompts / "template.yaml")
-        pool.save(run.prompts / "demonstrations.jsonl")
-        shown = {"source": config.demonstrations.static, "version": pool.version, "count": len(static)}
-        used = {"source": config.black_box.template, "version": words.version}
-        write_json(run.prompts / "versions.json", {"demonstrations": shown, "template": used})
-        for url, key in _hosts(config):
-            remember_host(url, key)
-    return _unlocked_on_failure(config, run)
-
-
-def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
-    """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
-
-    Raises:
-        UserError: no run there, a change that is not allowed, or a host that this user has not used before.
-    """
-    run = RunDir(path)
-    if not run.config.exists():
-        raise UserError(f"{path} is not a run directory: it has no config.yaml")
-    old = load_config(run.config)
-    config = load_config(run.config, overrides)
-    check_resume_changes(old, config)
-    for url, key in _hosts(config):
-        if trust_host:
-            remember_host(url, key)
-        check_host(url, key)
-    if _is_main():
-        run.lock()
-        write_atomic(run.config, dump_config(config))
-    return _unlocked_on_failure(config, run)
-
-
-def _hosts(config: Config) -> list[tuple[str | None, str]]:
-    """Where a run sends which key: its judge's, and its generation servers' where there is one."""
-    hosts: list[tuple[str | None, str]] = []
-    if config.black_box.judge == "openai":
-        hosts.append((config.black_box.base_url, config.black_box.api_key_env))
-    if config.generator.backend == "server" and SERVER_KEY in os.environ:
-        hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
-    return hosts
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _unlocked_on_failure(config: Config, run: RunDir) -> Cycle:
-    try:
-        return _assemble(config, run)
-    except BaseException:
-        run.unlock()
-        raise
-
-
-def _assemble(config: Config, run: RunDir) -> Cycle:
-    """The parts, from what the run directory holds; heavy imports from here on."""
+def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
+    """The parts, from what the run directory holds, and the processes that share them; heavy imports from here on."""
+    from cyclealign.cycle.tracking import Tracking, TrainerRows
     from cyclealign.generation.backend import build_generator
-    from cyclealign.tracking import Tracking, TrainerRows
     from cyclealign.training.arguments import training_arguments
     from cyclealign.training.policy_trainer import TrainablePolicy
 
@@ -144,7 +66,7 @@ def _assemble(config: Config, run: RunDir) -> Cycle:
         start_model=base,
         tracker=tracking,
     )
-    return Cycle(config, run, parts, team)
+    return parts, team
 
 
 def _checked_parts(config: Config) -> Scorer | None:

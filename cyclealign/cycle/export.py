@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
+from cyclealign.cycle.model_card import model_card
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
-from cyclealign.model_card import model_card
 from cyclealign.rankers.utilities import taught_tiers
 from cyclealign.types import CandidateSet, Ranking, UserError
 

@@ -1,84 +1,28 @@
-"""One interaction's records: what is generated and ranked, what both rankers agree on, what is learned from it."""
+"""What both rankers agree on: agreements, which are trusted, new demonstrations, the summary, training lists."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from cyclealign.files.jsonl import Appender
-from cyclealign.files.run_dir import InteractionDir
-from cyclealign.files.run_records import Verdict, read_rankings, read_sets, read_verdicts, set_record
+from cyclealign.cycle.interaction import Interaction
+from cyclealign.files.run_records import read_rankings, read_sets, read_verdicts
+from cyclealign.judge.prompting import presentations
 from cyclealign.rankers.agreement import Agreement, agree
 from cyclealign.rankers.chance import expected_lcs
 from cyclealign.rankers.pruning import cascade_figures
 from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.types import (
     CandidateSet,
-    Generator,
-    PolicyVersion,
+    Demonstration,
     Prompt,
     Ranking,
     RankingExample,
     Unranked,
     derive_seed,
 )
-
-
-@dataclass(frozen=True)
-class Interaction:
-    """One pass over the active prompts of a batch; ``index`` counts over the whole run, ``round`` over the batch."""
-
-    index: int
-    batch: int
-    round: int
-    active: tuple[Prompt, ...]
-    files: InteractionDir
-
-    @property
-    def about(self) -> dict[str, int]:
-        return {"interaction": self.index, "batch": self.batch, "round": self.round, "prompts": len(self.active)}
-
-
-def unranked_sets(
-    it: Interaction, generator: Generator, version: PolicyVersion, *, chunk: int, seed: int
-) -> Iterator[CandidateSet]:
-    """Sets that have no verdict yet: those on disk, then new ones, each written before it is given out.
-
-    A chunk that was cut short is generated again whole, from its own seed (half a batch cannot be sampled again);
-    of it only what is not on disk yet is taken.
-    """
-    ranked = final_verdicts(it).keys()
-    done = read_sets(it.files.candidates)
-    yield from (s for i, s in done.items() if i not in ranked)
-    with Appender(it.files.candidates) as file:
-        for number, first in enumerate(range(0, len(it.active), chunk)):
-            prompts = it.active[first : first + chunk]
-            if all(p.id in done for p in prompts):
-                continue
-            drawn = derive_seed(seed, "generate", it.index, number)
-            for item in generator.generate(prompts, version, seed=drawn):
-                if item.prompt.id not in done:
-                    file.add(set_record(item))
-                    yield item
-
-
-def final_verdicts(it: Interaction) -> dict[str, Verdict]:
-    """The black box's verdicts by prompt id, without failed calls: those are made again by who resumes the stage."""
-    found = read_verdicts(it.files.black_box)
-    return {i: v for i, v in found.items() if not (isinstance(v, Unranked) and v.reason == "error")}
-
-
-def is_ranked(it: Interaction) -> bool:
-    """Whether the black box's part is over: every prompt has its verdict, or a later stage has used what there was."""
-    return it.files.white_box.exists() or len(final_verdicts(it)) == len(it.active)
-
-
-def counts_as_failed(verdict: Verdict) -> bool:
-    """Whether a verdict counts against ``black_box.max_unranked``: a set of one candidate is nobody's failure."""
-    return isinstance(verdict, Unranked) and verdict.reason not in ("too_few", "budget")
 
 
 def agreements(it: Interaction) -> list[Agreement]:
@@ -168,3 +112,37 @@ def _example(item: CandidateSet, ids: Sequence[str], utilities: dict[str, float]
         ended=tuple(c.finish == "stop" for c in chosen),
         teacher=tuple(utilities[c.id] for c in chosen),
     )
+
+
+def accept(
+    sets: Iterable[CandidateSet],
+    agreements: Iterable[Agreement],
+    *,
+    gate: float,
+    interaction: int,
+    seed: int,
+) -> list[Demonstration]:
+    """Agreements that are worth showing, as demonstrations, in the order of ``sets``.
+
+    Worth showing: at least two responses agreed on, and chance-corrected agreement of at least ``gate``. Only
+    the agreed responses are shown, in an order drawn from (``seed``, interaction, prompt), so that the best
+    is not always the first. Sets without an agreement are passed over.
+    """
+    by_prompt = {a.prompt_id: a for a in agreements}
+    accepted = []
+    for item in sets:
+        agreed = by_prompt.get(item.prompt.id)
+        if agreed is None or agreed.length < 2 or agreed.corrected < gate:
+            continue
+        drawn = derive_seed(seed, "demonstration", interaction, item.prompt.id)
+        (shown,) = presentations(agreed.length, 1, seed=drawn)
+        accepted.append(
+            Demonstration(
+                prompt=Prompt(item.prompt.messages),  # without its labels
+                responses=tuple(item.text(agreed.ids[rank]) for rank in shown),
+                order=tuple(shown.index(rank) for rank in range(agreed.length)),
+                source=str(interaction),
+                agreement=agreed.corrected,
+            )
+        )
+    return accepted

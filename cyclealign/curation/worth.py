@@ -8,13 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyclealign.curation.measuring import (
-    Judge,
-    Outcome,
-    Question,
-    accuracy_of,
-    paired_difference,
-)
+from cyclealign.curation.accuracy import accuracy_of, paired_difference
+from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.files.jsonl import read_json
 from cyclealign.judge.demonstrations import DemonstrationPool

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cyclealign.cli_demos_measure import Force, Seed, SetName, measure, search
+from cyclealign.cli.measure import measure, search
+from cyclealign.cli.options import Force, Seed, SetName
 
 if TYPE_CHECKING:
     from cyclealign.curation.sets import DemonstrationSet
@@ -41,8 +42,8 @@ def build(
     """Choose a small, varied, balanced set from labelled pairs or from a run's agreements. Pays for nothing."""
     from cyclealign.curation.build import BuildPlan, build, from_pairs, from_run
     from cyclealign.curation.embedding import encoder as encoder_of
-    from cyclealign.curation.evaluate import missed_prompts
     from cyclealign.curation.sets import new_file
+    from cyclealign.curation.worth import missed_prompts
     from cyclealign.files.prompts import load_prompts
     from cyclealign.judge.template import load_template
 

@@ -1,4 +1,4 @@
-"""What a run measures of its own policy, on prompts that it does not train on; and what it keeps.
+"""``Evaluator``: what a run measures of its own policy on held-out prompts.
 
 The even-numbered eval prompts choose the interaction that is kept, the odd-numbered ones report: a figure that
 took part in the choice would flatter it.
@@ -12,13 +12,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.config.schema import DriftConfig
+from cyclealign.cycle.team import Team
 from cyclealign.evaluation.labelled_pairs import accuracy, labelled_pairs
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
 from cyclealign.evaluation.scorers import Scorer
 from cyclealign.files.jsonl import Appender, write_json, write_jsonl
 from cyclealign.files.run_records import read_sets, set_record, verdict_record
-from cyclealign.team import Team
 from cyclealign.types import (
     CandidateSet,
     Generator,
@@ -119,38 +118,3 @@ def _by_prompt(sets: Sequence[CandidateSet], values: Sequence[float]) -> dict[st
     """Mean over each prompt's replies of values that stand in the order of all replies."""
     left = iter(values)
     return {s.prompt.id: fmean(next(left) for _ in s.candidates) for s in sets}
-
-
-def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> str | None:
-    """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None."""
-    now, start = evaluations.get(trained), evaluations.get(0)
-    if now is None or start is None or trained == 0 or not start["replies"]:
-        return None
-    if not now["replies"]:
-        return "all replies are empty"
-    rise = now["nll_start"] / start["nll_start"] - 1
-    ratio = now["mean_words"] / max(start["mean_words"], 1e-9)
-    variety = now["distinct2"] / max(start["distinct2"], 1e-9)
-    if limits.max_nll_rise is not None and rise > limits.max_nll_rise:
-        return f"NLL under the start model rose by {rise:.1%} (drift.max_nll_rise {limits.max_nll_rise:.1%})"
-    if limits.max_length_ratio is not None and not 1 / limits.max_length_ratio <= ratio <= limits.max_length_ratio:
-        return f"replies are {ratio:.2f} times as long (drift.max_length_ratio {limits.max_length_ratio})"
-    if limits.min_distinct2 is not None and variety < limits.min_distinct2:
-        return f"distinct-2 fell to {variety:.1%} of the start model's (drift.min_distinct2 {limits.min_distinct2:.1%})"
-    return None
-
-
-def kept_interaction(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> tuple[int, str]:
-    """How many interactions the kept model has been trained for, and why.
-
-    ``best``: of those within the drift limits, the one with the highest mean reward on the choosing half; without
-    a scorer the latest within the limits. ``last``: the last one trained.
-    """
-    if limits.keep == "last" or not evaluations:
-        return trained, "last interaction"
-    within = [n for n in evaluations if drift_broken(limits, evaluations, n) is None]
-    rewards = {n: evaluations[n]["reward_choosing"] for n in within if "reward_choosing" in evaluations[n]}
-    if not rewards:
-        return max(within, default=0), "latest interaction within the drift limits"
-    best = max(rewards, key=lambda n: (rewards[n], -n))
-    return best, f"highest reward on the choosing half within the drift limits ({rewards[best]:.4f})"

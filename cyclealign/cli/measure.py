@@ -1,4 +1,4 @@
-"""``cyclealign demos eval | search``: what pays. Options that other measuring commands share."""
+"""``demos eval | search``: what pays."""
 
 from __future__ import annotations
 
@@ -7,22 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-SetName = Annotated[str, typer.Argument(metavar="SET", help="JSONL file, builtin:rank, or a run directory")]
-Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="Labelled pairs: HH-RLHF, TRL preference, hub id")]
-Options = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… price.input=0.15"),
-]
-RankerName = Annotated[str, typer.Option(help="openai:MODEL", show_default=False)]
-LedgerPath = Annotated[
-    Path | None, typer.Option(help="Where calls are recorded (default runs/demos.ledger.sqlite)", show_default=False)
-]
-Seed = Annotated[int, typer.Option(help="Of the presentation orders and the choices")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what it can cost at most; call and write nothing")]
-Result = Annotated[
-    Path | None, typer.Option("--result", help="Write all figures and per-item records here (JSON)", show_default=False)
-]
-Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there")]
+from cyclealign.cli.options import DryRun, Force, LedgerPath, Options, Pairs, RankerName, Result, Seed, SetName
 
 
 def measure(
@@ -42,11 +27,12 @@ def measure(
     dry_run: DryRun = False,
 ) -> None:
     """Measure a judge on labelled pairs with none, static, static and dynamic demonstrations, and without each."""
-    from cyclealign.curation import measuring, pricing
-    from cyclealign.curation.evaluate import arms_of, evaluate, lines
+    from cyclealign.curation import asking as measuring
+    from cyclealign.curation import pricing
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.sets import open_set, pool_of
     from cyclealign.curation.showing import opening
+    from cyclealign.curation.worth import arms_of, evaluate, lines
 
     box = measuring.black_box_section(ranker, options or [])
     opened = open_set(found)
@@ -87,7 +73,8 @@ def search(
     dry_run: DryRun = False,
 ) -> None:
     """Choose the demonstrations that serve a judge best. Started again, it goes on and pays for no call twice."""
-    from cyclealign.curation import measuring, pricing
+    from cyclealign.curation import asking as measuring
+    from cyclealign.curation import pricing
     from cyclealign.curation.metering import MeteredLedger
     from cyclealign.curation.search import SearchPlan, lines, search
     from cyclealign.curation.sets import free, new_file, open_set

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cyclealign import cli_demos, cli_distill, cli_prompts
-from cyclealign.cli_eval import eval_app
-from cyclealign.cli_score import score
+from cyclealign.cli import demos as cli_demos
+from cyclealign.cli import distill as cli_distill
+from cyclealign.cli import prompts as cli_prompts
+from cyclealign.cli.evals import eval_app
+from cyclealign.cli.score import score
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
 if TYPE_CHECKING:
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
 app = typer.Typer(
     name="cyclealign",
@@ -54,12 +56,12 @@ def run(
 
     loaded = load_config(config, overrides or [])
     if dry_run:
-        from cyclealign.dry_run import describe_worst_case
+        from cyclealign.cycle.dry_run import describe_worst_case
 
         _say(dump_config(loaded))
         _say("\n".join(describe_worst_case(loaded)))
         return
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
     _execute(lambda: Cycle.from_config(loaded), loaded.run_dir)
 
@@ -74,7 +76,7 @@ def resume(
     ] = False,
 ) -> None:
     """Go on with a run. Budget, rates, concurrency, price and reporting may change."""
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
     _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host), run)
 
@@ -83,7 +85,7 @@ def resume(
 def quickstart(overrides: Overrides = None) -> None:
     """Run the whole loop with the embedded models: no key, no hub, no GPU."""
     from cyclealign.config.loading import load_config
-    from cyclealign.cycle import Cycle
+    from cyclealign.cycle.starting import Cycle
 
     first = load_config("quickstart", overrides or [])
     names = [first.name, *(f"{first.name}-{n}" for n in range(2, 1000))]
@@ -137,7 +139,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Directory (default RUN/export)", show_default=False)] = None,
 ) -> None:
     """Write preference pairs and the kept model; without a choice, best-worst pairs and the adapter."""
-    from cyclealign.export import Exports, export_run
+    from cyclealign.cycle.export import Exports, export_run
 
     wanted = Exports(pairs=pairs, adapter=adapter, merged=merged)
     if not (pairs or adapter or merged):
@@ -174,7 +176,7 @@ def doctor(
 ) -> None:
     """Check versions, GPU, vLLM, key, chat template and the judge's prompt. Calls and writes nothing."""
     from cyclealign.config.loading import load_config
-    from cyclealign.doctor import examine
+    from cyclealign.cycle.doctor import examine
 
     broken = []
     for finding in examine(load_config(config, overrides or []) if config else None):

@@ -1,4 +1,4 @@
-"""The loop: generate, rank twice, agree, update the demonstrations, train; repeat on what is not settled.
+"""The loop itself (``Loop``): generate, rank twice, agree, update the demonstrations, train. Knows protocols only.
 
 Knows protocols only (``types.py``), so it runs in tests with no torch model. Every stage reads what is already on
 disk and does the rest: resuming a run is running it again.
@@ -15,26 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.schema import Config
-from cyclealign.evaluating import Evaluator, drift_broken, kept_interaction
+from cyclealign.cycle.agreeing import accept, agreement_record, agreements, summary, training_examples, trusted
+from cyclealign.cycle.drift import drift_broken, kept_interaction
+from cyclealign.cycle.evaluator import Evaluator
+from cyclealign.cycle.interaction import Interaction, counts_as_failed, final_verdicts, is_ranked, unranked_sets
+from cyclealign.cycle.learning_state import LearningState
+from cyclealign.cycle.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
+from cyclealign.cycle.team import Team
 from cyclealign.files.jsonl import Appender, write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import Verdict, read_sets, verdict_record
-from cyclealign.interaction import (
-    Interaction,
-    agreement_record,
-    agreements,
-    counts_as_failed,
-    final_verdicts,
-    is_ranked,
-    summary,
-    training_examples,
-    trusted,
-    unranked_sets,
-)
-from cyclealign.judge.demonstrations import DemonstrationPool, accept
-from cyclealign.learning_state import LearningState
-from cyclealign.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
-from cyclealign.team import Team
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import (
     BudgetExhausted,
     CanarySample,
@@ -66,7 +57,7 @@ class Parts:
     tracker: Tracker = field(default_factory=NoTracker)
 
 
-class Cycle:
+class Loop:
     """One run. ``run`` does what is missing and returns the directory."""
 
     def __init__(self, config: Config, run: RunDir, parts: Parts, team: Team) -> None:
@@ -76,20 +67,6 @@ class Cycle:
         self.team = team
         self.pool = parts.pool
         self.policy = LearningState(run, config.name, parts.white_box, parts.start_model)
-
-    @staticmethod
-    def from_config(config: Config) -> Cycle:
-        """A new run in ``config.run_dir``. UserError when the directory holds work, or a part cannot be built."""
-        from cyclealign.building import new_cycle
-
-        return new_cycle(config)
-
-    @staticmethod
-    def resume(run: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
-        """The run of a directory, to be continued; see ``cyclealign resume``."""
-        from cyclealign.building import resumed_cycle
-
-        return resumed_cycle(run, overrides, trust_host=trust_host)
 
     def run(self) -> Path:
         """Run to the end, or to one of the run's own stops (RunStopped, BudgetExhausted)."""

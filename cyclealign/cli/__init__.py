@@ -1,0 +1,1 @@
+"""The commands: words of the command line to one call each, nothing else."""

@@ -1,0 +1,60 @@
+"""Which drift limit an evaluation crosses, and which interaction is kept: pure rules on metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cyclealign.config.schema import DriftConfig
+from cyclealign.types import (
+    Generator,
+    PolicyTrainer,
+    Ranker,
+)
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Measured(Protocol):
+        """The parts that an evaluation needs."""
+
+        @property
+        def generator(self) -> Generator: ...
+        @property
+        def black_box(self) -> Ranker: ...
+        @property
+        def white_box(self) -> PolicyTrainer: ...
+
+
+def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> str | None:
+    """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None."""
+    now, start = evaluations.get(trained), evaluations.get(0)
+    if now is None or start is None or trained == 0 or not start["replies"]:
+        return None
+    if not now["replies"]:
+        return "all replies are empty"
+    rise = now["nll_start"] / start["nll_start"] - 1
+    ratio = now["mean_words"] / max(start["mean_words"], 1e-9)
+    variety = now["distinct2"] / max(start["distinct2"], 1e-9)
+    if limits.max_nll_rise is not None and rise > limits.max_nll_rise:
+        return f"NLL under the start model rose by {rise:.1%} (drift.max_nll_rise {limits.max_nll_rise:.1%})"
+    if limits.max_length_ratio is not None and not 1 / limits.max_length_ratio <= ratio <= limits.max_length_ratio:
+        return f"replies are {ratio:.2f} times as long (drift.max_length_ratio {limits.max_length_ratio})"
+    if limits.min_distinct2 is not None and variety < limits.min_distinct2:
+        return f"distinct-2 fell to {variety:.1%} of the start model's (drift.min_distinct2 {limits.min_distinct2:.1%})"
+    return None
+
+
+def kept_interaction(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> tuple[int, str]:
+    """How many interactions the kept model has been trained for, and why.
+
+    ``best``: of those within the drift limits, the one with the highest mean reward on the choosing half; without
+    a scorer the latest within the limits. ``last``: the last one trained.
+    """
+    if limits.keep == "last" or not evaluations:
+        return trained, "last interaction"
+    within = [n for n in evaluations if drift_broken(limits, evaluations, n) is None]
+    rewards = {n: evaluations[n]["reward_choosing"] for n in within if "reward_choosing" in evaluations[n]}
+    if not rewards:
+        return max(within, default=0), "latest interaction within the drift limits"
+    best = max(rewards, key=lambda n: (rewards[n], -n))
+    return best, f"highest reward on the choosing half within the drift limits ({rewards[best]:.4f})"

@@ -1,0 +1,108 @@
+"""`Cycle`: a new run in a directory, or the run of a directory; which hosts get which key."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cyclealign.config.endpoints import SERVER_KEY
+from cyclealign.config.loading import check_resume_changes, dump_config, load_config
+from cyclealign.config.schema import Config
+from cyclealign.cycle.loop import Loop
+from cyclealign.cycle.parts import assemble
+from cyclealign.cycle.prompts import run_prompts
+from cyclealign.cycle.trusted_hosts import check_host, remember_host
+from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_records import prompt_record
+from cyclealign.judge.demonstration_files import load_static
+from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.template import find_template, load_template
+from cyclealign.types import UserError
+
+
+class Cycle(Loop):
+    """One run, with the two ways in: a config, or a run directory."""
+
+    @staticmethod
+    def from_config(config: Config) -> Cycle:
+        """A new run in ``config.run_dir``. UserError when the directory holds work, or a part cannot be built."""
+        return new_cycle(config)
+
+    @staticmethod
+    def resume(run: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
+        """The run of a directory, to be continued; see ``cyclealign resume``."""
+        return resumed_cycle(run, overrides, trust_host=trust_host)
+
+
+def new_cycle(config: Config) -> Cycle:
+    """A new run: everything that the user may have got wrong is read before anything heavy is imported or paid for.
+
+    Raises:
+        UserError: naming the key, file or line.
+    """
+    run = RunDir(config.run_dir)
+    if _is_main():
+        train, held_out = run_prompts(config.data)
+        template = find_template(config.black_box.template)
+        words = load_template(str(template))
+        static = load_static(config.demonstrations.static)
+        pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
+        run.create(dump_config(config))
+        write_jsonl(run.prompts / "train.jsonl", map(prompt_record, train))
+        write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
+        shutil.copyfile(template, run.prompts / "template.yaml")
+        pool.save(run.prompts / "demonstrations.jsonl")
+        shown = {"source": config.demonstrations.static, "version": pool.version, "count": len(static)}
+        used = {"source": config.black_box.template, "version": words.version}
+        write_json(run.prompts / "versions.json", {"demonstrations": shown, "template": used})
+        for url, key in _hosts(config):
+            remember_host(url, key)
+    return _unlocked_on_failure(config, run)
+
+
+def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
+    """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
+
+    Raises:
+        UserError: no run there, a change that is not allowed, or a host that this user has not used before.
+    """
+    run = RunDir(path)
+    if not run.config.exists():
+        raise UserError(f"{path} is not a run directory: it has no config.yaml")
+    old = load_config(run.config)
+    config = load_config(run.config, overrides)
+    check_resume_changes(old, config)
+    for url, key in _hosts(config):
+        if trust_host:
+            remember_host(url, key)
+        check_host(url, key)
+    if _is_main():
+        run.lock()
+        write_atomic(run.config, dump_config(config))
+    return _unlocked_on_failure(config, run)
+
+
+def _hosts(config: Config) -> list[tuple[str | None, str]]:
+    """Where a run sends which key: its judge's, and its generation servers' where there is one."""
+    hosts: list[tuple[str | None, str]] = []
+    if config.black_box.judge == "openai":
+        hosts.append((config.black_box.base_url, config.black_box.api_key_env))
+    if config.generator.backend == "server" and SERVER_KEY in os.environ:
+        hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
+    return hosts
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _unlocked_on_failure(config: Config, run: RunDir) -> Cycle:
+    try:
+        return Cycle(config, run, *assemble(config, run))
+    except BaseException:
+        run.unlock()
+        raise
