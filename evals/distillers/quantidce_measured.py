@@ -1,0 +1,150 @@
+"""What `quantidce.py` measures: order of levels on DailyDialog++ test, and correlation with two sets of ratings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from cyclealign.evaluation.arms import compare_arms, judged
+from cyclealign.evaluation.statistics import Estimate
+from cyclealign.files.dialogues import context_of, read_levels, read_ratings
+from cyclealign.files.rows import jsonl_rows
+from cyclealign.rankers.encoders import CoherenceScorer, Pair
+
+Vector = NDArray[np.float64]
+Scores = Mapping[str, Sequence[float]]
+ENGAGEMENT = "engagement_ratings_nc/ratings.jsonl.gz"
+TOPICAL = ("valid_freq", "valid_rare", "test_freq", "test_rare")
+MARKS = {"Poor": 1, "Not Good": 2, "Passable": 3, "Good": 4, "Excellent": 5}
+BEFORE = 3  # turns of a Topical-Chat conversation that stand before the rated one
+DRAWS = 2_000
+SHAPE = (3, 5)  # levels, responses of each
+PAIRS = {"best_middle": (0, 1), "middle_worst": (1, 2), "best_worst": (0, 2)}
+
+
+def in_training(query: str) -> bool:
+    """Half of the queries, by their text."""
+    return hashlib.sha256(query.encode()).digest()[0] % 2 == 0
+
+
+class Measured:
+    """The items, the same for every arm. ``contexts`` of DailyDialog++ test, ``turns`` of Topical-Chat a rating."""
+
+    def __init__(self, data: Path, *, contexts: int, turns: int) -> None:
+        levelled = list(read_levels(data / "dailydialogpp_nc" / "test.jsonl.gz"))[:contexts]
+        rated = [r for r in read_ratings(data / ENGAGEMENT) if not in_training(r.context[-1]["content"])]
+        topical = topical_turns(data / "topical_chat", turns)
+        self.pairs: dict[str, list[Pair]] = {
+            "levels": [(d.context, text) for d in levelled for level in d.levels for text in level],
+            "engagement": [(r.context, r.response) for r in rated],
+            "topical": [pair for pair, _ in topical],
+        }
+        self.human = {
+            "engagement": np.array([r.rating for r in rated]),
+            "topical": np.array([float(mark) for _, mark in topical]),
+        }
+
+    def scores(self, model: Path) -> dict[str, list[float]]:
+        """Coherence from 1 to 5 of all items."""
+        scorer = CoherenceScorer(str(model))
+        with torch.autocast("cpu", torch.bfloat16):
+            return {name: scorer.score(pairs) for name, pairs in self.pairs.items()}
+
+    def shorter_is_better(self) -> dict[str, list[float]]:
+        """What a metric would score that sees nothing but the words of a response."""
+        return {
+            name: [1 + 4 / (1 + len(response.split())) for _, response in pairs] for name, pairs in self.pairs.items()
+        }
+
+    def figures(self, arms: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, float]]:
+        """Means over the seeds."""
+        return {name: _means([self._of_one(scores) for scores in seeds]) for name, seeds in arms.items()}
+
+    def claims(self, arms: Mapping[str, Sequence[Scores]], claims: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Each claim on each measure, over seeds and items drawn with replacement."""
+        order = {name: [ordered_pairs(s["levels"]).tolist() for s in seeds] for name, seeds in arms.items()}
+        rows = [{"measure": "level_accuracy", **row} for row in compare_arms(order, claims)]
+        for measure, human in self.human.items():
+            for better, other in claims:
+                first, second = (np.array([s[measure] for s in arms[name]]) for name in (other, better))
+                found = spearman_difference(first, second, human)
+                about = {"measure": f"spearman_{measure}", "claim": f"{better} above {other}", "seeds": len(first)}
+                rows.append(about | judged(found))
+        return rows
+
+    def _of_one(self, scores: Scores) -> dict[str, float]:
+        table = by_level(scores["levels"])
+        found = {"level_accuracy": float(ordered_pairs(scores["levels"]).mean())}
+        for name, (better, worse) in PAIRS.items():
+            found[f"level_accuracy_{name}"] = float(above(table[:, better], table[:, worse]).mean())
+        for measure, human in self.human.items():
+            own = np.array(scores[measure])
+            found[f"spearman_{measure}"] = float(stats.spearmanr(own, human).statistic)
+            found[f"pearson_{measure}"] = float(stats.pearsonr(own, human).statistic)
+            found[f"absolute_error_{measure}"] = float(np.abs(own - human).mean())
+        return found
+
+
+def by_level(scores: Sequence[float]) -> Vector:
+    """[contexts, levels, responses]"""
+    return np.array(scores, dtype=np.float64).reshape(-1, *SHAPE)
+
+
+def above(better: Vector, worse: Vector) -> Vector:
+    """Share of the pairs [contexts] whose better response has the higher score; ties count half."""
+    gaps = better[:, :, None] - worse[:, None, :]
+    return ((np.sign(gaps) + 1) / 2).mean(axis=(1, 2))
+
+
+def ordered_pairs(scores: Sequence[float]) -> Vector:
+    """Of each context, the share of pairs from different levels in the right order."""
+    table = by_level(scores)
+    return np.mean([above(table[:, a], table[:, b]) for a, b in PAIRS.values()], axis=0)
+
+
+def spearman_difference(first: Vector, second: Vector, human: Vector) -> Estimate:
+    """Mean over the seeds of rho(second) - rho(first), [seeds, items]; the interval draws seeds and items."""
+    rng = np.random.default_rng(0)
+    seeds, items = first.shape
+    drawn = []
+    for _ in range(DRAWS):
+        rows, at = rng.integers(seeds, size=seeds), rng.integers(items, size=items)
+        distinct, times = np.unique(rows, return_counts=True)
+        tables = (first[distinct][:, at], second[distinct][:, at])
+        drawn.append(float((times / seeds) @ (rhos(tables[1], human[at]) - rhos(tables[0], human[at]))))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float((rhos(second, human) - rhos(first, human)).mean()), float(low), float(high), items)
+
+
+def rhos(scores: Vector, human: Vector) -> Vector:
+    """Spearman's rho of each row with the ratings: Pearson's r of mid-ranks."""
+    ranks = stats.rankdata(scores, axis=1)
+    target = stats.rankdata(human)
+    ranks, target = ranks - ranks.mean(axis=1, keepdims=True), target - target.mean()
+    found: Vector = ranks @ target / np.sqrt((ranks**2).sum(axis=1) * (target**2).sum())
+    return found
+
+
+def topical_turns(folder: Path, of_each: int) -> list[tuple[Pair, int]]:
+    """As many turns of every rating, chosen by the hash of conversation and place, with the turns before them."""
+    found: dict[int, list[tuple[str, Pair]]] = {mark: [] for mark in MARKS.values()}
+    for name in TOPICAL:
+        for place, row in jsonl_rows(folder / f"{name}.jsonl.gz"):
+            texts = [turn["text"].strip() for turn in row["turns"]]
+            for n, turn in enumerate(row["turns"]):
+                if n > 0 and turn["rating"] in MARKS and all(texts[max(0, n - BEFORE) : n + 1]):
+                    context = context_of({"context": texts[max(0, n - BEFORE) : n]}, place)
+                    key = hashlib.sha256(f"{row['id']}:{n}".encode()).hexdigest()
+                    found[MARKS[turn["rating"]]].append((key, (context, texts[n])))
+    return [(pair, mark) for mark, turns in found.items() for _, pair in sorted(turns)[:of_each]]
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}

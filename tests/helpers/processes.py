@@ -1,0 +1,137 @@
+"""Runs of the real program in processes of their own: started, killed, resumed, compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cyclealign.files.jsonl import read_jsonl
+
+HELPERS = Path(__file__).resolve().parent
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(HELPERS.parents[1]),
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",  # another number of threads may round differently
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+
+
+@contextmanager
+def judge_server(log: Path, *, judge: str = "hash", delay: float = 0.0) -> Iterator[str]:
+    """A real HTTP server on loopback that ranks deterministically; gives its base URL."""
+    command = [sys.executable, str(HELPERS / "loopback.py"), "--judge", judge, "--delay", str(delay), "--log", str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as server:
+        try:
+            assert server.stdout is not None
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        finally:
+            server.kill()
+
+
+def start(*arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """``cyclealign ARGUMENTS`` in a process group of its own, both outputs in one pipe."""
+    command = [sys.executable, *(launcher or ("-m",)), "cyclealign", *arguments]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def done_calls(run: Path) -> int:
+    """Replies on the run's ledger."""
+    try:
+        with sqlite3.connect(f"file:{run / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10) as db:
+            return int(db.execute("SELECT COUNT(*) FROM calls WHERE state = 'done'").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def in_flight(run: Path) -> int:
+    """Calls that were sent and have no reply on record."""
+    with sqlite3.connect(f"file:{run / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10) as db:
+        return int(db.execute("SELECT COUNT(*) FROM calls WHERE state = 'started'").fetchone()[0])
+
+
+def ledger_content(run: Path) -> set[tuple[Any, ...]]:
+    """Every reply that was paid for: what was asked, for whom, and the answer."""
+    columns = "key, model, purpose, interaction, prompt_id, pass, reply"
+    with sqlite3.connect(f"file:{run / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10) as db:
+        return set(db.execute(f"SELECT {columns} FROM calls WHERE state = 'done'"))
+
+
+def records(run: Path) -> dict[str, Any]:
+    """Candidates, rankings, agreements, demonstrations and losses of all interactions."""
+    names = ("candidates", "black_box", "white_box", "agreement", "demonstrations", "train")
+    found: dict[str, Any] = {}
+    for path in sorted(p for n in names for p in run.glob(f"interactions/*/{n}.jsonl")):
+        rows = list(read_jsonl(path))
+        if path.stem in ("candidates", "black_box"):  # in order of completion
+            rows.sort(key=lambda r: r["prompt_id"])
+        found[str(path.relative_to(run))] = rows
+    return found
+
+
+def run_with_kills(arguments: Sequence[str], run: Path, *, kills: int, seed: int, spread: float) -> list[int]:
+    """Start a run, SIGKILL its whole process group at random moments after its first reply, resume; to the end.
+
+    Returns the number of calls in flight at each kill; fewer than ``kills`` where the run ended before.
+    """
+    chance = random.Random(seed)
+    flying: list[int] = []
+    process = start("run", *arguments)
+    while len(flying) < kills:
+        before = done_calls(run)
+        while process.poll() is None and done_calls(run) <= before:
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, spread))
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        flying.append(in_flight(run) - sum(flying))
+        process = start("resume", str(run))
+    code, output = finish(process)
+    assert code == 0, output
+    return flying
+
+
+def requests_answered(log: Path) -> int:
+    """Requests that the server saw arrive."""
+    return sum(json.loads(line)["event"] == "arrived" for line in log.read_text().splitlines())
+
+
+def arguments(folder: Path, url: str, *more: str) -> list[str]:
+    """The quickstart's models and openers, ranked by a server; small."""
+    return [
+        "quickstart",
+        "name=r",
+        f"output_dir={folder}",
+        "data.limit=20",
+        "data.eval_prompts=null",
+        "cycle.scorer=null",
+        "generator.candidates=3",
+        "generator.max_new_tokens=12",
+        "generator.chunk=8",
+        "black_box.backend=openai",
+        "black_box.model=judge",
+        f"black_box.base_url={url}",
+        "black_box.max_concurrency=3",
+        "cycle.max_interactions=3",
+        "training.per_device_train_batch_size=4",
+        *more,
+    ]

@@ -1,0 +1,191 @@
+"""The ledger: what was paid is on disk at every moment, and is used again."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cyclealign.judge.ledger import Call, Ledger, Spend
+from cyclealign.types import UserError
+
+
+def call(text: str = "hello", **changes: Any) -> Call:
+    given: dict[str, Any] = {
+        "endpoint": "http://127.0.0.1/v1",
+        "model": "judge",
+        "messages": [{"role": "user", "content": text}],
+        "schema": None,
+        "options": {"temperature": 0},
+        "purpose": "rank",
+        "prompt_id": "p",
+        "interaction": 0,
+    }
+    return Call(**(given | changes))
+
+
+def finish(ledger: Ledger, row: int, reply: str = "{}", usd: float = 0.25) -> None:
+    ledger.done(row, reply=reply, input_tokens=10, output_tokens=3, usd=usd, http_status=200, latency_s=0.5)
+
+
+def fail(ledger: Ledger, row: int, usd: float = 0.0) -> None:
+    ledger.failed(row, error="HTTP 500: no", usd=usd, http_status=500, latency_s=0.1)
+
+
+def test_a_completed_reply_is_found_again_and_a_failure_is_not(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        fail(ledger, ledger.start(call(), reserved_usd=1.0))
+        assert ledger.lookup(call()) is None
+        finish(ledger, ledger.start(call(), reserved_usd=1.0), "the reply")
+        assert ledger.lookup(call()) == "the reply"
+    with Ledger(tmp_path / "l.sqlite") as again:
+        assert again.lookup(call()) == "the reply"
+        assert again.lookup(call("other")) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "other"},
+        {"messages": [{"role": "system", "content": "hello"}]},
+        {"schema": {"type": "object"}},
+        {"options": {"temperature": 1}},
+        {"options": {}},
+        {"endpoint": "http://127.0.0.2/v1"},
+    ],
+)
+def test_what_changes_the_request_changes_its_identity(tmp_path: Path, change: dict[str, Any]) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        finish(ledger, ledger.start(call(), reserved_usd=0.0))
+        assert ledger.lookup(call(**change)) is None
+
+
+@pytest.mark.parametrize("change", [{"purpose": "eval"}, {"prompt_id": "q"}, {"interaction": 7}, {"pass_number": 2}])
+def test_what_is_only_said_about_a_request_does_not(tmp_path: Path, change: dict[str, Any]) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        finish(ledger, ledger.start(call(), reserved_usd=0.0), "r")
+        assert ledger.lookup(call(**change)) == "r"
+
+
+def test_the_key_is_the_hash_of_the_canonical_content() -> None:
+    content = b'["judge",[{"content":"hello","role":"user"}],null,{"temperature":0}]'
+    assert call().key == hashlib.sha256(content).hexdigest()
+
+
+def test_totals(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.spend() == Spend()
+        finish(ledger, ledger.start(call(purpose="probe", interaction=None), reserved_usd=1.0), usd=0.125)
+        finish(ledger, ledger.start(call("a"), reserved_usd=1.0), usd=0.25)
+        fail(ledger, ledger.start(call("b"), reserved_usd=1.0), usd=0.5)
+        ledger.start(call("b"), reserved_usd=2.0)  # in flight when its process dies
+        finish(ledger, ledger.start(call("b", interaction=1), reserved_usd=1.0), usd=0.25)
+        assert ledger.spend() == Spend(
+            calls=5,
+            done=3,
+            failed=1,
+            unfinished=1,
+            repeated=1,
+            input_tokens=30,
+            output_tokens=9,
+            usd=1.125,
+            reserved_usd=2.0,
+        )
+        by_purpose = ledger.spend_by("purpose")
+        assert {k: v.calls for k, v in by_purpose.items()} == {"probe": 1, "rank": 4}
+        by_interaction = ledger.spend_by("interaction")
+        assert {k: v.usd for k, v in by_interaction.items()} == {None: 0.125, 0: 0.75, 1: 0.25}
+
+
+def test_attempts_of_one_request_are_counted(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for _ in range(3):
+            fail(ledger, ledger.start(call(), reserved_usd=0.0))
+        fail(ledger, ledger.start(call("other"), reserved_usd=0.0))
+    rows = sqlite3.connect(tmp_path / "l.sqlite")
+    assert rows.execute("SELECT attempt FROM calls ORDER BY id").fetchall() == [(1,), (2,), (3,), (1,)]
+    rows.close()
+
+
+def test_facts(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.fact("structured") is None
+        ledger.set_fact("structured", "no")
+        ledger.set_fact("structured", "yes")
+    with Ledger(tmp_path / "l.sqlite") as again:
+        assert again.fact("structured") == "yes"
+
+
+def test_a_reader_sees_what_a_writer_has_committed_so_far(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as writer:
+        row = writer.start(call(), reserved_usd=0.5)
+        with Ledger(tmp_path / "l.sqlite", read_only=True) as reader:
+            assert reader.spend() == Spend(calls=1, unfinished=1, reserved_usd=0.5)
+            finish(writer, row)
+            assert reader.spend().done == 1
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                reader.set_fact("a", "b")
+
+
+def test_threads_share_one_ledger(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+
+        def work(n: int) -> None:
+            for i in range(20):
+                finish(ledger, ledger.start(call(f"{n}/{i % 10}"), reserved_usd=0.0))
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert ledger.spend().done == 80
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from test_ledger import call, finish
+from cyclealign.judge.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]))
+for i in range(30):
+    finish(ledger, ledger.start(call(str(i)), reserved_usd=0.0), f"reply {{i}}")
+ledger.start(call("in flight"), reserved_usd=0.75)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_all_that_was_paid_survives_sigkill(tmp_path: Path) -> None:
+    program = KILLED.format(paths=[str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "l.sqlite")], check=False)
+    assert done.returncode == -9
+    with Ledger(tmp_path / "l.sqlite", read_only=True) as ledger:
+        assert ledger.spend().done == 30
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert [ledger.lookup(call(str(i))) for i in range(30)] == [f"reply {i}" for i in range(30)]
+        assert ledger.spend().unfinished == 1
+        assert ledger.spend().reserved_usd == 0.75
+
+
+def test_what_is_no_ledger_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    with pytest.raises(UserError, match=r"ledger .*l\.sqlite: there is no such file"):
+        Ledger(path, read_only=True)
+    path.write_text("this is no database " * 100)
+    with pytest.raises(UserError, match="cannot be opened as a ledger: file is not a database"):
+        Ledger(path)
+    path.unlink()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(UserError, match="expected layout 1, got 99"):
+        Ledger(path)
+    with pytest.raises(UserError, match="cannot be opened"):
+        Ledger(tmp_path / "l.sqlite" / "below a file.sqlite")
