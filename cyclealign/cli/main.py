@@ -20,6 +20,7 @@ from cyclealign.cli import distill as cli_distill
 from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
 from cyclealign.cli.score import score
+from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ app.add_typer(cli_distill.app, name="distill")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; mistakes of the user's become one line on stderr."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("cyclealign").setLevel(logging.INFO if _is_main() else logging.ERROR)
+    logging.getLogger("cyclealign").setLevel(logging.INFO if is_main() else logging.ERROR)
     if not sys.stderr.isatty():
         # Progress bars are for people who watch; in a file they bury the one line that matters.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -222,9 +223,9 @@ def _execute(make: Callable[[], Cycle], path: Path) -> None:
     from cyclealign.reporting.summary import show_summary
 
     run = RunDir(path)
-    if not _is_main():
+    if not is_main():
         make().run()
-        _leave()
+        leave_process_group()
         return
     try:
         with shown(run):
@@ -235,27 +236,16 @@ def _execute(make: Callable[[], Cycle], path: Path) -> None:
     except KeyboardInterrupt:
         print(f"continue with: cyclealign resume {path}", file=sys.stderr)
         raise
-    _leave()
+    leave_process_group()
     show_summary(run)
 
 
-def _leave() -> None:
-    from cyclealign.models.processes import leave_process_group
-
-    leave_process_group()
-
-
-def _is_main() -> bool:
-    """Under accelerate and torchrun, one process of all speaks."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def _say(text: str) -> None:
-    if _is_main():
+    if is_main():
         print(text)
 
 
 def _fail(message: str, code: int) -> int:
-    if _is_main():
+    if is_main():
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

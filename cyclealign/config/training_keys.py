@@ -23,6 +23,7 @@ LEAST = {
     "num_train_epochs": 0.0,
     "per_device_train_batch_size": 1,
     "gradient_accumulation_steps": 1,
+    "torch_empty_cache_steps": 1,
 }
 
 
@@ -54,6 +55,7 @@ def check_training(training: Mapping[str, Any]) -> None:
             hint = f"; did you mean training.{close[0]}?" if close else "; its keys are transformers.TrainingArguments"
             raise UserError(f"unknown key training.{key}{hint}")
         _check_value(key, value, known[key])
+    _check_together(training)
 
 
 def _check_value(key: str, value: Any, annotation: Any) -> None:
@@ -72,8 +74,20 @@ def _check_value(key: str, value: Any, annotation: Any) -> None:
     except ValidationError as error:
         names = " or ".join(_readable_type(o) for o in options)
         raise UserError(f"training.{key}: expected {names}, got {json.dumps(value)}") from error
-    if key in LEAST and value < LEAST[key]:
+    if value is not None and key in LEAST and value < LEAST[key]:
         raise UserError(f"training.{key}: expected a value >= {LEAST[key]}, got {value}")
+
+
+def _check_together(training: Mapping[str, Any]) -> None:
+    """Values that are fine one by one; transformers refuses them when training begins."""
+    if training.get("fp16") and training.get("bf16"):
+        raise UserError("training.fp16: true beside training.bf16; keep one of them")
+    by_steps = training.get("logging_strategy", "steps") == "steps"
+    every = training.get("logging_steps", 1)
+    if by_steps and (every == 0 or (every > 1 and every != int(every))):
+        raise UserError(f"training.logging_steps: expected a whole number or a share of all steps, got {every}")
+    if training.get("dataloader_prefetch_factor") is not None and not training.get("dataloader_num_workers"):
+        raise UserError("training.dataloader_prefetch_factor: needs training.dataloader_num_workers >= 1")
 
 
 def _readable_type(option: Any) -> str:

@@ -40,22 +40,20 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     """The parts, from what the run directory holds, and the processes that share them; heavy imports from here on."""
     from cyclealign.cycle.tracking import Tracking, TrainerRows
     from cyclealign.generation.backend import build_generator
-    from cyclealign.training.arguments import training_arguments
     from cyclealign.training.policy_trainer import TrainablePolicy
 
     team = launch_team(run.state_file)
     team.share("building", lambda: _record_environment(run))
     template = load_template(str(run.prompts / "template.yaml"))
     scorer = _checked_parts(config)
-    tracking = Tracking(
-        training_arguments(config, output_dir=config.run_dir, seed=0, max_steps=1), run, is_main=team.is_main
-    )
+    steps = _total_steps(config, run, team)
+    tracking = Tracking(config, run, total_steps=steps)
     black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
     started = config.model_copy(update={"policy": policy})
     generator: Generator = build_generator(started, workdir=run.path) if team.is_main else Idle()
-    steps, rows = _total_steps(config, run, team), TrainerRows(tracking, team.progress)
+    rows = TrainerRows(tracking, team.progress)
     trainer = TrainablePolicy(started, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])
     parts = Parts(
         generator=generator,
@@ -78,7 +76,7 @@ def _checked_parts(config: Config) -> Scorer | None:
     from cyclealign.generation.backend import pick_backend
     from cyclealign.generation.serving import check_servable
     from cyclealign.models.policy import check_policy
-    from cyclealign.training.arguments import training_arguments
+    from cyclealign.training.arguments import check_arguments
 
     backend = pick_backend(config)
     if backend != "transformers":
@@ -88,7 +86,7 @@ def _checked_parts(config: Config) -> Scorer | None:
         from cyclealign.generation.openai_server import check_endpoints
 
         check_endpoints(config.generator.endpoints)
-    training_arguments(config, output_dir=config.run_dir, seed=0, max_steps=1)
+    check_arguments(config)
     if config.cycle.warm_start is not None:
         _warm_start_examples(config, config.cycle.warm_start.sft)
     try:

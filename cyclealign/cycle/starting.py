@@ -21,6 +21,7 @@ from cyclealign.files.run_records import prompt_record
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import find_template, load_template
+from cyclealign.models.processes import is_main
 from cyclealign.types import UserError
 
 
@@ -45,7 +46,7 @@ def new_cycle(config: Config) -> Cycle:
         UserError: naming the key, file or line.
     """
     run = RunDir(config.run_dir)
-    if _is_main():
+    if is_main():
         train, held_out = run_prompts(config.data)
         template = find_template(config.black_box.template)
         words = load_template(str(template))
@@ -80,7 +81,7 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
         if trust_host:
             remember_host(url, key)
         check_host(url, key)
-    if _is_main():
+    if is_main():
         run.lock()
         write_atomic(run.config, dump_config(config))
     return _unlocked_on_failure(config, run)
@@ -94,10 +95,6 @@ def _hosts(config: Config) -> list[tuple[str | None, str]]:
     if config.generator.backend == "server" and SERVER_KEY in os.environ:
         hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
     return hosts
-
-
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _unlocked_on_failure(config: Config, run: RunDir) -> Cycle:

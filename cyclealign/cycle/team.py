@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.jsonl import read_json
+from cyclealign.models.processes import process_count, process_rank, process_state
 from cyclealign.types import RunStopped
 
 T = TypeVar("T")
@@ -92,13 +93,10 @@ def launch_team(state_file: Path) -> Team:
     The processes agree on a launch token through the process group's store once, at the start, where all are
     present; a stale state file of a killed launch cannot be mistaken for this one's.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if process_count() == 1:
         return Team(state_file, launch=f"{os.getpid()}-{time.time_ns()}")
     from accelerate.utils import broadcast_object_list
 
-    from cyclealign.models.processes import process_state
-
-    process = process_state()
+    process_state()  # joins the group that the token goes through
     token = broadcast_object_list([f"{os.getpid()}-{time.time_ns()}"], from_process=0)[0]
-    return Team(state_file, rank=process.process_index, size=process.num_processes, launch=str(token))
+    return Team(state_file, rank=process_rank(), size=process_count(), launch=str(token))

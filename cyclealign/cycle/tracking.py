@@ -16,8 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
+from cyclealign.config.schema import Config
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
+from cyclealign.models.processes import is_main
+from cyclealign.training.arguments import training_arguments, training_values
 from cyclealign.types import UserError
 
 
@@ -25,22 +28,27 @@ class Tracking:
     """The integrations of ``training.report_to`` for a whole run.
 
     Steps are the optimiser's, so that all figures share an axis: evaluation n and interaction n stand where training n
-    ends. TensorBoard writes to ``RUN/tensorboard`` unless TENSORBOARD_LOGGING_DIR is set.
+    ends. TensorBoard writes to ``RUN/tensorboard`` unless TENSORBOARD_LOGGING_DIR is set. ``total_steps``: of the
+    whole run, as the integrations show them.
 
     Raises:
         UserError: an integration that transformers does not know, or whose package is not installed.
     """
 
-    def __init__(self, arguments: TrainingArguments, run: RunDir, *, is_main: bool) -> None:
+    def __init__(self, config: Config, run: RunDir, *, total_steps: int) -> None:
         try:
-            kinds = get_reporting_integration_callbacks(arguments.report_to)
-            self._integrations: list[Any] = [kind() for kind in kinds]
+            self._integrations: list[Any] = [kind() for kind in _kinds(training_values(config)["report_to"])]
         except (ValueError, RuntimeError, ImportError) as error:
             raise UserError(f"training.report_to: {str(error).splitlines()[0]}") from error
         for integration in self._integrations:
             if isinstance(integration, TensorBoardCallback) and "TENSORBOARD_LOGGING_DIR" not in os.environ:
                 integration.logging_dir = str(run.path / "tensorboard")
-        self._arguments, self._run, self._is_main = arguments, run, is_main
+        self._run = run
+        self._arguments: TrainingArguments | None = None
+        if self._integrations:  # they are handed a Trainer's arguments; made before any Trainer, once for the session
+            self._arguments = training_arguments(
+                config, output_dir=config.run_dir, seed=config.seed, max_steps=total_steps
+            )
         self._begun = False
         self.step: int | None = None
 
@@ -62,9 +70,15 @@ class Tracking:
             self._tell("on_train_end")
 
     def _tell(self, event: str, **about: Any) -> None:
-        state = TrainerState(global_step=self.step or 0, is_world_process_zero=self._is_main)
+        state = TrainerState(global_step=self.step or 0, is_world_process_zero=is_main())
         for integration in self._integrations:
             getattr(integration, event)(self._arguments, state, TrainerControl(), **about)
+
+
+def _kinds(report_to: str | list[str] | None) -> list[Any]:
+    """Classes of the integrations that ``training.report_to`` names; ``all`` and ``none`` may stand in a list too."""
+    named = report_to[0] if report_to in (["all"], ["none"]) else report_to
+    return list(get_reporting_integration_callbacks(named))
 
 
 class TrainerRows(TrainerCallback):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cyclealign.distill.config import EncoderShape
 from cyclealign.losses import ModelStates, QuantiDCEKD
 from cyclealign.models.loading import loaded
+from cyclealign.models.processes import default_device
 
 
 def make_model(encoder: str, shape: EncoderShape, *, max_tokens: int, seed: int) -> Any:
@@ -42,7 +43,7 @@ def make_model(encoder: str, shape: EncoderShape, *, max_tokens: int, seed: int)
         Dense(width // 2, width // 4, activation_function=nn.ELU()),
         Dense(width // 4, 1, activation_function=nn.Identity(), module_output_name="scores"),
     )
-    model = CrossEncoder(modules=[body, Pooling(width, pooling_mode="mean"), *head], device=_device())
+    model = CrossEncoder(modules=[body, Pooling(width, pooling_mode="mean"), *head], device=default_device())
     check_length(model, max_tokens, "student.max_tokens")
     shape_encoder(model, shape)
     return model
@@ -52,7 +53,7 @@ def load_model(path: str) -> Any:
     """A model that was saved before."""
     from sentence_transformers import CrossEncoder
 
-    return CrossEncoder(path, device=_device())
+    return CrossEncoder(path, device=default_device())
 
 
 class RatingObjective(nn.Module):
@@ -124,7 +125,3 @@ def _frozen(model: Any) -> Callable[[dict[str, Any]], ModelStates]:
             return states(model, features)
 
     return run
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

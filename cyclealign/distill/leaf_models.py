@@ -8,6 +8,7 @@ from typing import Any
 from cyclealign.distill.leaf_config import EncoderTeacherConfig, LeafStudentConfig
 from cyclealign.distill.students import cut_texts, shape_encoder
 from cyclealign.models.loading import loaded
+from cyclealign.models.processes import default_device
 
 
 def load_teacher(config: EncoderTeacherConfig, key: str = "teacher.model") -> Any:
@@ -69,7 +70,5 @@ def save_router(student: Any, teacher: Any, folder: Path) -> None:
 
 def _loaded(name: str, key: str) -> Any:
     import sentence_transformers as st
-    import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return loaded(lambda: st.SentenceTransformer(name, device=device), f"{key}: cannot load {name!r}")
+    return loaded(lambda: st.SentenceTransformer(name, device=default_device()), f"{key}: cannot load {name!r}")

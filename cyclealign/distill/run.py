@@ -15,6 +15,7 @@ from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.strict_yaml import write_yaml
+from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
 log = logging.getLogger(__name__)
@@ -77,13 +78,11 @@ def training_arguments(config: DistillConfig, stage: str = "checkpoints", **defa
 
     ``stage``: folder of the run directory that takes the checkpoints.
     """
-    import torch
-
     ours: dict[str, Any] = {
         "report_to": [],
         "logging_steps": 10,
         "lr_scheduler_type": "constant",
-        "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_pin_memory": default_device() == "cuda",
     }
     own = {
         "output_dir": str(config.run_dir / stage),

@@ -10,6 +10,7 @@ from cyclealign.distill.config import EncoderShape, StudentConfig
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.losses import RankingLoss
 from cyclealign.models.loading import loaded, set_dropout
+from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
 LENGTHS = "student.max_query_tokens and max_document_tokens"
@@ -183,7 +184,4 @@ def _keep_layers(model: Any, layers: int) -> None:
 
 
 def _loaded(load: Any, name: str, **options: Any) -> Any:
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return loaded(lambda: load(name, device=device, **options), f"student.model: cannot load {name!r}")
+    return loaded(lambda: load(name, device=default_device(), **options), f"student.model: cannot load {name!r}")

@@ -69,6 +69,6 @@ def _cpu_build() -> bool:
 
 
 def _cuda() -> bool:
-    import torch
+    from cyclealign.models.processes import default_device
 
-    return torch.cuda.is_available()
+    return default_device() == "cuda"

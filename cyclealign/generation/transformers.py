@@ -14,6 +14,7 @@ from cyclealign.generation.decoding import ATTEMPTS, greedy, prefer_folded_atten
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, collect, is_final, stop_token_ids, to_draw
 from cyclealign.models.chat_template import render_prompt
 from cyclealign.models.policy import load_model, load_tokenizer
+from cyclealign.models.processes import default_device
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
 
 MOST_ROWS = 256
@@ -27,7 +28,7 @@ class TransformersGenerator:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = default_device()
         self._tokenizer = load_tokenizer(config.policy)
         self._model: Any = None
         self._base = ""

@@ -161,9 +161,10 @@ def _engine(setup: Setup, step_tokens: int, *, tokenizer: str) -> Any:
     from vllm import LLM
 
     from cyclealign.models.policy import compute_dtype
+    from cyclealign.models.processes import default_device
 
     policy, settings = setup.config.policy, setup.config.generator
-    cuda = torch.cuda.is_available()
+    cuda = default_device() == "cuda"
     options: dict[str, Any] = {}
     if setup.rank:
         options |= {"enable_lora": True, "max_lora_rank": setup.rank, "max_loras": 1}

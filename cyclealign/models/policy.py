@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from cyclealign.files.packaged import resource
 from cyclealign.models.chat_template import check_template, first_line
 from cyclealign.models.loading import loaded, set_dropout
+from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def check_room(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
 
 
 def _quantization(policy: PolicyConfig) -> Any:
-    if not torch.cuda.is_available():
+    if default_device() == "cpu":
         raise UserError("policy.quantization: 4bit needs a CUDA device; set policy.quantization=null")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("policy.quantization: 4bit needs the package bitsandbytes: pip install bitsandbytes")

@@ -14,6 +14,7 @@ from cyclealign.models.encoded_lists import EncodedList, encode
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import attach
 from cyclealign.models.policy import compute_dtype, context_length
+from cyclealign.models.processes import default_device
 from cyclealign.models.saved import load_for_use
 from cyclealign.models.token_scorer import TokenScorer
 from cyclealign.types import Message
@@ -44,7 +45,7 @@ def load_policy_scorer(path: str, exchanges: Sequence[Exchange], *, base: str | 
     Raises:
         UserError: there is no such model, or it cannot be loaded.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     dtype = compute_dtype(PolicyConfig(), device)
     model, tokenizer = load_for_use(path, dtype=dtype, base=base)
     model.to(device)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from cyclealign.config.extras import require_extra
 from cyclealign.models.loading import loaded
+from cyclealign.models.processes import default_device
 from cyclealign.types import Message, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -127,7 +128,4 @@ def _has_head(cross_encoder: Any) -> bool:
 
 
 def _loaded(load: Callable[..., Any], path: str, key: str) -> Any:
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return loaded(lambda: load(path, device=device), f"{key}:{path}: cannot be loaded")
+    return loaded(lambda: load(path, device=default_device()), f"{key}:{path}: cannot be loaded")

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from cyclealign.models.loading import loaded
 from cyclealign.models.policy import context_length
+from cyclealign.models.processes import default_device
 from cyclealign.rankers.encoders import CrossEncoderScorer, made_of_modules
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
@@ -35,7 +36,7 @@ class RewardModelRanker:
 
     def __init__(self, path: str | Path, *, key: str = "black_box.path") -> None:
         """Load the classifier from a directory or hub id; UserError (naming ``key``) when it is none."""
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = default_device()
         self._modules: CrossEncoderScorer | None = None
         if made_of_modules(path):
             self._modules = CrossEncoderScorer(str(path), key=key)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
@@ -20,15 +19,22 @@ from transformers import TrainerCallback
 
 from cyclealign.config.schema import Config
 from cyclealign.models.chat_template import check_template, render_prompt, response_ids
-from cyclealign.models.checkpoints import load_weights, put_in_place, save_policy
+from cyclealign.models.checkpoints import carry_over, load_weights, publish, save_policy
 from cyclealign.models.encoded_lists import EncodedList, encode
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import Plan, attach, attach_projection
 from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer
-from cyclealign.models.processes import process_state
+from cyclealign.models.processes import is_main, process_count, process_state
 from cyclealign.models.token_scorer import TokenScorer, mean_logprob
 from cyclealign.rankers.white_box import WhiteBoxRanker
-from cyclealign.training.arguments import training_arguments, training_order
+from cyclealign.training.arguments import (
+    check_arguments,
+    lists_per_step,
+    set_matmul_precision,
+    training_arguments,
+    training_order,
+    training_values,
+)
 from cyclealign.training.batches import TrainingList
 from cyclealign.training.embedding_teacher import EmbeddingTeacher, load_projection
 from cyclealign.training.trainer import ListDataset, RankingTrainer
@@ -46,9 +52,6 @@ from cyclealign.types import (
 )
 
 logger = logging.getLogger(__name__)
-# What the Trainer's checkpoint holds besides optimiser, schedule and random states.
-WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
-LEFT_OUT = ("README.md", "training_args.bin")
 
 
 class TrainablePolicy:
@@ -68,7 +71,8 @@ class TrainablePolicy:
         self._policy = config.policy.model_copy(update={"model": base})
         self._total_steps = total_steps
         self._seed = seed
-        self._arguments(Path(), max_steps=1)  # a bad key is refused now, not after candidates were paid for
+        check_arguments(config)  # a bad key is refused now, not after candidates were paid for
+        set_matmul_precision(config)  # for the scores too, which begin before the first Trainer
         self._device: torch.device = process_state().device
         self._dtype = compute_dtype(self._policy, self._device)
         self._tokenizer = load_tokenizer(self._policy)
@@ -118,18 +122,17 @@ class TrainablePolicy:
             self.restore(start)
         done = _steps_done(start)
         if not examples:
-            self._carry_over(start, out)
+            self._by_main(lambda: self._keep(start, out))
+            self._at = out
             return TrainReport(done)
         work = out / ".fit"
-        if process_state().is_main_process:
-            shutil.rmtree(work, ignore_errors=True)
-        process_state().wait_for_everyone()
+        self._by_main(lambda: shutil.rmtree(work, ignore_errors=True))
         trainer = self._trainer(self._lists(examples), done, work)
         checkpoint = start / "checkpoint" if start is not None else None
         resume = str(checkpoint) if checkpoint is not None and checkpoint.exists() else None
         trainer.train(resume_from_checkpoint=resume)
         report = _report(trainer, done)
-        self._publish(work / f"checkpoint-{report.global_step}", out)
+        self._by_main(lambda: self._publish(work / f"checkpoint-{report.global_step}", out))
         self._at = out
         _let_go(trainer)
         return report
@@ -151,9 +154,9 @@ class TrainablePolicy:
 
     def _attached(self, *, trainable: bool) -> Any:
         model = load_model(self._policy, trainable=trainable, device=self._device)
-        if trainable and self._config.training.get("gradient_checkpointing"):
-            arguments = self._arguments(Path(), max_steps=1)
-            model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
+        values = training_values(self._config)
+        if trainable and values.get("gradient_checkpointing"):
+            model.gradient_checkpointing_enable(values["gradient_checkpointing_kwargs"])
         attach(model)
         return model
 
@@ -193,11 +196,6 @@ class TrainablePolicy:
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def _arguments(self, work: Path, *, max_steps: int) -> Any:
-        arguments = training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=max_steps)
-        arguments.report_to = []  # the run's trackers are among the callbacks (cyclealign.cycle.tracking)
-        return arguments
-
     def _lists(self, examples: Sequence[RankingExample]) -> list[TrainingList]:
         limit = self._policy.max_prompt_tokens
         examples = [_cut(e, self._config.loss.read(e.teacher)) for e in examples]
@@ -215,13 +213,14 @@ class TrainablePolicy:
         return [TrainingList(c, e.teacher, s, v) for c, e, s, v in rows]
 
     def _trainer(self, lists: Sequence[TrainingList], done: int, work: Path) -> RankingTrainer:
-        arguments = self._arguments(work, max_steps=1)
-        batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-        order = training_order(len(lists), float(arguments.num_train_epochs), derive_seed(self._seed, "order", done))
+        batch = lists_per_step(self._config, process_count())
+        epochs = float(training_values(self._config)["num_train_epochs"])
+        order = training_order(len(lists), epochs, derive_seed(self._seed, "order", done))
         dataset = ListDataset(lists, order, batch)
+        steps = done + len(dataset) // batch
         return RankingTrainer(
             model=self._model,
-            args=self._arguments(work, max_steps=done + len(dataset) // batch),
+            args=training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=steps),
             train_dataset=dataset,
             ranking_loss=self._config.loss,
             anchor=self._config.anchor,
@@ -240,37 +239,25 @@ class TrainablePolicy:
             return None
         return {n: p.detach().clone() for n, p in self._model.named_parameters() if p.requires_grad}
 
-    def _publish(self, finished: Path, out: Path) -> None:
-        """Take the Trainer's checkpoint apart: weights for the generator, state for the next interaction."""
-        processes = process_state()
-        processes.wait_for_everyone()
-        if processes.is_main_process:
-            aside = out / f".weights.{os.getpid()}"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            for file in (f for pattern in WEIGHT_FILES for f in finished.glob(pattern)):
-                file.rename(aside / file.name)
-            for name in LEFT_OUT:
-                (finished / name).unlink(missing_ok=True)
-            if self._policy.lora is None:
-                self._tokenizer.save_pretrained(aside)
-            put_in_place(finished, out / "checkpoint")
-            put_in_place(aside, out / ("model" if self._policy.lora is None else "adapter"))
-            shutil.rmtree(out / ".fit", ignore_errors=True)
-        processes.wait_for_everyone()
+    def _by_main(self, work: Callable[[], None]) -> None:
+        """Files have one writer; the others go on when they are there."""
+        process_state().wait_for_everyone()
+        if is_main():
+            work()
+        process_state().wait_for_everyone()
 
-    def _carry_over(self, start: Path | None, out: Path) -> None:
+    def _publish(self, finished: Path, out: Path) -> None:
+        publish(finished, out, tokenizer=self._tokenizer if self._policy.lora is None else None)
+        shutil.rmtree(out / ".fit", ignore_errors=True)
+
+    def _keep(self, start: Path | None, out: Path) -> None:
         """Nothing to learn from: the same weights and state again, where the next interaction looks."""
-        processes = process_state()
-        full = self._policy.lora is None
-        if processes.is_main_process:
-            if start is None:
-                save_policy(self._model, out / ("model" if full else "adapter"), self._tokenizer if full else None)
-            else:
-                for part in (p for p in ("adapter", "model", "checkpoint") if (start / p).is_dir()):
-                    shutil.copytree(start / part, out / part, dirs_exist_ok=True)
-        processes.wait_for_everyone()
-        self._at = out
+        if start is not None:
+            carry_over(start, out)
+        elif self._policy.lora is None:
+            save_policy(self._model, out / "model", self._tokenizer)
+        else:
+            save_policy(self._model, out / "adapter")
 
 
 def _cut(example: RankingExample, places: Sequence[int]) -> RankingExample:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_policy import WORDS, examples, save_tiny, tiny_config
+from transformers import TrainingArguments
 
 from cyclealign.config.schema import AnchorConfig, Config
 from cyclealign.losses import DPO, PRO, RRHF, MultiLevelRanking
 from cyclealign.models.encoded_lists import EncodedList
-from cyclealign.training.arguments import optimizer_steps, training_arguments, training_order
+from cyclealign.training.arguments import check_arguments, optimizer_steps, training_arguments, training_order
 from cyclealign.training.batches import RankingCollator, TrainingList
 from cyclealign.training.policy_trainer import TrainablePolicy
 from cyclealign.training.trainer import anchor_terms, ranked_scores
@@ -330,11 +331,42 @@ def test_a_loss_that_is_not_finite_stops_the_run(model_dir: Path, tmp_path: Path
         ({"lerning_rate": 1.0}, r"^unknown key training\.lerning_rate; did you mean training\.learning_rate"),
         ({"max_steps": 3}, r"^training\.max_steps: set by the run itself"),
         ({"save_strategy": "epoch"}, r"^training\.save_strategy: set by the run itself"),
+        ({"lr_scheduler_type": "greedy"}, r"^training\.lr_scheduler_type: greedy needs evaluations"),
+        ({"fp16": True, "bf16": True}, r"^training\.fp16: true beside training\.bf16"),
+        ({"logging_steps": 1.5}, r"^training\.logging_steps: expected a whole number or a share"),
+        ({"dataloader_prefetch_factor": 2}, r"^training\.dataloader_prefetch_factor: needs training\.dataloader_num"),
+        ({"torch_empty_cache_steps": 0}, r"^training\.torch_empty_cache_steps: expected a value >= 1, got 0"),
     ],
 )
 def test_bad_training_keys_are_refused(model_dir: Path, training: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         policy(tiny_config(model_dir, training=training))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU these may be fine")
+@pytest.mark.parametrize("training", [{"tf32": True}, {"bf16": True, "use_cpu": False}])
+def test_a_precision_that_this_machine_lacks_is_refused(model_dir: Path, training: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^training\.(tf32|bf16): needs an Ampere GPU"):
+        check_arguments(tiny_config(model_dir, training=training))
+
+
+def test_trainers_arguments_are_made_once_a_fit(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making them sets devices and seeds: nothing but a fit does, and what it made is what the Trainer ran by."""
+    made: list[TrainingArguments] = []
+    real = TrainingArguments.__post_init__
+    monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: (made.append(self), real(self)))
+    training = {**ALONE, "per_device_train_batch_size": 2, "gradient_checkpointing": True, "report_to": "tensorboard"}
+    white_box = policy(tiny_config(model_dir, training=training))
+    rank(white_box, examples())
+    assert made == []
+    report = white_box.fit(examples(), start=None, out=tmp_path / "i0")
+    [arguments] = made
+    assert report.global_step == arguments.max_steps == len(examples()) // 2
+    assert (arguments.report_to, arguments.seed) == ([], 7)
+    white_box.fit([], start=tmp_path / "i0", out=tmp_path / "i1")
+    assert len(made) == 1
 
 
 def test_prompts_that_cannot_fit_are_refused_at_the_start(model_dir: Path) -> None:
