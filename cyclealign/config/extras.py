@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 from cyclealign.types import UserError
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+
+
+def wanted_version(package: str, *, extra: str) -> SpecifierSet | None:
+    """The versions of a package that an extra of ours asks for; None where cyclealign is not installed, or no extra of
+    that name asks for it."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("cyclealign") or ()
+    except metadata.PackageNotFoundError:
+        return None
+    for asked in map(Requirement, lines):
+        if asked.name == package and asked.marker is not None and asked.marker.evaluate({"extra": extra}):
+            return asked.specifier
+    return None
 
 
 def require_extra(module: str, extra: str, needed_by: str) -> None:

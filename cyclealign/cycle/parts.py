@@ -52,7 +52,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
     started = config.model_copy(update={"policy": policy})
-    generator: Generator = build_generator(started, workdir=run.path) if team.is_main else Idle()
+    generator: Generator = build_generator(config.generator, policy, workdir=run.path) if team.is_main else Idle()
     rows = TrainerRows(tracking, team.progress)
     trainer = TrainablePolicy(started, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])
     parts = Parts(
@@ -78,9 +78,9 @@ def _checked_parts(config: Config) -> Scorer | None:
     from cyclealign.models.policy import check_policy
     from cyclealign.training.arguments import check_arguments
 
-    backend = pick_backend(config)
+    backend = pick_backend(config.generator)
     if backend != "transformers":
-        check_servable(config)
+        check_servable(config.policy, backend)
     check_policy(config.policy)
     if backend == "server":
         from cyclealign.generation.openai_server import check_endpoints

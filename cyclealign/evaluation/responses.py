@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.loading import parsed_section
-from cyclealign.config.schema import BlackBoxConfig, Config, DataConfig, GeneratorConfig, PolicyConfig
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.evaluation.policies import find_policy
 from cyclealign.files.jsonl import Appender, read_jsonl
 from cyclealign.files.prompts import load_prompts, parse_row
@@ -18,12 +18,12 @@ from cyclealign.files.rows import jsonl_rows
 from cyclealign.files.run_records import prompt_from, prompt_record
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
 from cyclealign.judge.prompting import LETTERS_PER_TOKEN
-from cyclealign.types import Prompt, UserError, derive_seed
+from cyclealign.types import PolicyVersion, Prompt, UserError, derive_seed
 
 TEXT_KEYS = ("response", "output", "reply", "completion")
 FILE_ENDS = (".jsonl", ".jsonl.gz")
 # Moderate, so that one sample says something of the policy; the seed makes it the same one again.
-SAMPLING = {"temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256}
+SAMPLING = {"candidates": 1, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256}
 CHUNK = 64
 
 
@@ -66,8 +66,8 @@ def expected_responses(spec: str, sampling: Sampling, keep: Path, *, letter: str
     done = dict(_kept(keep))
     if all(p.id in done for p in prompts):
         return {p.id: done[p.id] for p in prompts}
-    config, _ = _generator_config(spec, sampling)
-    tokens = config.generator.max_new_tokens * JUDGE_TOKENS_PER_POLICY_TOKEN
+    generator, _, _ = _sections(spec, sampling)
+    tokens = generator.max_new_tokens * JUDGE_TOKENS_PER_POLICY_TOKEN
     longest = letter * math.ceil(tokens * LETTERS_PER_TOKEN)
     return {p.id: Response(p, longest) for p in prompts}
 
@@ -111,8 +111,8 @@ def _text(row: Mapping[str, Any], place: str) -> str:
 def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
     """Chunk by chunk, each from its own seed: a killed eval goes on with the first chunk that is not whole."""
     prompts = _prompts_for(spec, sampling)
-    config, version = _generator_config(spec, sampling)
-    head = {"responses_of": spec, "generator": config.generator.model_dump(mode="json"), "seed": sampling.seed}
+    section, policy, version = _sections(spec, sampling)
+    head = {"responses_of": spec, "generator": section.model_dump(mode="json"), "seed": sampling.seed}
     _check_same(keep, head)
     done = dict(_kept(keep))
     chunks = [prompts[first : first + CHUNK] for first in range(0, len(prompts), CHUNK)]
@@ -120,7 +120,7 @@ def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
     if left:
         from cyclealign.generation.backend import build_generator
 
-        generator = build_generator(config, workdir=keep.parent)
+        generator = build_generator(section, policy, workdir=keep.parent)
         with Appender(keep) as file:
             if not done:
                 file.add(head)
@@ -141,19 +141,16 @@ def _prompts_for(spec: str, sampling: Sampling) -> list[Prompt]:
     return load_prompts(sampling.prompts, limit=sampling.limit)
 
 
-def _generator_config(spec: str, sampling: Sampling) -> tuple[Config, Any]:
+def _sections(spec: str, sampling: Sampling) -> tuple[GeneratorConfig, PolicyConfig, PolicyVersion]:
+    """What a generator is built from, and the version that it serves."""
     policy = find_policy(spec)
-    section = parsed_section(GeneratorConfig, "generator", SAMPLING, sampling.options)
+    generator = parsed_section(GeneratorConfig, "generator", SAMPLING, sampling.options)
+    if generator.candidates != 1:
+        raise UserError(
+            f"generator.candidates: an eval samples one reply a prompt, got {generator.candidates}; remove it"
+        )
     made = policy.config.policy if policy.config else PolicyConfig(lora=None)
-    config = Config(
-        name="eval",
-        data=DataConfig(prompts=str(sampling.prompts)),
-        policy=made.model_copy(update={"model": policy.version.base}),
-        # A run needs two candidates at least; an eval samples one.
-        generator=section.model_copy(update={"candidates": 1}),
-        black_box=BlackBoxConfig(backend="local"),  # a config must have one; sampling asks none
-    )
-    return config, policy.version
+    return generator, made.model_copy(update={"model": policy.version.base}), policy.version
 
 
 def _kept(keep: Path) -> Iterator[tuple[str, Response]]:

@@ -9,41 +9,41 @@ from typing import TYPE_CHECKING, Literal
 from cyclealign.types import Generator, UserError
 
 if TYPE_CHECKING:
-    from cyclealign.config.schema import Config
+    from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 
 
-def build_generator(config: Config, *, workdir: Path) -> Generator:
-    """The generator that ``config.generator`` names; heavy packages are imported here and not before.
+def build_generator(generator: GeneratorConfig, policy: PolicyConfig, *, workdir: Path) -> Generator:
+    """The generator that ``generator.backend`` names, of the policy; heavy packages are imported here and not before.
 
     ``workdir``: where a back end may leave its logs.
 
     Raises:
         UserError: the back end is not installed, has no endpoint, or cannot serve what the policy trains.
     """
-    backend = pick_backend(config)
+    backend = pick_backend(generator)
     if backend == "transformers":
         from cyclealign.generation.transformers import TransformersGenerator
 
-        return TransformersGenerator(config)
+        return TransformersGenerator(generator, policy)
     from cyclealign.generation.serving import check_servable
 
-    check_servable(config)
+    check_servable(policy, backend)
     if backend == "server":
         from cyclealign.generation.openai_server import ServerGenerator
 
-        return ServerGenerator(config)
+        return ServerGenerator(generator, policy)
     from cyclealign.generation.vllm import VllmGenerator
 
-    return VllmGenerator(config, workdir=workdir)
+    return VllmGenerator(generator, policy, workdir=workdir)
 
 
-def pick_backend(config: Config) -> Literal["vllm", "server", "transformers"]:
+def pick_backend(generator: GeneratorConfig) -> Literal["vllm", "server", "transformers"]:
     """``auto`` is vLLM where it is installed and will run (a CUDA device, or its CPU build), else transformers.
 
     Raises:
         UserError: vLLM was named and is not installed.
     """
-    named = config.generator.backend
+    named = generator.backend
     if named == "vllm" and not _installed():
         raise UserError(
             "generator.backend: vllm is not installed here; install the extra cyclealign[vllm] (GPU) or"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cyclealign.config.endpoints import SERVER_KEY
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
     FORGED_TURN,
@@ -55,11 +55,10 @@ class Endpoint:
 class ServerGenerator:
     """See ``types.Generator``. A key, where the servers want one, is read from ``SERVER_KEY``."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._settings = config.generator
-        self._tokenizer = load_tokenizer(config.policy)
-        self._stops = stop_token_ids(self._tokenizer, resolve_model(config.policy.model))
+    def __init__(self, generator: GeneratorConfig, policy: PolicyConfig) -> None:
+        self._settings, self._policy = generator, policy
+        self._tokenizer = load_tokenizer(policy)
+        self._stops = stop_token_ids(self._tokenizer, resolve_model(policy.model))
         self._endpoints: tuple[Endpoint, ...] = ()
         self._loaded: list[str] = []  # adapters on the servers, oldest first
 
@@ -158,7 +157,7 @@ class ServerGenerator:
         return ids, [row.logprob for row in rows]
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        return render_prompt(self._tokenizer, prompt.messages, self._config.policy.max_prompt_tokens)
+        return render_prompt(self._tokenizer, prompt.messages, self._policy.max_prompt_tokens)
 
     def _endpoint(self, prompt: Prompt) -> Endpoint:
         return self._endpoints[int(prompt.id, 16) % len(self._endpoints)]

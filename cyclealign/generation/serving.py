@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import PolicyConfig
 from cyclealign.models.policy import NOT_SERVABLE
 from cyclealign.types import PolicyVersion, UserError
 
@@ -25,15 +25,15 @@ def engine_rank(rank: int) -> int:
     raise UserError(f"policy.lora.r: vLLM serves ranks up to {RANKS[-1]}, got {rank}")
 
 
-def check_servable(config: Config) -> None:
-    """Refuse a config whose trained policy vLLM (in process or as a server) could not serve.
+def check_servable(policy: PolicyConfig, backend: str) -> None:
+    """Refuse a policy that vLLM could not serve once it is trained: in process (``vllm``) or as a ``server``.
 
     Raises:
         UserError: names the key.
     """
-    lora = config.policy.lora
+    lora = policy.lora
     if lora is None:
-        if config.generator.backend == "server":
+        if backend == "server":
             raise UserError(
                 "policy.lora: a server cannot be given full checkpoints while it runs; train an adapter"
                 " (policy.lora) or use generator.backend=vllm"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation.decoding import ATTEMPTS, greedy, prefer_folded_attention, sample
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, collect, is_final, stop_token_ids, to_draw
 from cyclealign.models.chat_template import render_prompt
@@ -26,10 +26,10 @@ CACHE_BYTES = {"cpu": 1 << 30, "cuda": 16 << 30}
 class TransformersGenerator:
     """Samples in padded batches on the first GPU, else on the CPU. Holds a model from first use to ``close``."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, generator: GeneratorConfig, policy: PolicyConfig) -> None:
+        self._settings, self._policy = generator, policy
         self._device = default_device()
-        self._tokenizer = load_tokenizer(config.policy)
+        self._tokenizer = load_tokenizer(policy)
         self._model: Any = None
         self._base = ""
         self._version = ""
@@ -39,7 +39,7 @@ class TransformersGenerator:
     def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]:
         """See ``types.Generator``; batches hold prompts of like length, longest first."""
         self._load(version)
-        k = self._config.generator.candidates
+        k = self._settings.candidates
         ids = [self._ids(p) for p in prompts]
         drawn: list[list[Any]] = [[] for _ in prompts]
         open_ = sorted(range(len(prompts)), key=lambda i: (-len(ids[i]), i))
@@ -72,34 +72,31 @@ class TransformersGenerator:
             torch.cuda.empty_cache()
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        return render_prompt(self._tokenizer, prompt.messages, self._config.policy.max_prompt_tokens)
+        return render_prompt(self._tokenizer, prompt.messages, self._policy.max_prompt_tokens)
 
     def _random(self, prompt: Prompt, seed: int, turn: int) -> Tensor:
         """Random numbers [K, N, T] of one prompt and round, from its own seed."""
         source = torch.Generator().manual_seed(derive_seed(seed, prompt.id, turn))
-        settings = self._config.generator
-        return torch.rand(settings.candidates, settings.max_new_tokens, ATTEMPTS, generator=source)
+        return torch.rand(self._settings.candidates, self._settings.max_new_tokens, ATTEMPTS, generator=source)
 
     def _sample(self, ids: list[list[int]], random: Tensor) -> Iterator[tuple[int, list[list[int]]]]:
-        settings = self._config.generator
         return sample(
             self._model,
             ids,
             random,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            temperature=self._settings.temperature,
+            top_p=self._settings.top_p,
             stops=self._stops,
             pad=self._tokenizer.pad_token_id,
         )
 
     def _batches(self, indices: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
         """Consecutive prompts as many as the cache's bytes allow; the first is the longest."""
-        settings = self._config.generator
         done = 0
         while done < len(indices):
-            length = len(ids[indices[done]]) + settings.max_new_tokens
+            length = len(ids[indices[done]]) + self._settings.max_new_tokens
             rows = min(MOST_ROWS, CACHE_BYTES[self._device] // (cache_bytes_per_token(self._model) * length))
-            size = max(1, rows // settings.candidates)
+            size = max(1, rows // self._settings.candidates)
             yield list(indices[done : done + size])
             done += size
 
@@ -108,7 +105,7 @@ class TransformersGenerator:
             return
         if self._model is None or self._base != version.base or self._merged:
             self.close()
-            policy = self._config.policy.model_copy(update={"model": version.base})
+            policy = self._policy.model_copy(update={"model": version.base})
             self._model = load_model(policy, trainable=False, device=self._device)
             prefer_folded_attention(self._model)
             self._stops = stop_token_ids(self._tokenizer, version.base)

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation.sampling import collect
 from cyclealign.generation.serving import check_adapter, engine_rank
 from cyclealign.generation.vllm_worker import Job, Setup
@@ -46,10 +46,10 @@ def child_environment(parent: dict[str, str]) -> dict[str, str]:
 class VllmGenerator:
     """See ``types.Generator``. The child lives from first use to ``close``; its log is ``workdir/vllm.log``."""
 
-    def __init__(self, config: Config, *, workdir: Path) -> None:
-        self._config = config
+    def __init__(self, generator: GeneratorConfig, policy: PolicyConfig, *, workdir: Path) -> None:
+        self._settings, self._policy = generator, policy
         self._log = workdir / "vllm.log"
-        self._tokenizer = load_tokenizer(config.policy)
+        self._tokenizer = load_tokenizer(policy)
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._base = ""
@@ -63,7 +63,7 @@ class VllmGenerator:
 
     def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]:
         for index, draws in self._run(prompts, version, seed):
-            yield collect(prompts[index], draws, self._config.generator.candidates)
+            yield collect(prompts[index], draws, self._settings.candidates)
 
     def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample:
         """A greedy continuation with vLLM's own raw log-probabilities."""
@@ -88,7 +88,7 @@ class VllmGenerator:
     def _run(self, prompts: Sequence[Prompt], version: PolicyVersion, seed: int | None) -> Iterator[tuple[int, Any]]:
         adapter = check_adapter(version)
         self._start(version.base)
-        limit = self._config.policy.max_prompt_tokens
+        limit = self._policy.max_prompt_tokens
         ids = tuple(tuple(render_prompt(self._tokenizer, p.messages, limit)) for p in prompts)
         named = None
         if adapter is not None:
@@ -122,9 +122,9 @@ class VllmGenerator:
                 stderr=subprocess.STDOUT,
             )
         self._base = base
-        lora = self._config.policy.lora
+        lora = self._policy.lora
         try:
-            self._send(Setup(self._config, base, 0 if lora is None else engine_rank(lora.r)))
+            self._send(Setup(self._settings, self._policy, base, 0 if lora is None else engine_rank(lora.r)))
             self._receive()
         except RunStopped as error:
             raise UserError(f"generator.backend: {error}") from error

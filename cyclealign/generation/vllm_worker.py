@@ -22,7 +22,7 @@ from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, Draw, collect,
 from cyclealign.types import Prompt, derive_seed
 
 if TYPE_CHECKING:
-    from cyclealign.config.schema import Config
+    from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 
 MOST_ROWS = 256  # sequences that decode together
 STEP_TOKENS = 16384  # prompt tokens that one engine step may read
@@ -32,7 +32,8 @@ STEP_TOKENS = 16384  # prompt tokens that one engine step may read
 class Setup:
     """How the engine is started: ``model`` is a directory or hub id, ``rank`` the LoRA rank (0: none)."""
 
-    config: Config
+    generator: GeneratorConfig
+    policy: PolicyConfig
     model: str
     rank: int
 
@@ -66,7 +67,7 @@ class Worker:
     def __init__(self, setup: Setup) -> None:
         from cyclealign.models.policy import load_tokenizer, resolve_model
 
-        policy, settings = setup.config.policy, setup.config.generator
+        policy, settings = setup.policy, setup.generator
         self._settings = settings
         self._tokenizer = load_tokenizer(policy)
         self._stops = stop_token_ids(self._tokenizer, setup.model)
@@ -163,7 +164,7 @@ def _engine(setup: Setup, step_tokens: int, *, tokenizer: str) -> Any:
     from cyclealign.models.policy import compute_dtype
     from cyclealign.models.processes import default_device
 
-    policy, settings = setup.config.policy, setup.config.generator
+    policy, settings = setup.policy, setup.generator
     cuda = default_device() == "cuda"
     options: dict[str, Any] = {}
     if setup.rank:

@@ -102,7 +102,7 @@ def of_seed(seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, dict
 
 def sampled(config: Config, openers: str, version: PolicyVersion | None = None) -> list[CandidateSet]:
     """Answers to openers; the same seed for every version, so that they are paired."""
-    generator = TransformersGenerator(config)
+    generator = TransformersGenerator(config.generator, config.policy)
     version = version or PolicyVersion("start", config.policy.model)
     prompts = load_prompts(openers)
     found = {s.prompt.id: s for s in generator.generate(prompts, version, seed=derive_seed(config.seed, openers))}

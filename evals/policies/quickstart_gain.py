@@ -95,7 +95,7 @@ def measured(run: RunDir) -> dict[str, Any]:
 
 def replies(config: Config, prompts: Sequence[Prompt], version: PolicyVersion) -> list[CandidateSet]:
     """New replies of a version, in the order of the prompts; the same seed for every version, so paired."""
-    generator = TransformersGenerator(config)
+    generator = TransformersGenerator(config.generator, config.policy)
     found = {s.prompt.id: s for s in generator.generate(prompts, version, seed=derive_seed(config.seed, "report"))}
     generator.close()
     return [found[p.id] for p in prompts]

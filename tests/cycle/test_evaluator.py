@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 from fakes import FakeGenerator, FakeTrainer, Fuse
 from loopback import Loopback, prefers
@@ -39,12 +38,17 @@ def test_labelled_pairs_are_paid_for_as_eval(tmp_path: Path) -> None:
     with Loopback(judge=prefers(len)) as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
         box = BlackBoxConfig(model="judge", base_url=server.url)
         ranker = BlackBoxRanker(box, load_template("rank"), ledger)
-        parts = SimpleNamespace(
-            generator=FakeGenerator(2, Fuse(None)), black_box=ranker, white_box=Labelled(Fuse(None))
-        )
         team = Team(tmp_path / "state.json", launch="l")
-        evaluator = Evaluator(tuple(labelled), None, 8)
-        evaluator.evaluate(tmp_path / "e", parts, team, PolicyVersion("v", "base"), context, seed=1)
+        Evaluator(tuple(labelled), None, 8).evaluate(
+            tmp_path / "e",
+            FakeGenerator(2, Fuse(None)),
+            ranker,
+            Labelled(Fuse(None)),
+            team=team,
+            version=PolicyVersion("v", "base"),
+            context=context,
+            seed=1,
+        )
         assert {k: (v.done, v.failed) for k, v in ledger.spend_by("purpose").items()} == {
             "eval": (3, 0),
             "probe": (1, 0),

@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_policy import save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation import backend as generation
 from cyclealign.generation.backend import build_generator
 from cyclealign.generation.decoding import ATTEMPTS, Batch, choose, greedy, prefer_folded_attention, sample
@@ -58,9 +58,10 @@ def adapter(base: Path, directory: Path, seed: int = 1) -> Path:
     return directory
 
 
-def config_of(start: Path, **settings: Any) -> Config:
+def sections(start: Path, **settings: Any) -> tuple[GeneratorConfig, PolicyConfig]:
     values = {"backend": "transformers", "candidates": 3, "max_new_tokens": 6, "top_p": 0.9} | settings
-    return tiny_config(start, generator=values)
+    config = tiny_config(start, generator=values)
+    return config.generator, config.policy
 
 
 def plain(sets: list[CandidateSet]) -> dict[str, Any]:
@@ -222,8 +223,8 @@ def test_greedy_is_transformers_own(start: Path) -> None:
 
 def test_a_chunk_is_a_function_of_its_seed(start: Path) -> None:
     version = PolicyVersion("t-start", str(start))
-    config = config_of(start)
-    generator = TransformersGenerator(config)
+    both = sections(start)
+    generator = TransformersGenerator(*both)
     first = list(generator.generate(PROMPTS, version, seed=7))
     torch.manual_seed(99)
     state = torch.get_rng_state()
@@ -233,7 +234,7 @@ def test_a_chunk_is_a_function_of_its_seed(start: Path) -> None:
     generator.close()
     reloaded = list(generator.generate(PROMPTS, version, seed=7))
     assert first == again == reloaded
-    assert plain(first) == plain(list(TransformersGenerator(config).generate(PROMPTS, version, seed=7)))
+    assert plain(first) == plain(list(TransformersGenerator(*both).generate(PROMPTS, version, seed=7)))
     assert plain(first) != plain(list(generator.generate(PROMPTS, version, seed=8)))
     assert {s.prompt.id for s in first} == {p.id for p in PROMPTS}
     for item in first:
@@ -246,9 +247,9 @@ def test_a_chunk_is_a_function_of_its_seed(start: Path) -> None:
 
 def test_a_prompts_samples_do_not_hang_on_its_batch(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = PolicyVersion("t-start", str(start))
-    together = list(TransformersGenerator(config_of(start)).generate(PROMPTS, version, seed=7))
+    together = list(TransformersGenerator(*sections(start)).generate(PROMPTS, version, seed=7))
     monkeypatch.setattr("cyclealign.generation.transformers.MOST_ROWS", 3)
-    apart = list(TransformersGenerator(config_of(start)).generate(PROMPTS, version, seed=7))
+    apart = list(TransformersGenerator(*sections(start)).generate(PROMPTS, version, seed=7))
     assert plain(together) == plain(apart)
     lengths = [len(render_prompt(tiny_tokenizer(), s.prompt.messages, 64)) for s in apart if s.drawn == 3]
     assert lengths == sorted(lengths, reverse=True)
@@ -256,18 +257,18 @@ def test_a_prompts_samples_do_not_hang_on_its_batch(start: Path, monkeypatch: py
 
 def test_a_model_that_knows_one_reply_gives_short_sets(start: Path) -> None:
     version = PolicyVersion("t-start", str(start))
-    certain = config_of(start, temperature=1e-4, top_p=0.01, candidates=4)
-    sets = list(TransformersGenerator(certain).generate(PROMPTS[:3], version, seed=1))
+    certain = sections(start, temperature=1e-4, top_p=0.01, candidates=4)
+    sets = list(TransformersGenerator(*certain).generate(PROMPTS[:3], version, seed=1))
     for item in sets:
         assert len(item.candidates) <= 1
         assert item.drawn == ROUNDS * 4
 
 
 def test_candidates_are_what_transformers_finds_likeliest(start: Path) -> None:
-    config = config_of(start, temperature=1e-4, top_p=0.01)
+    both = sections(start, temperature=1e-4, top_p=0.01)
     model = AutoModelForCausalLM.from_pretrained(start).eval()
     tokenizer = tiny_tokenizer()
-    for item in TransformersGenerator(config).generate(PROMPTS, PolicyVersion("t", str(start)), seed=1):
+    for item in TransformersGenerator(*both).generate(PROMPTS, PolicyVersion("t", str(start)), seed=1):
         ids = torch.tensor([render_prompt(tokenizer, item.prompt.messages, 64)])
         mask = torch.ones_like(ids)
         out = model.generate(
@@ -286,7 +287,7 @@ def test_each_version_is_served_with_its_own_weights(start: Path, tmp_path: Path
         PolicyVersion("t-v0002", str(start), adapter(start, tmp_path / "two", 2)),
         PolicyVersion("t-full", str(other)),
     ]
-    generator = TransformersGenerator(config_of(start))
+    generator = TransformersGenerator(*sections(start))
     for version in [*versions, versions[1], versions[0], versions[2], versions[1]]:
         model: Any = AutoModelForCausalLM.from_pretrained(version.base)
         if version.adapter is not None:
@@ -305,7 +306,7 @@ def test_each_version_is_served_with_its_own_weights(start: Path, tmp_path: Path
 def test_an_adapter_that_is_not_there_is_named(start: Path, tmp_path: Path) -> None:
     version = PolicyVersion("t-v0001", str(start), tmp_path / "gone")
     with pytest.raises(UserError, match=r"adapter of t-v0001: no adapter_config\.json"):
-        TransformersGenerator(config_of(start)).canary(PROMPTS[0], version)
+        TransformersGenerator(*sections(start)).canary(PROMPTS[0], version)
 
 
 # Choosing a back end ----------------------------------------------------------------------------------------
@@ -313,16 +314,16 @@ def test_an_adapter_that_is_not_there_is_named(start: Path, tmp_path: Path) -> N
 
 def test_the_back_end_is_picked_by_what_is_installed(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "_installed", lambda: False)
-    assert generation.pick_backend(config_of(start, backend="auto")) == "transformers"
+    assert generation.pick_backend(sections(start, backend="auto")[0]) == "transformers"
     with pytest.raises(UserError, match=r"cyclealign\[vllm\]"):
-        build_generator(config_of(start, backend="vllm"), workdir=start)
+        build_generator(*sections(start, backend="vllm"), workdir=start)
     monkeypatch.setattr(generation, "_installed", lambda: True)
     monkeypatch.setattr(generation, "_cuda", lambda: False)
     monkeypatch.setattr(generation, "_cpu_build", lambda: False)
-    assert generation.pick_backend(config_of(start, backend="auto")) == "transformers"
+    assert generation.pick_backend(sections(start, backend="auto")[0]) == "transformers"
     monkeypatch.setattr(generation, "_cpu_build", lambda: True)
-    assert generation.pick_backend(config_of(start, backend="auto")) == "vllm"
-    assert isinstance(build_generator(config_of(start), workdir=start), TransformersGenerator)
+    assert generation.pick_backend(sections(start, backend="auto")[0]) == "vllm"
+    assert isinstance(build_generator(*sections(start), workdir=start), TransformersGenerator)
 
 
 @pytest.mark.parametrize(
@@ -334,9 +335,8 @@ def test_the_back_end_is_picked_by_what_is_installed(start: Path, monkeypatch: p
     ],
 )
 def test_what_vllm_cannot_serve_is_refused(start: Path, lora: Any, backend: str, complaint: str) -> None:
-    settings = {"backend": backend, "endpoints": ["http://localhost:1/v1"]}
     with pytest.raises(UserError, match=complaint):
-        check_servable(tiny_config(start, policy={"lora": lora}, generator=settings))
+        check_servable(tiny_config(start, policy={"lora": lora}).policy, backend)
 
 
 def test_ranks_are_rounded_up_to_those_of_the_engine() -> None:
@@ -407,8 +407,8 @@ def test_an_engine_ends_with_its_parent() -> None:
 
 
 def served(start: Path, *urls: str, **settings: Any) -> Any:
-    config = config_of(start, backend="server", endpoints=list(urls), **settings)
-    return build_generator(config, workdir=start)
+    both = sections(start, backend="server", endpoints=list(urls), **settings)
+    return build_generator(*both, workdir=start)
 
 
 def test_another_server_gets_messages_and_is_asked_until_k_replies_are_there(start: Path) -> None:

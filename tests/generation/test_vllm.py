@@ -18,6 +18,7 @@ from tiny_policy import tiny_config
 from transformers import AutoModelForCausalLM
 from vllm_server import start_vllm_server
 
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation.backend import build_generator
 from cyclealign.generation.openai_server import ServerGenerator
 from cyclealign.generation.vllm import VllmGenerator
@@ -53,9 +54,10 @@ def version(folder: Path, number: int) -> PolicyVersion:
     return PolicyVersion(f"t-v{number:04d}", START, folder / f"adapter{number}" if number else None)
 
 
-def config_of(**settings: Any) -> Any:
+def sections_of(**settings: Any) -> tuple[GeneratorConfig, PolicyConfig]:
     values = {"candidates": 3, "max_new_tokens": 24, "temperature": 1.0, "top_p": 0.95} | settings
-    return tiny_config(Path(START), generator=values)
+    config = tiny_config(Path(START), generator=values)
+    return config.generator, config.policy
 
 
 def plain(sets: list[CandidateSet]) -> list[Any]:
@@ -67,7 +69,7 @@ def agrees_with_transformers(taken: CanarySample, which: PolicyVersion) -> bool:
     model: Any = start_model(which.base)
     if which.adapter is not None:
         model = PeftModel.from_pretrained(model, which.adapter)
-    ids = render_prompt(load_tokenizer(config_of().policy), taken.prompt.messages, 64)
+    ids = render_prompt(load_tokenizer(sections_of()[1]), taken.prompt.messages, 64)
     with torch.inference_mode():
         whole = torch.tensor([ids + list(taken.token_ids)])
         logprobs = model.eval()(whole).logits[0, len(ids) - 1 : -1].log_softmax(-1)
@@ -84,7 +86,7 @@ def engine(folder: Path) -> Iterator[VllmGenerator]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere", "LOCAL_RANK": "1"}.items():
             patch.setenv(name, value)
-        generator = build_generator(config_of(backend="vllm"), workdir=folder / "run")
+        generator = build_generator(*sections_of(backend="vllm"), workdir=folder / "run")
         assert isinstance(generator, VllmGenerator)
         yield generator
         generator.close()
@@ -157,11 +159,11 @@ def test_closing_ends_the_child(engine: VllmGenerator, folder: Path) -> None:
 
 def test_a_model_that_vllm_cannot_load_is_one_readable_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    load_tokenizer(config_of().policy).save_pretrained(broken)
+    load_tokenizer(sections_of()[1]).save_pretrained(broken)
     settings = json.loads(Path(START, "config.json").read_text())
     (broken / "config.json").write_text(json.dumps(settings | {"architectures": ["Nothing"], "model_type": "none"}))
     config = tiny_config(broken, generator={"backend": "vllm"})
-    generator = VllmGenerator(config, workdir=tmp_path)
+    generator = VllmGenerator(config.generator, config.policy, workdir=tmp_path)
     with pytest.raises(UserError, match=r"generator.backend: vLLM failed: .*vllm\.log") as caught:
         generator.canary(PROMPTS[0], PolicyVersion("t-start", str(broken)))
     assert "\n" not in str(caught.value)
@@ -179,8 +181,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def remote(server: str, tmp_path: Path) -> Iterator[ServerGenerator]:
-    config = config_of(backend="server", endpoints=[server], adapter_root=tmp_path / "shared")
-    generator = build_generator(config, workdir=tmp_path)
+    both = sections_of(backend="server", endpoints=[server], adapter_root=tmp_path / "shared")
+    generator = build_generator(*both, workdir=tmp_path)
     assert isinstance(generator, ServerGenerator)
     yield generator
     generator.close()
