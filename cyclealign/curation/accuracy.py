@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cyclealign.curation.asking import Outcome
-from cyclealign.evaluation.intervals import Z95, wilson
+from cyclealign.evaluation.intervals import wilson
+from cyclealign.evaluation.statistics import Estimate, paired_difference
 
 
 @dataclass(frozen=True)
@@ -41,31 +42,8 @@ def accuracy_of(outcomes: Sequence[Outcome]) -> Accuracy:
     return Accuracy(total / len(scores), low, high, len(scores), len(outcomes), unranked)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """First accuracy minus second, over the pairs that both ranked; 95%."""
-
-    value: float
-    low: float
-    high: float
-    pairs: int
-
-    def record(self) -> dict[str, float | int]:
-        return {"difference": self.value, "low": self.low, "high": self.high, "pairs": self.pairs}
-
-
-def paired_difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> Difference | None:
-    """With the adjusted Wald interval for matched pairs (Agresti and Min 2005, Statistics in Medicine 24:729).
-
-    It adds half a pair to each of the four cells, so that it has a width where no pair differs. None where no pair got
-    a verdict from both.
-    """
+def gain(first: Sequence[Outcome], second: Sequence[Outcome]) -> Estimate | None:
+    """Second accuracy minus the first, over the pairs that both ranked; None where there is no such pair."""
     both = zip(first, second, strict=True)
-    gaps = [a.score - b.score for a, b in both if a.score is not None and b.score is not None]
-    if not gaps:
-        return None
-    n = len(gaps) + 2
-    mean = sum(gaps) / n  # the added pairs sum to 0
-    variance = (sum(g * g for g in gaps) + 1) / n - mean * mean
-    half = Z95 * math.sqrt(variance / n)
-    return Difference(sum(gaps) / len(gaps), max(-1.0, mean - half), min(1.0, mean + half), len(gaps))
+    scores = [(a.score, b.score) for a, b in both if a.score is not None and b.score is not None]
+    return paired_difference([a for a, _ in scores], [b for _, b in scores])

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.curation.accuracy import accuracy_of, paired_difference
+from cyclealign.curation.accuracy import accuracy_of, gain
 from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.metering import PROBES, MeteredLedger
 from cyclealign.curation.worth import accuracy_text, difference_text
@@ -119,7 +119,7 @@ def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: Judge, ledger
     used = ledger.used
     shown = judge.ask([Question(p, plan.shown(subset)) for p in reporting])
     bare = judge.ask([Question(p, ()) for p in reporting])
-    gap = paired_difference(shown, bare)
+    gap = gain(bare, shown)
     after = ledger.spend()
     return {
         "method": plan.method,

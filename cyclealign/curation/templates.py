@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cyclealign.curation.accuracy import accuracy_of, paired_difference
+from cyclealign.curation.accuracy import accuracy_of, gain
 from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.lint import Problem
 from cyclealign.curation.metering import MeteredLedger
@@ -100,7 +100,7 @@ def compare(
             "cost": ledger.reset()._asdict(),
         }
     first = next(iter(pools))
-    gaps = {f"{n} - {first}": paired_difference(o, outcomes[first]) for n, o in outcomes.items() if n != first}
+    gaps = {f"{n} - {first}": gain(outcomes[first], o) for n, o in outcomes.items() if n != first}
     after = ledger.spend()
     return {
         "templates": figures,

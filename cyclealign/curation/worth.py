@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cyclealign.curation.accuracy import accuracy_of, paired_difference
+from cyclealign.curation.accuracy import accuracy_of, gain
 from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.files.jsonl import read_json
@@ -70,9 +70,9 @@ def evaluate(arms: Sequence[Arm], pairs: Sequence[CandidateSet], judge: Judge, l
     after = ledger.spend()
     return {
         "arms": {n: f for n, f in figures.items() if not n.startswith("without ")},
-        "differences": {f"{n} - none": _gap(o, outcomes["none"]) for n, o in outcomes.items() if _is_main(n)},
+        "differences": {f"{n} - none": _gap(outcomes["none"], o) for n, o in outcomes.items() if _is_main(n)},
         "leave_one_out": {
-            n.removeprefix("without "): {"without": figures[n], "value": _gap(outcomes[whole], o)}
+            n.removeprefix("without "): {"without": figures[n], "value": _gap(o, outcomes[whole])}
             for n, o in outcomes.items()
             if n.startswith("without ")
         },
@@ -89,7 +89,7 @@ def _is_main(name: str) -> bool:
 
 
 def _gap(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any] | None:
-    found = paired_difference(first, second)
+    found = gain(first, second)
     return found.record() if found else None
 
 
@@ -116,7 +116,7 @@ def lines(result: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
     if result["leave_one_out"]:
         yield "value of each demonstration (accuracy with all, minus accuracy without it):"
     values = [(i, v["value"]) for i, v in result["leave_one_out"].items()]
-    for identity, gap in sorted(values, key=lambda x: -(x[1]["difference"] if x[1] else 0.0)):
+    for identity, gap in sorted(values, key=lambda x: -(x[1]["value"] if x[1] else 0.0)):
         yield f"  {identity}  {difference_text(gap)}  {names.get(identity, '')}"
     yield f"paid now: {result['paid_now']['calls']} calls, ${result['paid_now']['usd']:.4f}"
 
@@ -130,6 +130,4 @@ def accuracy_text(arm: dict[str, Any]) -> str:
 
 
 def difference_text(gap: dict[str, Any] | None) -> str:
-    return (
-        f"{gap['difference']:+.1%} ({gap['low']:+.1%} to {gap['high']:+.1%})" if gap else "no pair with both verdicts"
-    )
+    return f"{gap['value']:+.1%} ({gap['low']:+.1%} to {gap['high']:+.1%})" if gap else "no pair with both verdicts"

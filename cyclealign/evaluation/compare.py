@@ -92,7 +92,7 @@ def compare(found: Sequence[Compared], *, seed: int) -> Result:
         if not keys:
             raise UserError(f"compare: {first.name} and {second.name} have no item in common")
         a, b = [first.values[k] for k in keys], [second.values[k] for k in keys]
-        difference = recorded(paired_difference(a, b, seed=seed))
+        difference = recorded(paired_difference(a, b))
         pairs.append({"first": first.name, "second": second.name, "difference": difference, "p": paired_p(a, b, seed)})
     adjusted = holm([p["p"] for p in pairs])
     metrics = {

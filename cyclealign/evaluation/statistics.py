@@ -1,4 +1,4 @@
-"""Error bars and tests of the evals: Wilson, bootstrap, exact sign test, Holm, length-controlled win rate.
+"""Error bars and tests: Wilson, bootstrap, the paired difference, exact sign test, Holm.
 
 Every interval is a two-sided 95% one.
 """
@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.evaluation.intervals import wilson
+from cyclealign.evaluation.intervals import Z95, wilson
 
 Vector = NDArray[np.float64]
 
 DRAWS = 10_000
 PORTION = 4_000_000  # cells that one step of a bootstrap holds at once
 FEW_VALUES = 64  # up to here a resample is a draw of counts, not of items
+VERDICTS = frozenset((0.0, 0.5, 1.0))  # right, tied, wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, where there are ends."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     def record(self) -> dict[str, Any]:
         """As it stands in a result file."""
@@ -71,14 +77,44 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, draws: int = DRAWS
     return Estimate(mean, float(ends[0]), float(ends[1]), n)
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Estimate | None:
-    """Mean of ``second - first`` over the same items, with its bootstrap interval.
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
+    """Mean of ``second - first`` over the same items, with the one interval that this package has for it; None without
+    items.
+
+    The rule looks at the values alone, and draws nothing, so that the same figures have the same interval wherever
+    they are shown. Verdicts (every value 0, 1/2 or 1) have the adjusted Wald interval for matched pairs (Agresti and
+    Min 2005, Statistics in Medicine 24:729): half an item more in each of the four cells, so that it has a width where
+    no item differs. All else has Student's; none for one item, or where every item differs by the same.
+
+    Coverage, simulated (``evals/judges/interval_honesty.py``; 20, 50, 100 and 200 items): of verdicts 92 to 100%, where
+    Student's and both bootstraps fall to 64%. Of other values Student's holds 94 to 96%, most of them unmoved or not,
+    where the expanded bootstrap holds 91 to 95% and the plain one 89 to 95%; of exponential gains 92 to 94% and of
+    lognormal ones 87 (20 items), 90, 92 and 93%, within about a point of the expanded bootstrap.
 
     Raises:
         ValueError: not as many of the one as of the other.
     """
-    gains = [b - a for a, b in zip(first, second, strict=True)]
-    return bootstrap_mean(gains, seed=seed)
+    pairs = list(zip(first, second, strict=True))
+    if not pairs:
+        return None
+    gains = np.asarray([b - a for a, b in pairs], dtype=np.float64)
+    mean, n = float(gains.mean()), len(pairs)
+    if VERDICTS.issuperset(first) and VERDICTS.issuperset(second):
+        return Estimate(mean, *_adjusted_wald(gains), n)
+    if n == 1 or np.ptp(gains) == 0.0:
+        return Estimate(mean, None, None, n)
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(n - 1, 0.975)) * float(gains.std(ddof=1)) / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n)
+
+
+def _adjusted_wald(gains: Vector) -> tuple[float, float]:
+    n = len(gains) + 2
+    mean = float(gains.sum()) / n  # the items that are added sum to 0
+    variance = (float((gains * gains).sum()) + 1) / n - mean * mean
+    half = Z95 * math.sqrt(variance / n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def expanded_tails(n: int) -> tuple[float, float]:

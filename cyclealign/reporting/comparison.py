@@ -12,11 +12,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from cyclealign.evaluation.statistics import Estimate, paired_difference
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
 from cyclealign.reporting.charts import BarChart, Line, LineChart
-from cyclealign.reporting.figures import Facts, paired_interval, read_facts
+from cyclealign.reporting.figures import Facts, read_facts
 from cyclealign.reporting.forest import forest_plot
 from cyclealign.reporting.frame import Part, page
 from cyclealign.reporting.grids import Grid
@@ -142,20 +143,25 @@ def _reward_plot(columns: Sequence[Column]) -> list[Html]:
     ]
 
 
-def differences(columns: Sequence[Column]) -> list[tuple[str, str, int, float, float, float]]:
+def differences(columns: Sequence[Column]) -> list[tuple[str, str, Estimate]]:
     """Kept reward of the second run less the first's, paired over the reporting prompts that both have.
 
-    Rows: first, second, prompts, difference, and its 95% interval (bootstrap over prompts). Pairs of runs with other
-    scorers, without a reward, or with fewer than two common prompts are left out.
+    Rows: first, second, and the difference. Pairs of runs with other scorers, without a reward, or without a common
+    prompt are left out.
     """
     rows = []
     for first, second in combinations(columns, 2):
         a, b = _kept_rewards(first.facts), _kept_rewards(second.facts)
         common = [i for i in a if i in b]
-        if len(common) >= 2 and _scorer(first.facts) == _scorer(second.facts):
-            change, low, high = paired_interval([a[i] for i in common], [b[i] for i in common])
-            rows.append((first.name, second.name, len(common), change, low, high))
+        gap = paired_difference([a[i] for i in common], [b[i] for i in common])
+        if gap is not None and _scorer(first.facts) == _scorer(second.facts):
+            rows.append((first.name, second.name, gap))
     return rows
+
+
+def ends(gap: Estimate) -> str:
+    """The interval, for people."""
+    return f"{gap.interval[0]:+.4f} to {gap.interval[1]:+.4f}" if gap.interval else "no interval"
 
 
 def _kept_rewards(facts: Facts) -> dict[str, float]:
@@ -169,14 +175,13 @@ def _scorer(facts: Facts) -> Any:
 
 def _differences(columns: Sequence[Column]) -> Html | None:
     rows = [
-        (f"{second} − {first}", f"{change:+.4f}", f"{low:+.4f} to {high:+.4f}", n)
-        for first, second, n, change, low, high in differences(columns)
+        (f"{second} − {first}", f"{gap.value:+.4f}", ends(gap), gap.n) for first, second, gap in differences(columns)
     ]
     if not rows:
         return None
     note = (
-        "Kept reward, paired over the prompts of the reporting half that both runs were evaluated on; bootstrap over"
-        " prompts, not corrected for the number of pairs (cyclealign eval compare tests them with Holm's correction)."
+        "Kept reward, paired over the prompts of the reporting half that both runs were evaluated on; intervals are"
+        " not corrected for the number of pairs (cyclealign eval compare tests them with Holm's correction)."
     )
     return join([table(["runs", "difference", "95% interval", "prompts"], rows), tag("p", note, class_="note")])
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from cyclealign.evaluation.intervals import Z95, wilson
+from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.strict_yaml import read_yaml
-
-PORTION = 500  # bootstrap draws that are held at once
 
 
 @dataclass(frozen=True)
@@ -56,25 +55,6 @@ def read_facts(run: RunDir) -> Facts:
     )
 
 
-def paired_interval(
-    before: Sequence[float], after: Sequence[float], *, seed: int = 0, draws: int = 10_000
-) -> tuple[float, float, float]:
-    """Mean of ``after - before`` over paired items, with the 95% percentile bootstrap interval over the items.
-
-    Raises:
-        ValueError: no items, or not as many before as after.
-    """
-    if len(before) != len(after) or len(before) == 0:
-        raise ValueError(f"expected pairs, got {len(before)} values before and {len(after)} after")
-    gain = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    # In portions: the indices of all draws at once take gigabytes for large eval sets.
-    portions = [min(PORTION, draws - first) for first in range(0, draws, PORTION)]
-    means = np.concatenate([gain[rng.integers(0, len(gain), (n, len(gain)))].mean(axis=1) for n in portions])
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(gain.mean()), float(low), float(high)
-
-
 def newcombe(before: float, n_before: int, after: float, n_after: int) -> tuple[float, float]:
     """95% interval of the difference ``after - before`` of two independent shares (Newcombe 1998, method 10)."""
     (l1, u1), (l2, u2) = wilson(before, n_before), wilson(after, n_after)
@@ -113,8 +93,8 @@ def paired_ids(facts: Facts, trained: int) -> list[str]:
 def reward_change(facts: Facts, trained: int) -> tuple[float, float, float, tuple[float, float] | None] | None:
     """Mean reward at the start and then, the change and its paired interval; None where there is no reward."""
     ids = paired_ids(facts, trained)
-    if not ids:
-        return None
     before, after = ([facts.evaluations[n]["reward_by_prompt"][i] for i in ids] for n in (0, trained))
-    change, low, high = paired_interval(before, after)
-    return float(np.mean(before)), float(np.mean(after)), change, (low, high) if len(ids) > 1 else None
+    gain = paired_difference(before, after)
+    if gain is None:
+        return None
+    return float(np.mean(before)), float(np.mean(after)), gain.value, gain.interval

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from cyclealign.evaluation.replies import WORDS
+from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets, read_verdicts
 from cyclealign.reporting.cascade import cascade_text
@@ -21,7 +22,6 @@ from cyclealign.reporting.figures import (
     jackknife,
     newcombe,
     paired_ids,
-    paired_interval,
     read_facts,
     reward_change,
 )
@@ -127,9 +127,8 @@ def _words(run: RunDir, trained: int) -> dict[str, list[list[str]]]:
 
 def _paired(before: Mapping[str, float], after: Mapping[str, float]) -> Interval:
     ids = [i for i in before if i in after]
-    if len(ids) < 2:
-        return None
-    return paired_interval([before[i] for i in ids], [after[i] for i in ids])[1:]
+    gain = paired_difference([before[i] for i in ids], [after[i] for i in ids])
+    return gain.interval if gain else None
 
 
 def _distinct_interval(first: Words, second: Words) -> Interval:

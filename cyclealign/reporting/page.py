@@ -74,7 +74,7 @@ def _headline(figures: dict[str, Any]) -> Html:
         )
     note = (
         f"Reward: mean over the {figures['prompts']} held-out prompts of the reporting half (odd positions; the even"
-        " ones choose what is kept). 95% intervals are of the change: by a bootstrap over prompts, paired; of"
+        " ones choose what is kept). 95% intervals are of the change, paired over prompts (Student's); of"
         " distinct-2 by a jackknife over prompts; of accuracies paired where their verdicts are on record, else as if"
         " independent (Newcombe)."
     )

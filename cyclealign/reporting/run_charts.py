@@ -59,6 +59,7 @@ def reward_chart(facts: Facts) -> LineChart | None:
         found = reward_change(facts, trained)
         if found is not None:
             start, reward, _, interval = found
+            interval = interval if trained else (0.0, 0.0)  # the start differs from itself by nothing
             points.append((float(trained), reward))
             intervals.append((start + interval[0], start + interval[1]) if interval else None)
     if not points:
@@ -72,7 +73,7 @@ def reward_chart(facts: Facts) -> LineChart | None:
         lines=(Line("reporting half", tuple(points), tuple(intervals)), Line("choosing half", choosing)),
         rules=(("start", points[0][1]),),
         mark=_kept(facts),
-        note="Band: paired bootstrap 95% interval of the change since the start, over prompts. The choosing half picks"
+        note="Band: 95% interval of the change since the start, paired over prompts. The choosing half picks"
         " the kept model, the reporting half is what is reported.",
     )
 

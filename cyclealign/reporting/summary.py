@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cyclealign.files.run_dir import RunDir
-from cyclealign.reporting.comparison import columns_of, differences, write_comparison
+from cyclealign.reporting.comparison import columns_of, differences, ends, write_comparison
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.page import write_report
 
@@ -48,8 +48,8 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
         texts = [rows.get((c.name, measure), ("",) * 4) for c in columns]
         table.add_row(Text(measure), *(f"{change}\n{interval}" for _, _, change, interval in texts))
     console.print(table)
-    for first, second, n, change, low, high in differences(columns):
-        line = f"kept reward, {second} - {first}: {change:+.4f} ({low:+.4f} to {high:+.4f}) over {n} prompts"
+    for first, second, gap in differences(columns):
+        line = f"kept reward, {second} - {first}: {gap.value:+.4f} ({ends(gap)}) over {gap.n} prompts"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     page = write_comparison(out, columns)
     console.print(f"comparison: {page}", markup=False, highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from loopback import Fault, Loopback, Script
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig, Price
-from cyclealign.curation.accuracy import Accuracy, accuracy_of, paired_difference
+from cyclealign.curation.accuracy import Accuracy, accuracy_of, gain
 from cyclealign.curation.asking import Judge, Outcome, Question, black_box_section, judge, labelled
 from cyclealign.curation.metering import Lap, MeteredLedger
 from cyclealign.curation.pricing import describe, most_for
@@ -66,18 +66,18 @@ def test_accuracy_with_wilson_interval() -> None:
 
 def test_paired_difference_by_hand() -> None:
     """Agresti and Min: (c - b)/(n + 2) with half a pair added to each cell."""
-    found = paired_difference(outcomes(1, 1, 1, 0, 1, None), outcomes(1, 0, 0, 1, 1, 1))
+    found = gain(outcomes(1, 0, 0, 1, 1, 1), outcomes(1, 1, 1, 0, 1, None))
     assert found is not None
     b, c, n = 1 + 0.5, 2 + 0.5, 5 + 2
     middle = (c - b) / n
     half = 1.959963984540054 * math.sqrt(((b + c) - (c - b) ** 2 / n) / n**2)
-    assert (found.value, found.pairs) == (pytest.approx(1 / 5), 5)
+    assert (found.value, found.n) == (pytest.approx(1 / 5), 5)
     assert (found.low, found.high) == (pytest.approx(middle - half), pytest.approx(middle + half))
-    same = paired_difference(outcomes(1, 0), outcomes(1, 0))
+    same = gain(outcomes(1, 0), outcomes(1, 0))
     assert same is not None
     assert same.value == 0
-    assert same.low == -same.high != 0  # two pairs do not show that nothing differs
-    assert paired_difference(outcomes(None), outcomes(1)) is None
+    assert same.interval == pytest.approx((-0.48999, 0.48999), abs=1e-5)  # two pairs do not show that nothing differs
+    assert gain(outcomes(None), outcomes(1)) is None
 
 
 # Asking ---------------------------------------------------------------------------------------------------------
@@ -190,9 +190,9 @@ def test_evaluate_finds_what_each_demonstration_is_worth(tmp_path: Path) -> None
         again = evaluate(arms, PAIRS, asked, ledger)
     assert {n: a["accuracy"] for n, a in result["arms"].items()} == {"none": 0.0, "static": 1.0, "static+dynamic": 1.0}
     assert result["arms"]["static"]["low"] == pytest.approx(0.9124, abs=1e-4)  # Wilson, 40 of 40
-    values = {i: v["value"]["difference"] for i, v in result["leave_one_out"].items()}
+    values = {i: v["value"]["value"] for i, v in result["leave_one_out"].items()}
     assert values == {POOL[0].id: 1.0, POOL[1].id: 0.0, POOL[2].id: 0.0}
-    assert result["differences"]["static - none"]["difference"] == 1.0
+    assert result["differences"]["static - none"]["value"] == 1.0
     # Leaving out the one dynamic demonstration asks what arm static asked: not paid twice, but counted as its cost.
     assert len(server.requests) == 1 + 5 * len(PAIRS)
     assert result["paid_now"]["calls"] == 1 + 5 * len(PAIRS)
@@ -216,7 +216,7 @@ def test_pairs_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> Non
         result = evaluate(arms_of(a_pool(1, 0), leave_one_out=False), PAIRS[:10], asked, ledger)
     assert result["arms"]["none"]["ranked"] == 9
     assert result["arms"]["none"]["unranked"] == {"unusable": 1}
-    assert result["differences"]["static - none"]["pairs"] == 9
+    assert result["differences"]["static - none"]["n"] == 9
     assert result["leave_one_out"] == {}
 
 

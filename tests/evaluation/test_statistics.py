@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
+import warnings
 from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.statistics import (
+    VERDICTS,
+    Estimate,
     bootstrap_mean,
     expanded_tails,
     holm,
@@ -82,13 +87,57 @@ def test_equal_values_get_wilsons_interval_or_none() -> None:
     assert split.low is None
 
 
-def test_paired_difference_cancels_what_items_share() -> None:
-    hard = np.random.default_rng(0).normal(size=300)
-    estimate = paired_difference(hard.tolist(), (hard + 0.5).tolist())
-    assert estimate is not None
-    assert estimate.value == pytest.approx(0.5)
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=2, max_size=30), st.randoms())
+def test_paired_difference_is_students(pairs: list[tuple[float, float]], order: random.Random) -> None:
+    """Against SciPy's; in any order of the items, and turned about, it is the same interval."""
+    first, second = zip(*pairs, strict=True)
+    found = paired_difference(first, second)
+    gains = np.subtract(second, first)
+    assume(not VERDICTS.issuperset([*first, *second]) and np.ptp(gains) > 1e-6)
+    assert found is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns where the gains are nearly equal
+        wanted = ttest_rel(second, first).confidence_interval(0.95)
+    assert (found.value, found.n) == (pytest.approx(gains.mean()), len(pairs))
+    assert found.interval == pytest.approx((wanted.low, wanted.high), abs=1e-9)
+    turned = paired_difference(second, first)
+    assert turned is not None
+    assert turned.interval == pytest.approx((-wanted.high, -wanted.low), abs=1e-9)
+    order.shuffle(pairs)
+    again = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
+    assert again is not None
+    assert again.interval == pytest.approx(found.interval, abs=1e-9)
+
+
+def test_paired_difference_where_little_is_known() -> None:
+    assert paired_difference([], []) is None
+    assert paired_difference([0.2], [0.9]) == Estimate(pytest.approx(0.7), None, None, 1)
+    assert paired_difference([0.25, 0.5, 3.0], [0.25, 0.5, 3.0]) == Estimate(0.0, None, None, 3)  # nothing was moved
+    verdicts = paired_difference([1, 0, 0.5], [1, 0, 0.5])
+    assert verdicts == Estimate(0.0, pytest.approx(-0.391993), pytest.approx(0.391993), 3)  # 1.96 sqrt(1/5 / 5)
     with pytest.raises(ValueError, match="zip"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("n", [20, 50, 200])
+@pytest.mark.parametrize("kind", ["binary", "rare", "normal", "unmoved"])
+def test_paired_differences_cover_as_they_say(n: int, kind: str) -> None:
+    """The true difference of 1,000 simulated samples is in at least 92% of the 95% intervals."""
+    rng = np.random.default_rng(n)
+    first = rng.random((1000, n))
+    if kind in ("binary", "rare"):
+        moved = {"binary": (0.1, 0.2), "rare": (0.02, 0.05)}[kind]
+        first = (first < 0.5).astype(float)
+        up, down = moved[1] * (1 - first), moved[0] * first
+        draw = rng.random((1000, n))
+        second = np.where(draw < up + down, 1 - first, first)
+        truth = 0.5 * (moved[1] - moved[0])
+    else:
+        second = first + rng.normal(0.3, 1.0, (1000, n)) * (1.0 if kind == "normal" else rng.random((1000, n)) < 0.3)
+        truth = 0.3 if kind == "normal" else 0.09
+    found = [paired_difference(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    hits = sum(e is not None and e.interval is not None and e.interval[0] <= truth <= e.interval[1] for e in found)
+    assert hits >= (900 if kind == "unmoved" and n == 20 else 920)
 
 
 def test_the_interval_of_a_win_rate_is_honest() -> None:

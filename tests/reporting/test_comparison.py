@@ -10,10 +10,10 @@ from report_page import Node, Page, drawn_lines, every, figure
 from report_run import hand_made_run
 
 from cyclealign.cli.main import main
+from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.comparison import columns_of, differences, render_comparison
-from cyclealign.reporting.figures import paired_interval
 from cyclealign.reporting.headline import headline
 from cyclealign.types import UserError
 
@@ -30,12 +30,12 @@ def two_runs(folder: Path) -> list[RunDir]:
 
 def test_differences_are_paired_over_the_reporting_prompts(tmp_path: Path) -> None:
     runs = two_runs(tmp_path)
-    ((first, second, n, change, low, high),) = differences(columns_of(runs))
-    assert (first, second, n) == ("low/seed-0", "high/seed-0", 20)
+    ((first, second, gap),) = differences(columns_of(runs))
+    assert (first, second, gap.n) == ("low/seed-0", "high/seed-0", 20)
     odd = [p.id for p in runs[0].eval_prompts()][1::2]
     kept = [[run.evaluations()[2]["reward_by_prompt"][i] for i in odd] for run in runs]
-    assert (change, low, high) == paired_interval(*kept)
-    assert change == pytest.approx(0.12)
+    assert gap == paired_difference(*kept)
+    assert gap.value == pytest.approx(0.12)
 
 
 def test_runs_of_other_scorers_are_not_compared(tmp_path: Path) -> None:
