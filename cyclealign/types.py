@@ -76,11 +76,25 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class CandidateSet:
-    """A prompt with its distinct, non-empty responses (``drawn``: how many samples it took to get them)."""
+    """A prompt with its distinct, non-empty responses (``drawn``: how many samples it took to get them).
+
+    ``demonstrations``: what a judge is shown before this very set, where a measurement settles that; None: what the
+    context selects.
+    """
 
     prompt: Prompt
     candidates: tuple[Candidate, ...]
     drawn: int = 0
+    demonstrations: tuple[Demonstration, ...] | None = None
+
+    @property
+    def id(self) -> str:
+        """First 32 hex digits of a sha256 of what a ranker is asked: prompt, candidates as they stand, and the
+        demonstrations where they are settled. Two sets of one id are one question."""
+        asked: list[Any] = [self.prompt.id, [[c.id, c.text, c.finish] for c in self.candidates]]
+        if self.demonstrations is not None:
+            asked.append([d.id for d in self.demonstrations])
+        return sha256_hex(asked)[:32]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -122,7 +136,8 @@ class Ranking:
     ``scores``: utilities, higher is better, where the ranker has magnitudes. ``votes``: share of all pairwise
     comparisons over the passes that each id won (sums to 1). ``confidence``: mean Kendall tau between passes.
     ``passes``: the order that each pass gave. ``cascade``: where a cascade pruned, answered alone or audited; votes,
-    confidence and passes are then of the judged ids alone.
+    confidence and passes are then of the judged ids alone. ``set_id``: of the set that a ranker was asked about; it
+    joins a verdict to its question within a call, and is no part of what the verdict says.
     """
 
     prompt_id: str
@@ -132,6 +147,7 @@ class Ranking:
     confidence: float | None = None
     passes: tuple[tuple[str, ...], ...] = ()
     cascade: Cascaded | None = None
+    set_id: str = field(default="", compare=False)
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -151,11 +167,11 @@ class Ranking:
         return Ranking(prompt_id=prompt_id, tiers=tuple((i,) for i in order), **extra)
 
     @staticmethod
-    def from_scores(prompt_id: str, scores: Mapping[str, float]) -> Ranking:
+    def from_scores(prompt_id: str, scores: Mapping[str, float], *, set_id: str = "") -> Ranking:
         """Order by score, higher first; equal scores share a tier."""
         levels = sorted(set(scores.values()), reverse=True)
         tiers = tuple(tuple(i for i, s in scores.items() if s == level) for level in levels)
-        return Ranking(prompt_id=prompt_id, tiers=tiers, scores=dict(scores))
+        return Ranking(prompt_id=prompt_id, tiers=tiers, scores=dict(scores), set_id=set_id)
 
 
 UnrankedReason = Literal["unusable", "refusal", "budget", "error", "too_few"]
@@ -163,11 +179,12 @@ UnrankedReason = Literal["unusable", "refusal", "budget", "error", "too_few"]
 
 @dataclass(frozen=True, slots=True)
 class Unranked:
-    """Why there is no ranking for a prompt. Never a guessed order."""
+    """Why there is no ranking for a prompt. Never a guessed order. ``set_id``: as in ``Ranking``."""
 
     prompt_id: str
     reason: UnrankedReason
     detail: str = ""
+    set_id: str = field(default="", compare=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,9 +281,10 @@ class Generator(Protocol):
 
 @runtime_checkable
 class Ranker(Protocol):
-    """Ranks sets, yielding in order of completion; join by prompt id.
+    """Ranks sets, yielding one verdict each in order of completion, with the ``set_id`` of the set that it answers.
 
-    ``gives``: the finest thing the teacher can offer: ``order``, or ``magnitude`` (scores or votes).
+    One prompt may stand in a call with several lists of candidates. ``gives``: the finest thing the teacher can
+    offer: ``order``, or ``magnitude`` (scores or votes).
     """
 
     gives: Literal["order", "magnitude"]

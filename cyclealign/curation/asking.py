@@ -6,25 +6,25 @@ differs between two of them is the demonstrations alone, and differences are pai
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.loading import parsed_section
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.prompts import load_prompts
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
+from cyclealign.rankers.joining import joined
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,
     Demonstration,
-    Prompt,
     RankContext,
     Ranker,
     Ranking,
@@ -52,16 +52,6 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """The demonstrations of each prompt, as the ranker asks for them."""
-
-    by_prompt: Mapping[str, tuple[Demonstration, ...]]
-
-    def select(self, prompt: Prompt) -> tuple[Demonstration, ...]:
-        return self.by_prompt[prompt.id]
-
-
-@dataclass(frozen=True)
 class Judge:
     """A ranker that is asked about labelled pairs; ``run`` and ``seed`` settle the presentation orders."""
 
@@ -76,15 +66,10 @@ class Judge:
             UserError: no call can succeed.
             BudgetExhausted: the budget in USD does not cover all; what was paid for is on the ledger.
         """
-        found: dict[int, Outcome] = {}
-        for wave in _waves(questions):
-            shown = {questions[n].pair.prompt.id: _without_own(questions[n]) for n in wave}
-            places = {questions[n].pair.prompt.id: n for n in wave}
-            context = RankContext(
-                run=self.run, interaction=0, seed=self.seed, demonstrations=_Shown(shown), purpose="eval"
-            )
-            for verdict in self.ranker.rank((questions[n].pair for n in wave), context):
-                found[places[verdict.prompt_id]] = outcome(verdict)
+        none = DemonstrationPool.start(DemonstrationsConfig())  # every set brings its own
+        context = RankContext(run=self.run, interaction=0, seed=self.seed, demonstrations=none, purpose="eval")
+        sets = [replace(q.pair, demonstrations=_without_own(q)) for q in questions]
+        found = {place: outcome(verdict) for place, verdict in joined(self.ranker, sets, context)}
         if len(found) < len(questions):
             raise BudgetExhausted(f"{len(questions) - len(found)} pairs were not asked about")
         return [found[n] for n in range(len(questions))]
@@ -94,19 +79,6 @@ def outcome(verdict: Ranking | Unranked) -> Outcome:
     if isinstance(verdict, Unranked):
         return Outcome(None, verdict.reason)
     return Outcome(0.5 if len(verdict.tiers) == 1 else float(verdict.order[0] == "chosen"))
-
-
-def _waves(questions: Sequence[Question]) -> list[list[int]]:
-    """Places of the questions, no prompt twice in a wave: a ranker's verdicts are joined by prompt."""
-    seen: dict[str, int] = defaultdict(int)
-    waves: list[list[int]] = []
-    for n, question in enumerate(questions):
-        wave = seen[question.pair.prompt.id]
-        seen[question.pair.prompt.id] += 1
-        if wave == len(waves):
-            waves.append([])
-        waves[wave].append(n)
-    return waves
 
 
 def _without_own(question: Question) -> tuple[Demonstration, ...]:

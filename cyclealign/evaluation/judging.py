@@ -20,7 +20,9 @@ from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.by_name import RankJob, ledger_of, open_ranker, ranker_config
-from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, canonical_json, derive_seed
+from cyclealign.rankers.joining import joined
+from cyclealign.rankers.presenting import Seeds
+from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, UserError, canonical_json
 
 Verdict = Ranking | Unranked
 RUN = "eval"  # the name under which presentation orders are drawn
@@ -85,47 +87,34 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int
     with ExitStack() as stack:
         ranker, template = open_ranker(job, sets, stack)
         pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(template))
-        for number, places in enumerate(_rounds(sets)):
-            by_id = {sets[p].prompt.id: p for p in places}
-            context = RankContext(run=RUN, interaction=number, seed=judge.seed, demonstrations=pool, purpose="eval")
-            for verdict in _watched(ranker.rank((sets[p] for p in places), context), len(places)):
-                verdicts[by_id[verdict.prompt_id]] = verdict
-    assert None not in verdicts, "a ranker left a set without a verdict"
+        context = RankContext(run=RUN, interaction=0, seed=judge.seed, demonstrations=pool, purpose="eval")
+        for place, verdict in _watched(joined(ranker, sets, context), len(sets)):
+            verdicts[place] = verdict
+    given = tuple(v for v in verdicts if v is not None)
+    if len(given) < len(sets):
+        raise UserError(f"--ranker {judge.spec}: no verdict on {len(sets) - len(given)} of {len(sets)} sets")
     return Judged(
-        verdicts=tuple(v for v in verdicts if v is not None),
+        verdicts=given,
         shown=_shown(sets, judge),
         seconds=time.monotonic() - started,
         spend=_spend(job) if judge.paid else None,
     )
 
 
-def _rounds(sets: Sequence[CandidateSet]) -> Iterator[list[int]]:
-    """Places of the sets, so that no prompt occurs twice in a round: rankers answer by prompt id."""
-    rounds: list[list[int]] = []
-    seen: dict[str, int] = {}
-    for place, item in enumerate(sets):
-        number = seen[item.prompt.id] = seen.get(item.prompt.id, -1) + 1
-        if number == len(rounds):
-            rounds.append([])
-        rounds[number].append(place)
-    yield from rounds
-
-
 def _shown(sets: Sequence[CandidateSet], judge: Judge) -> tuple[Orders, ...]:
-    """What a black box was shown: the orders are a function of the context and the prompt, as in its ranker."""
+    """What a black box was shown: the orders are a function of the call, as in its ranker."""
     box = ranker_config(judge.spec, judge.settings)
     if box is None or box.backend != "openai":
         return ((),) * len(sets)
-    found: list[Orders] = [()] * len(sets)
-    for number, places in enumerate(_rounds(sets)):
-        for place in places:
-            ids, prompt_id = sets[place].ids, sets[place].prompt.id
-            drawn = presentations(len(ids), box.passes, seed=derive_seed(judge.seed, RUN, number, prompt_id))
-            found[place] = tuple(tuple(ids[i] for i in order) for order in drawn)
+    seeds = Seeds(judge.seed, RUN, 0)
+    found = []
+    for item in sets:
+        drawn = presentations(len(item.ids), box.passes, seed=seeds.of(item))
+        found.append(tuple(tuple(item.ids[i] for i in order) for order in drawn))
     return tuple(found)
 
 
-def _watched(verdicts: Iterator[Verdict], total: int) -> Iterator[Verdict]:
+def _watched(verdicts: Iterator[tuple[int, Verdict]], total: int) -> Iterator[tuple[int, Verdict]]:
     """The same verdicts, with a bar for people who watch."""
     from rich.console import Console
     from rich.progress import track

@@ -20,6 +20,8 @@ from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
 from cyclealign.judge.streaming import Work, stream
 from cyclealign.judge.template import RankTemplate
 from cyclealign.rankers.consensus import aggregate
+from cyclealign.rankers.presenting import Seeds
+from cyclealign.rankers.scored import too_few
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,
@@ -29,7 +31,6 @@ from cyclealign.types import (
     Ranking,
     Unranked,
     UnrankedReason,
-    derive_seed,
 )
 
 # Which of an item's failed passes is reported: what a larger budget or a working server would mend comes first.
@@ -43,6 +44,7 @@ class _Item:
     set: CandidateSet
     demonstrations: tuple[Demonstration, ...]
     context: RankContext
+    seed: int  # of its presentation orders
 
 
 class _NoVerdict(Exception):
@@ -58,7 +60,8 @@ class BlackBoxRanker:
     An item is ranked when all of its passes are (a consensus of fewer would weigh its presentation orders unevenly),
     else it is Unranked: ``unusable`` or ``refusal`` after one repair call, ``error`` after all attempts or where
     the server refuses this one request, ``budget``, ``too_few`` without a call. Presentation orders are a function of
-    the context and the prompt alone, so that a resumed run finds its calls on the ledger.
+    the context and the prompt alone where it stands once in a call (``presenting.Seeds`` says what else), so that a
+    resumed run finds its calls on the ledger.
     """
 
     def __init__(
@@ -108,9 +111,12 @@ class BlackBoxRanker:
             raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover one call") from error
 
     def _items(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[_Item]:
+        seeds = Seeds(context.seed, context.run, context.interaction)
         for item in sets:
-            few = len(item.candidates) < 2
-            yield _Item(item, () if few else tuple(context.demonstrations.select(item.prompt)), context)
+            shown = item.demonstrations
+            if shown is None:
+                shown = () if len(item.candidates) < 2 else tuple(context.demonstrations.select(item.prompt))
+            yield _Item(item, shown, context, seeds.of(item))
             if self._calls.exhausted:  # making more candidates would be in vain
                 return
 
@@ -121,15 +127,17 @@ class BlackBoxRanker:
             yield self._rank_item
 
     async def _rank_item(self, item: _Item) -> Ranking | Unranked:
+        if len(item.set.candidates) < 2:
+            return too_few(item.set)
+        return replace(await self._verdict(item), set_id=item.set.id)
+
+    async def _verdict(self, item: _Item) -> Ranking | Unranked:
         prompt_id, ids = item.set.prompt.id, item.set.ids
-        if len(ids) < 2:
-            return Unranked(prompt_id, "too_few", f"{len(ids)} distinct candidates")
         try:
             structured = await self._capability.structured(len(ids))
         except BudgetSpent:
             return Unranked(prompt_id, "budget")
-        seed = derive_seed(item.context.seed, item.context.run, item.context.interaction, prompt_id)
-        orders = presentations(len(ids), self._config.passes, seed=seed)
+        orders = presentations(len(ids), self._config.passes, seed=item.seed)
         # All passes are finished even if one fails early: which calls are on the ledger must not depend on timing.
         passes = await asyncio.gather(*(self._pass(item, n, order, structured) for n, order in enumerate(orders)))
         failed = [p for p in passes if isinstance(p, Unranked)]

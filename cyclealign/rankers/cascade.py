@@ -82,6 +82,15 @@ class CascadeRanker:
         return (found, features) if found is not None and found.useful else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What was asked for a set: some of its candidates, and why those."""
+
+    set_id: str
+    part: CandidateSet
+    cascaded: Cascaded
+
+
 @dataclass
 class _Course:
     """One call of ``rank``. ``asked`` runs in the judge's own thread: what both sides touch is one deque, one dict."""
@@ -91,7 +100,8 @@ class _Course:
     features: Features
     context: RankContext
     alone: deque[Ranking] = field(default_factory=deque)
-    plans: dict[str, tuple[CandidateSet, Cascaded]] = field(default_factory=dict)
+    # By the id of what the judge was asked: cuts of several sets may be the same question, answered once for each.
+    plans: dict[str, deque[_Plan]] = field(default_factory=dict)
 
     def asked(self, sets: Iterable[CandidateSet]) -> Iterator[CandidateSet]:
         """What goes to the judge."""
@@ -100,11 +110,12 @@ class _Course:
             if plan is None:
                 yield item
             elif not plan.kept and not plan.audited:
-                self.alone.append(Ranking(prompt_id=item.prompt.id, tiers=assembled((), plan), cascade=plan))
+                tiers = assembled((), plan)
+                self.alone.append(Ranking(prompt_id=item.prompt.id, tiers=tiers, cascade=plan, set_id=item.id))
             else:
                 kept = tuple(c for c in item.candidates if plan.audited or c.id in plan.kept)
                 part = replace(item, candidates=kept)  # in the order of the set: the judge learns nothing of ours
-                self.plans[item.prompt.id] = part, plan
+                self.plans.setdefault(part.id, deque()).append(_Plan(item.id, part, plan))
                 yield part
 
     def _plan(self, item: CandidateSet) -> Cascaded | None:
@@ -129,12 +140,19 @@ class _Course:
 
     def completed(self, verdict: Ranking | Unranked) -> Ranking | Unranked:
         """The judge's verdict with what the cascade adds to it; scores are dropped, as the pruned have none."""
-        if verdict.prompt_id not in self.plans or isinstance(verdict, Unranked):
+        waiting = self.plans.get(verdict.set_id)
+        if not waiting:
             return verdict
-        part, plan = self.plans.pop(verdict.prompt_id)
-        if sorted(verdict.order) != sorted(part.ids):
-            detail = f"asked about {', '.join(part.ids)}, the judge ranked {', '.join(verdict.order)}"
-            return Unranked(verdict.prompt_id, "unusable", detail)
-        if plan.audited:
-            return replace(verdict, cascade=plan)
-        return replace(verdict, tiers=assembled(verdict.tiers, plan), scores=None, cascade=plan)
+        asked = waiting.popleft()
+        return replace(_completed(verdict, asked.part, asked.cascaded), set_id=asked.set_id)
+
+
+def _completed(verdict: Ranking | Unranked, part: CandidateSet, plan: Cascaded) -> Ranking | Unranked:
+    if isinstance(verdict, Unranked):
+        return verdict
+    if sorted(verdict.order) != sorted(part.ids):
+        detail = f"asked about {', '.join(part.ids)}, the judge ranked {', '.join(verdict.order)}"
+        return Unranked(verdict.prompt_id, "unusable", detail)
+    if plan.audited:
+        return replace(verdict, cascade=plan)
+    return replace(verdict, tiers=assembled(verdict.tiers, plan), scores=None, cascade=plan)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cyclealign.rankers.scored import too_few
 from cyclealign.types import CandidateSet, Cascaded, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
 
 FORMS = ("tiers", "order", "ranking", "scores", "unranked")
@@ -67,12 +68,12 @@ class ReplayRanker:
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """The recorded verdict of each set, in the order in which they come."""
         for item in sets:
-            yield self._verdict(item)
+            yield replace(self._verdict(item), set_id=item.id)
 
     def _verdict(self, item: CandidateSet) -> Ranking | Unranked:
         prompt_id = item.prompt.id
         if len(item.candidates) < 2:
-            return Unranked(prompt_id, "too_few", f"{len(item.candidates)} distinct candidates")
+            return too_few(item)
         records = self._records.get(prompt_id, [])
         for record in records:
             if isinstance(record.verdict, Unranked):
@@ -224,7 +225,8 @@ def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str]
         confidence=confidence,
         passes=tuple(map(tuple, passes)),
         cascade=cascade,
-        **graded,
+        scores=graded.get("scores"),
+        votes=graded.get("votes"),
     )
 
 

@@ -14,6 +14,7 @@ from cyclealign.models.loading import loaded
 from cyclealign.models.policy import context_length
 from cyclealign.models.processes import default_device
 from cyclealign.rankers.encoders import CrossEncoderScorer, made_of_modules
+from cyclealign.rankers.scored import too_few
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 ROWS = 32  # texts in one forward pass
@@ -55,9 +56,9 @@ class RewardModelRanker:
             for item in group:
                 own = {c.id: next(scores) for c in item.candidates}
                 if len(own) < 2:
-                    yield Unranked(item.prompt.id, "too_few", f"{len(own)} candidates")
+                    yield too_few(item)
                 else:
-                    yield Ranking.from_scores(item.prompt.id, own)
+                    yield Ranking.from_scores(item.prompt.id, own, set_id=item.id)
 
     @torch.inference_mode()
     def score(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[float]:

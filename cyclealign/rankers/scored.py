@@ -16,6 +16,11 @@ def ranked_by(
     """
     for item in sets:
         if len(item.candidates) < 2:
-            yield Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates")
+            yield too_few(item)
         else:
-            yield Ranking.from_scores(item.prompt.id, dict(scores(item)))
+            yield Ranking.from_scores(item.prompt.id, dict(scores(item)), set_id=item.id)
+
+
+def too_few(item: CandidateSet) -> Unranked:
+    """The verdict on a list that leaves nothing to rank."""
+    return Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates", set_id=item.id)

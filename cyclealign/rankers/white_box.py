@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cyclealign.models.encoded_lists import EncodedList, encode
 from cyclealign.models.token_scorer import mean_logprob
+from cyclealign.rankers.scored import too_few
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked
 
 ScoreLists = Callable[[Sequence[EncodedList]], Sequence[tuple[Tensor, ...]]]
@@ -28,11 +29,11 @@ class WhiteBoxRanker:
         """Scores in nats per token, the stop token included where the response ended by itself."""
         found = list(sets)
         ranked = [item for item in found if item.candidates]
-        yield from (Unranked(item.prompt.id, "too_few", "no candidates") for item in found if not item.candidates)
+        yield from (too_few(item) for item in found if not item.candidates)
         scores = self._score([self._encode(item) for item in ranked])
         for item, rows in zip(ranked, scores, strict=True):
             by_id = {i: mean_logprob(row) for i, row in zip(item.ids, rows, strict=True)}
-            yield Ranking.from_scores(item.prompt.id, by_id)
+            yield Ranking.from_scores(item.prompt.id, by_id, set_id=item.id)
 
     def _encode(self, item: CandidateSet) -> EncodedList:
         texts = [c.text for c in item.candidates]

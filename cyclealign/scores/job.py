@@ -17,6 +17,7 @@ from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.rankers.encoders import Pair
+from cyclealign.rankers.joining import joined
 from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.scores.formats import READERS, write
 from cyclealign.scores.jsonl_formats import read_texts
@@ -33,7 +34,7 @@ from cyclealign.scores.teachers import (
     load_scorer,
     provenance,
 )
-from cyclealign.types import CandidateSet, RankContext, Ranking, UserError
+from cyclealign.types import RankContext, Ranking, UserError
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -147,28 +148,17 @@ def _rank(store: ScoreStore, spec: TeacherSpec, job: ScoreJob) -> Counter[str]:
         ranker = load_ranker(spec, job.store.with_name(f"{job.store.name}.ledger.sqlite"), stack)
         pool = DemonstrationPool.start(DemonstrationsConfig())
         context = RankContext(run="score", interaction=0, seed=job.seed, demonstrations=pool)
-        for sets in _without_repeats((query, store.candidates(query, found)) for query, found in waiting.items()):
-            asked = {item.prompt.id: (query, item) for query, item in sets}
-            for verdict in ranker.rank((item for _, item in sets), context):
-                query, item = asked[verdict.prompt_id]
-                if isinstance(verdict, Ranking):
-                    documents = dict(zip(item.ids, waiting[query], strict=True))
-                    utilities = teacher_utilities(verdict)
-                    store.put(spec.name, ((query, documents[c], s) for c, s in utilities.items()))
-                else:
-                    unranked[verdict.reason] += 1
-                    log.warning("%s: query %s: %s %s", spec.name, query, verdict.reason, verdict.detail)
+        queries, sets = list(waiting), [store.candidates(query, found) for query, found in waiting.items()]
+        for place, verdict in joined(ranker, sets, context):
+            query = queries[place]
+            if isinstance(verdict, Ranking):
+                documents = dict(zip(sets[place].ids, waiting[query], strict=True))
+                utilities = teacher_utilities(verdict)
+                store.put(spec.name, ((query, documents[c], s) for c, s in utilities.items()))
+            else:
+                unranked[verdict.reason] += 1
+                log.warning("%s: query %s: %s %s", spec.name, query, verdict.reason, verdict.detail)
     return unranked
-
-
-def _without_repeats(sets: Iterable[tuple[str, CandidateSet]]) -> Iterator[list[tuple[str, CandidateSet]]]:
-    """Rounds in which each prompt is there once: verdicts are joined by the prompt's id."""
-    left = list(sets)
-    while left:
-        chosen = {item.prompt.id: (query, item) for query, item in reversed(left)}
-        yield list(chosen.values())
-        used = {query for query, _ in chosen.values()}
-        left = [(query, item) for query, item in left if query not in used]
 
 
 def _pair(store: ScoreStore, query: str, document: str) -> Pair:

@@ -102,22 +102,24 @@ def test_judging_resumes_from_the_ledger_and_repeats_are_new_calls() -> None:
 
 def test_lists_are_shown_in_the_orders_that_the_result_says() -> None:
     """A judge that answers by slot: every presentation's first choice must be what stood first in it."""
-    candidates = [{"id": t, "text": f"text {t}", "grade": n} for n, t in enumerate("wxyz")]
-    rows = [{"prompt": f"q{n}", "candidates": candidates} for n in (0, 0, 1)]
+    lists = [[{"id": t, "text": f"{a} {t}", "grade": n} for n, t in enumerate("wxyz")] for a in ("text", "other")]
+    rows = [{"prompt": f"q{n}", "candidates": lists[a]} for n, a in ((0, 0), (0, 1), (1, 0), (0, 0))]
     Path("lists.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     with Loopback(judge=same_slot) as server:
         assert main(["eval", "ranker", "lists.jsonl", *openai(server, "passes=3")]) == 0
     result = json.loads(Path("eval_ranker.json").read_text())
     assert result["metrics"]["position_bias"]["first_slot_share"] == {
         "value": 1.0,
-        "low": pytest.approx(0.7, abs=0.01),
+        "low": pytest.approx(0.7575, abs=1e-4),
         "high": 1.0,
-        "n": 9,
+        "n": 12,
     }
     assert result["metrics"]["position_bias"]["first_slot_chance"] == pytest.approx(0.25)
     assert all(item["passes"] == item["shown"] for item in result["items"])
     shown = [item["shown"] for item in result["items"]]
-    assert shown[0] != shown[1]  # the same prompt twice is another item
+    assert shown[0] != shown[1]  # the same prompt with other candidates is another question
+    assert shown[0] == shown[3]  # with the same ones it is the same question, asked once
+    assert result["metrics"]["cost"]["calls"] == 3 * 3 + 1
 
 
 def test_a_spent_budget_ends_the_eval_and_a_larger_one_goes_on(capsys: Captured) -> None:

@@ -86,10 +86,10 @@ class FakeRanker:
             self.asked.append(f"{context.interaction}/{item.prompt.id}")
             context.demonstrations.select(item.prompt)
             if item.prompt.id in self.unranked:
-                yield Unranked(item.prompt.id, self.reason, "no permutation")
+                yield Unranked(item.prompt.id, self.reason, "no permutation", set_id=item.id)
                 continue
             scores = {c.id: int(sha256_hex(c.text)[:6], 16) / 1e6 for c in item.candidates}
-            yield Ranking.from_scores(item.prompt.id, scores)
+            yield Ranking.from_scores(item.prompt.id, scores, set_id=item.id)
 
 
 class FakeTrainer(FakeRanker):

@@ -87,10 +87,11 @@ class Judge:
                 raise self.end
             self.asked[item.prompt.id] = item.ids
             if item.prompt.id in self.unranked:
-                yield Unranked(item.prompt.id, "refusal", "no")
+                yield Unranked(item.prompt.id, "refusal", "no", set_id=item.id)
                 continue
             order = sorted(item.candidates, key=lambda c: -float(c.text) - self.taste.get(c.text, 0.0))
-            yield Ranking.from_order(item.prompt.id, (c.id for c in order), votes=dict.fromkeys(item.ids, 0.1))
+            votes = dict.fromkeys(item.ids, 0.1)
+            yield Ranking.from_order(item.prompt.id, (c.id for c in order), votes=votes, set_id=item.id)
 
 
 def item_of(numbers: Sequence[float], name: str = "p") -> CandidateSet:
@@ -191,7 +192,7 @@ def test_a_judge_without_a_verdict_leaves_the_list_unranked() -> None:
 def test_a_verdict_on_other_candidates_than_asked_is_no_verdict() -> None:
     class Partial(Judge):
         def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
-            yield from (Ranking.from_order(s.prompt.id, s.ids[:1]) for s in sets)
+            yield from (Ranking.from_order(s.prompt.id, s.ids[:1], set_id=s.id) for s in sets)
 
     (verdict,) = ranked(cascade(Partial()), [item_of([0, 1, 2])]).values()
     assert verdict == Unranked(verdict.prompt_id, "unusable", "asked about c1, c2, the judge ranked c1")
