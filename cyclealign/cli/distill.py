@@ -47,7 +47,8 @@ def leaf(config: ConfigName, overrides: Overrides = None) -> None:
 def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a metric of dialogue coherence: on levels of responses, then on a few human ratings."""
     from cyclealign.config.loading import load_sections
-    from cyclealign.distill.quantidce import QuantiDCEConfig, distill_quantidce
+    from cyclealign.distill.quantidce import distill_quantidce
+    from cyclealign.distill.quantidce_config import QuantiDCEConfig
 
     loaded = load_sections(QuantiDCEConfig, config, overrides or [])
     _say(loaded, distill_quantidce(loaded))
@@ -57,7 +58,8 @@ def quantidce(config: ConfigName, overrides: Overrides = None) -> None:
 def cprd(config: ConfigName, overrides: Overrides = None) -> None:
     """Train a dual encoder, text-text or image-text, on a cross-encoder's order of hard negatives, beside InfoNCE."""
     from cyclealign.config.loading import load_sections
-    from cyclealign.distill.cprd import CPRDConfig, distill_cprd
+    from cyclealign.distill.cprd import distill_cprd
+    from cyclealign.distill.cprd_config import CPRDConfig
 
     loaded = load_sections(CPRDConfig, config, overrides or [])
     _say(loaded, distill_cprd(loaded))

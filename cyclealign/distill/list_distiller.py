@@ -1,4 +1,8 @@
-"""``cyclealign distill margin_mse``: a teacher's scores of whole lists into a student, by any ranking loss."""
+"""A teacher's scores of whole lists into a student, by any ranking loss.
+
+It is the whole of ``cyclealign distill margin_mse`` and what ``distill pld`` does with lists, and ``distill cprd`` fits
+by it: so it belongs to no one method, and its schema stands in ``distill.config``.
+"""
 
 from __future__ import annotations
 

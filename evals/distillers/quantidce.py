@@ -26,17 +26,8 @@ from quantidce_measured import ENGAGEMENT, Measured, in_training
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cyclealign.distill.quantidce import (
-    EncoderConfig,
-    FinetuningConfig,
-    PretrainingConfig,
-    QuantiDCEConfig,
-    Rows,
-    finetune,
-    level_rows,
-    pretrain,
-    rating_rows,
-)
+from cyclealign.distill.quantidce import Rows, finetune, level_rows, pretrain, rating_rows
+from cyclealign.distill.quantidce_config import EncoderConfig, FinetuningConfig, PretrainingConfig, QuantiDCEConfig
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.losses import MultiLevelRanking, QuantiDCEKD, RankedScores, RankingLoss
 from cyclealign.losses.base import Needs

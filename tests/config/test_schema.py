@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cyclealign.config.loading import check_resume_changes, dump_config, find_config, load_config, load_sections
 from cyclealign.config.schema import Config
 from cyclealign.config.training_keys import check_training
-from cyclealign.distill.cprd import CPRDConfig
+from cyclealign.distill.cprd_config import CPRDConfig
 from cyclealign.files.packaged import resource_dir
 from cyclealign.files.strict_yaml import read_yaml, write_yaml
 from cyclealign.losses import CPRD, PRO, RRHF, ListMLE, SimPO

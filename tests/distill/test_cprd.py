@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cyclealign.cli.main import main
 from cyclealign.distill.config import ScoresConfig, StudentConfig
-from cyclealign.distill.cprd import CPRDConfig, dual_encoder
+from cyclealign.distill.cprd import dual_encoder
+from cyclealign.distill.cprd_config import CPRDConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
 from cyclealign.losses import CPRD, ListMLE, RankingLoss
 
