@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cyclealign.cli.measure import measure, search
-from cyclealign.cli.options import Force, Seed, SetName
+from cyclealign.cli.options import Force, Seed, SetName, TokenBudget
 
 if TYPE_CHECKING:
     from cyclealign.curation.sets import DemonstrationSet
@@ -123,7 +123,7 @@ def lint(
         str | None, typer.Option(help="Static set that calls begin with anyway: look for copies", show_default=False)
     ] = None,
     template: Template = "rank",
-    token_budget: Annotated[int, typer.Option(help="demonstrations.token_budget of the run")] = 2048,
+    token_budget: TokenBudget = 2048,
 ) -> None:
     """Look for copies, leaks, skew and what would not be shown. Exit code 1 where something is wrong."""
     from cyclealign.config.schema import DemonstrationsConfig

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cyclealign.cli.options import BlackBoxKeys, DryRun, Limit, Out, RankerName, Seed
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
@@ -16,18 +17,6 @@ if TYPE_CHECKING:
 
 eval_app = typer.Typer(help="Offline preference evals with error bars.", no_args_is_help=True)
 
-RankerName = Annotated[
-    str,
-    typer.Option("--ranker", help="local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN or openai:MODEL"),
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2"),
-]
-Out = Annotated[Path, typer.Option(help="Result file; its page and ledger lie beside it")]
-Seed = Annotated[int, typer.Option(help="Of presentation orders and bootstraps")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show calls, tokens and money; call and write nothing")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only so many items")]
 Source = Annotated[str, typer.Argument(metavar="RESPONSES", help=".jsonl of responses, or a policy with --prompts")]
 Prompts = Annotated[str | None, typer.Option(help="What policies answer: path, glob, hub id or builtin:openers-eval")]
 GeneratorKeys = Annotated[
@@ -40,7 +29,7 @@ GeneratorKeys = Annotated[
 def ranker(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled pairs or lists: path, glob or hub id")],
     ranker: RankerName,
-    options: Options = None,
+    options: BlackBoxKeys = None,
     subset: Annotated[str | None, typer.Option(help="Only subsets whose name begins so")] = None,
     limit: Limit = None,
     repeats: Annotated[int, typer.Option(min=1, help="Put all questions so often, for self-consistency")] = 1,
@@ -68,7 +57,7 @@ def winrate(
     a: Annotated[str, typer.Argument(metavar="A", help="Run, RUN@start, model, or .jsonl of responses")],
     b: Annotated[str, typer.Argument(metavar="B", help="What it is compared with")],
     ranker: RankerName,
-    options: Options = None,
+    options: BlackBoxKeys = None,
     prompts: Prompts = None,
     generator: GeneratorKeys = None,
     limit: Limit = None,

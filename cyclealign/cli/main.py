@@ -19,6 +19,7 @@ from cyclealign.cli import demos as cli_demos
 from cyclealign.cli import distill as cli_distill
 from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
+from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
 from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
@@ -47,10 +48,7 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory", sh
 def run(
     config: ConfigName,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show the resolved config and the most it can cost; call and write nothing"),
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Align a model: generate, rank twice, agree, train, repeat."""
     from cyclealign.config.loading import dump_config, load_config
@@ -107,18 +105,10 @@ def status(run: RunPath) -> None:
 @app.command()
 def rank(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: prompt or messages, and candidates")],
-    ranker: Annotated[
-        str,
-        typer.Option(
-            help="local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN or openai:MODEL", show_default=False
-        ),
-    ],
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2"),
-    ] = None,
+    ranker: RankerName,
+    options: BlackBoxKeys = None,
     out: Annotated[Path | None, typer.Option(help="Write here, not to stdout", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of the presentation orders")] = 42,
+    seed: Seed = 42,
 ) -> None:
     """Rank any JSONL of candidate sets."""
     from cyclealign.rankers.by_name import RankJob

@@ -7,23 +7,35 @@ from typing import Annotated, Literal
 
 import typer
 
-from cyclealign.cli.options import DryRun, Force, LedgerPath, Options, Pairs, RankerName, Result, Seed, SetName
+from cyclealign.cli.options import (
+    BlackBoxKeys,
+    DryRun,
+    Force,
+    JudgeName,
+    LedgerPath,
+    MostPairs,
+    Pairs,
+    ResultPath,
+    Seed,
+    SetName,
+    TokenBudget,
+)
 
 
 def measure(
     found: SetName,
     pairs: Pairs,
-    ranker: RankerName,
-    options: Options = None,
+    ranker: JudgeName,
+    options: BlackBoxKeys = None,
     dynamic: Annotated[
         str | None, typer.Option(help="Dynamic demonstrations: a saved pool or a run", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 200,
+    limit: MostPairs = 200,
     leave_one_out: Annotated[bool, typer.Option(help="Measure also without each demonstration")] = True,
-    token_budget: Annotated[int, typer.Option(help="demonstrations.token_budget of the run")] = 2048,
+    token_budget: TokenBudget = 2048,
     seed: Seed = 42,
     ledger: LedgerPath = None,
-    result: Result = None,
+    result: ResultPath = None,
     dry_run: DryRun = False,
 ) -> None:
     """Measure a judge on labelled pairs with none, static, static and dynamic demonstrations, and without each."""
@@ -59,16 +71,16 @@ def measure(
 def search(
     found: SetName,
     pairs: Pairs,
-    ranker: RankerName,
+    ranker: JudgeName,
     size: Annotated[int, typer.Option(help="How many demonstrations to choose", show_default=False)],
     calls: Annotated[int, typer.Option(help="Most calls, repairs and retries included", show_default=False)],
     out: Annotated[Path, typer.Option(help="Write the chosen set here", show_default=False)],
-    options: Options = None,
+    options: BlackBoxKeys = None,
     method: Annotated[Literal["greedy", "bandit"], typer.Option(help="How to choose")] = "bandit",
-    limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 1000,
+    limit: MostPairs = 1000,
     seed: Seed = 42,
     ledger: LedgerPath = None,
-    result: Result = None,
+    result: ResultPath = None,
     force: Force = False,
     dry_run: DryRun = False,
 ) -> None:

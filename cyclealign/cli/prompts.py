@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from cyclealign.cli.measure import write_result
-from cyclealign.cli.options import DryRun, LedgerPath, Options, Pairs, RankerName, Result, Seed
+from cyclealign.cli.options import (
+    BlackBoxKeys,
+    DryRun,
+    JudgeName,
+    LedgerPath,
+    MostPairs,
+    Pairs,
+    ResultPath,
+    Seed,
+    TokenBudget,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Ranking templates: check, show and measure them.")
 TemplateName = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Packaged (rank, rank_terse), or a YAML file")]
@@ -51,15 +61,15 @@ def render(
 @app.command("eval")
 def eval_(
     pairs: Pairs,
-    ranker: RankerName,
+    ranker: JudgeName,
     template: Annotated[list[str], typer.Option(help="Give several times to compare; the first is the baseline")],
-    options: Options = None,
+    options: BlackBoxKeys = None,
     demos: Demos = "builtin:rank",
-    limit: Annotated[int, typer.Option(help="Most labelled pairs")] = 200,
-    token_budget: Annotated[int, typer.Option(help="demonstrations.token_budget of the run")] = 2048,
+    limit: MostPairs = 200,
+    token_budget: TokenBudget = 2048,
     seed: Seed = 42,
     ledger: LedgerPath = None,
-    result: Result = None,
+    result: ResultPath = None,
     dry_run: DryRun = False,
 ) -> None:
     """Measure a judge on labelled pairs with each template, same pairs and presentation orders."""

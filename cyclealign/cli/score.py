@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from cyclealign.cli.options import BlackBoxKeys, Seed
+
 
 def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Candidates: Margin-MSE TSV, triples, BGE JSONL, …")],
@@ -24,10 +26,7 @@ def score(
         str | None,
         typer.Option(help="coherence:PATH: 1 to 5, by a model of distill quantidce", show_default=False),
     ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2"),
-    ] = None,
+    options: BlackBoxKeys = None,
     format: Annotated[
         str,
         typer.Option(
@@ -54,7 +53,7 @@ def score(
     loss: Annotated[
         str | None, typer.Option("--for", metavar="LOSS", help="Refuse teachers that cannot feed it")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of a ranker's presentation orders")] = 42,
+    seed: Seed = 42,
 ) -> None:
     """Score candidates once with any teacher, into a store; write the scores in any published format."""
     from cyclealign.scores.job import run_score_job
