@@ -69,10 +69,9 @@ def winrate(
     from cyclealign.evaluation.judging import Judge, price
     from cyclealign.evaluation.responses import expected_responses, get_responses
     from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of
-    from cyclealign.rankers.by_name import ranker_config
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
-    ranker_config(judge.spec, judge.settings)  # a mistake in it is found before anything is sampled
+    judge.ranker()  # a mistake in it is found before anything is sampled
     sampling = _sampling(prompts, generator, limit, seed)
     sides = [(spec, name, out.with_suffix(f".{name}.jsonl")) for spec, name in ((a, "a"), (b, "b"))]
     if dry_run:
@@ -87,9 +86,7 @@ def winrate(
 @eval_app.command()
 def reward(
     responses: Source,
-    scorer: Annotated[
-        str, typer.Option(help="reward_model:PATH, coherence:PATH, local, sentence_similarity or overlap")
-    ],
+    scorer: Annotated[str, typer.Option(help=kinds_help("scores"))],
     prompts: Prompts = None,
     generator: GeneratorKeys = None,
     limit: Limit = None,
@@ -98,7 +95,9 @@ def reward(
 ) -> None:
     """Mean reward with its interval, raw and sigmoid times 100."""
     from cyclealign.evaluation.reward import evaluate_reward
+    from cyclealign.rankers.by_name import ranker_spec
 
+    ranker_spec(scorer, flag="--scorer", need="scores")  # a mistake in it is found before anything is sampled
     _checked(out)
     found = _responses(responses, prompts, generator, limit, seed, out)
     _finish(evaluate_reward(responses, found, scorer, seed=seed), out)
@@ -169,7 +168,7 @@ def retrieval(
 @eval_app.command()
 def coherence(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="JSONL: human ratings, and score or a response")],
-    scorer: Annotated[str | None, typer.Option(help="Score the responses with this, as in eval reward")] = None,
+    scorer: Annotated[str | None, typer.Option(help=f"Score the responses with this. {kinds_help('scores')}")] = None,
     out: Out = Path("eval_coherence.json"),
     seed: Seed = 42,
 ) -> None:

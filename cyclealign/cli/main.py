@@ -111,8 +111,7 @@ def rank(
     seed: Seed = 42,
 ) -> None:
     """Rank any JSONL of candidate sets."""
-    from cyclealign.rankers.by_name import RankJob
-    from cyclealign.rankers.rank_file import rank_file
+    from cyclealign.rankers.rank_file import RankJob, rank_file
 
     job = RankJob(file=file, ranker=ranker, options=tuple(options or ()), out=out, seed=seed)
     print(rank_file(job), file=sys.stderr)

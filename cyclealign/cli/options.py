@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from cyclealign.config.ranker_kinds import kinds_help
+
 SetName = Annotated[str, typer.Argument(metavar="SET", help="JSONL file, builtin:rank, or a run directory")]
 Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="Labelled pairs: HH-RLHF, TRL preference, hub id")]
 BlackBoxKeys = Annotated[
@@ -15,16 +17,8 @@ BlackBoxKeys = Annotated[
         metavar="[KEY=VALUE]...", help="Keys of the black_box section: base_url=http://… passes=2 price.input=0.15"
     ),
 ]
-RankerName = Annotated[
-    str,
-    typer.Option(
-        "--ranker",
-        help="local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN or openai:MODEL",
-        show_default=False,
-    ),
-]
-# Of the rankers that see demonstrations and a template.
-JudgeName = Annotated[str, typer.Option("--ranker", help="openai:MODEL", show_default=False)]
+RankerName = Annotated[str, typer.Option("--ranker", help=kinds_help(), show_default=False)]
+JudgeName = Annotated[str, typer.Option("--ranker", help=kinds_help("demonstrations"), show_default=False)]
 LedgerPath = Annotated[
     Path | None, typer.Option(help="Where calls are recorded (default runs/demos.ledger.sqlite)", show_default=False)
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cyclealign.cli.options import BlackBoxKeys, Seed
+from cyclealign.config.ranker_kinds import kinds_help
 
 
 def score(
@@ -17,8 +18,7 @@ def score(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="cross_encoder:PATH, coherence:PATH, bi_encoder:PATH, multi_vector:PATH, causal_lm:PATH,"
-            " reward_model:PATH, local, openai:MODEL, replay:PATH, or file (the scores in FILE); several are averaged",
+            help=f"{kinds_help()}. Or file: the scores in FILE. Several are averaged",
             show_default=False,
         ),
     ] = None,

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from cyclealign.config.ranker_kinds import KINDS
 from cyclealign.losses import RRHF, AnyLoss, feeds, losses_fed_by
 
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
@@ -118,9 +120,11 @@ class CascadeConfig(Section):
 
 
 class BlackBoxConfig(Section):
-    """``path``: for backends replay and reward_model. ``request``: provider options, sent verbatim."""
+    """``backend``: a kind of ``ranker_kinds``; what follows its name elsewhere is ``path`` here, of openai ``model``.
+    ``cascade`` learns from the run's own rankings, or with ``path`` ranks by what another run has learnt so.
+    ``request``: provider options, sent verbatim."""
 
-    backend: Literal["openai", "local", "reward_model", "replay", "cascade"] = "openai"
+    backend: str = "openai"
     model: str | None = None
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
@@ -141,6 +145,23 @@ class BlackBoxConfig(Section):
         """The back end that is asked: a cascade's own judge, else ``backend``."""
         return self.cascade.judge if self.backend == "cascade" and self.cascade else self.backend
 
+    @property
+    def gives(self) -> Literal["order", "magnitude"] | None:
+        """What its rankings carry; None where only the recording tells."""
+        if self.cascade is not None:
+            return "order"
+        if self.backend == "replay":
+            return None
+        return "order" if self.backend == "openai" and self.passes < 2 else "magnitude"
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in KINDS:
+            known = ", ".join(map(repr, KINDS))
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": known})
+        return value
+
     @field_validator("api_key_env")
     @classmethod
     def _named_like_a_key(cls, value: str) -> str:
@@ -151,11 +172,13 @@ class BlackBoxConfig(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> BlackBoxConfig:
-        if (self.backend == "cascade") != (self.cascade is not None):
+        learns = self.backend == "cascade" and self.path is None
+        if (self.cascade is None and learns) or (self.cascade is not None and self.backend != "cascade"):
             raise ValueError("cascade: needed for backend cascade and for no other, e.g. {keep: 2}")
-        if self.judge == "openai" and not self.model:
+        place = KINDS[self.judge].place
+        if place == "MODEL" and not self.model:
             raise ValueError("model: needed for backend openai (the name that the API knows)")
-        if self.judge in ("replay", "reward_model") and self.path is None:
+        if place in ("PATH", "RUN") and self.path is None:
             raise ValueError(f"path: needed for backend {self.judge}")
         if self.budget_usd is not None and self.price is None:
             raise ValueError("price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens)")
@@ -271,15 +294,14 @@ class Config(Section):
 def check_teacher(config: Config) -> None:
     """Refuse a loss that needs more than the black box can give, naming the losses that would work."""
     box = config.black_box
-    if box.backend == "replay":  # known only from the file; the ranker refuses at load
+    if box.gives is None:  # the ranker refuses at load
         return
-    if box.backend == "cascade" and not feeds("order", config.loss.needs):
+    if box.cascade is not None and not feeds(box.gives, config.loss.needs):
         raise ValueError(
             f"loss.name: {config.loss.name} needs magnitudes, but a cascade gives an order alone; use"
             f" loss.gap_temperature=false (pro), or {', '.join(losses_fed_by('order'))}"
         )
-    gives_magnitude = box.backend in ("local", "reward_model") or box.passes >= 2
-    if not feeds("magnitude" if gives_magnitude else "order", config.loss.needs):
+    if not feeds(box.gives, config.loss.needs):
         raise ValueError(
             f"loss.name: {config.loss.name} needs magnitudes, but one pass of backend {config.black_box.backend}"
             " gives an order alone; use black_box.passes >= 2, loss.gap_temperature=false (pro), or"

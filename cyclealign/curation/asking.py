@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL
-from cyclealign.config.loading import parsed_section
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.files.prompts import load_prompts
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
-from cyclealign.judge.template import RankTemplate, load_template
-from cyclealign.rankers.black_box import BlackBoxRanker
+from cyclealign.judge.template import RankTemplate
+from cyclealign.rankers.by_name import open_ranker, ranker_spec, spec_of
 from cyclealign.rankers.joining import joined
 from cyclealign.types import (
     BudgetExhausted,
@@ -86,18 +85,12 @@ def _without_own(question: Question) -> tuple[Demonstration, ...]:
     return tuple(d for d in question.demonstrations if d.prompt.id != own)
 
 
-# Figures ------------------------------------------------------------------------------------------------------
-
-
 # Set-up -------------------------------------------------------------------------------------------------------
 
 
 def black_box_section(ranker: str, options: Sequence[str]) -> BlackBoxConfig:
-    """``openai:MODEL`` and ``key=value`` of the black_box section. UserError for rankers that see no demonstrations."""
-    kind, _, model = ranker.partition(":")
-    if kind != "openai" or not model:
-        raise UserError(f"--ranker: expected openai:MODEL (other rankers see no demonstrations), got {ranker!r}")
-    return parsed_section(BlackBoxConfig, "black_box", {"backend": "openai", "model": model}, options)
+    """Of ``--ranker`` and its options. UserError as ``ranker_spec``, and for who is shown no demonstrations."""
+    return ranker_spec(ranker, options, need="demonstrations").box
 
 
 def labelled(spec: str, limit: int | None) -> list[CandidateSet]:
@@ -123,4 +116,4 @@ def provenance(
 
 def judge(box: BlackBoxConfig, ledger: Ledger, *, seed: int, template: RankTemplate | None = None) -> Judge:
     """The judge behind an API. UserError where the key is missing."""
-    return Judge(BlackBoxRanker(box, template or load_template(box.template), ledger), seed)
+    return Judge(open_ranker(spec_of(box), lambda: ledger, template=template), seed)

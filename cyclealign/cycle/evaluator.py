@@ -15,9 +15,9 @@ from typing import Any
 from cyclealign.cycle.team import Team
 from cyclealign.evaluation.labelled_pairs import accuracy, labelled_pairs
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
-from cyclealign.evaluation.scorers import Scorer
 from cyclealign.files.jsonl import Appender, write_json, write_jsonl
 from cyclealign.files.run_records import read_sets, set_record, verdict_record
+from cyclealign.rankers.scored import NamedScorer
 from cyclealign.types import (
     CandidateSet,
     Generator,
@@ -35,7 +35,7 @@ class Evaluator:
     """Held-out prompts and the independent scorer (None: no reward, only drift and accuracies)."""
 
     prompts: tuple[Prompt, ...]
-    scorer: Scorer | None
+    scorer: NamedScorer | None
     chunk: int
 
     def evaluate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from contextlib import ExitStack
+from typing import Literal
 
 from cyclealign.config.schema import Config
 from cyclealign.cycle.distilled_rankers import RunFits
@@ -15,8 +16,11 @@ from cyclealign.files.prompts import load_prompts
 from cyclealign.files.run_dir import RunDir
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
+from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.losses import feeds, losses_fed_by
+from cyclealign.rankers.by_name import RankerSpec, open_ranker, open_scorer, ranker_spec, spec_of
+from cyclealign.rankers.scored import NamedScorer
 from cyclealign.types import (
     CanarySample,
     CandidateSet,
@@ -32,9 +36,6 @@ from cyclealign.types import (
     UserError,
 )
 
-if TYPE_CHECKING:
-    from cyclealign.evaluation.scorers import Scorer
-
 
 def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     """The parts, from what the run directory holds, and the processes that share them; heavy imports from here on."""
@@ -45,9 +46,10 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     team = launch_team(run.state_file)
     team.share("building", lambda: _record_environment(run))
     template = load_template(str(run.prompts / "template.yaml"))
-    scorer = _checked_parts(config)
+    named = _checked_parts(config)
     steps = _total_steps(config, run, team)
     tracking = Tracking(config, run, total_steps=steps)
+    scorer = NamedScorer(named.name, open_scorer(named)) if named and team.is_main else None
     black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
@@ -67,12 +69,11 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     return parts, team
 
 
-def _checked_parts(config: Config) -> Scorer | None:
-    """Everything that can be found wrong without loading weights and without a paid call; returns the scorer.
+def _checked_parts(config: Config) -> RankerSpec | None:
+    """Everything that can be found wrong without loading weights and without a paid call; returns who the scorer is.
 
     The black box is asked only after it: even its one probe is paid for.
     """
-    from cyclealign.evaluation.scorers import scorer_by_name
     from cyclealign.generation.backend import pick_backend
     from cyclealign.generation.serving import check_servable
     from cyclealign.models.policy import check_policy
@@ -89,10 +90,9 @@ def _checked_parts(config: Config) -> Scorer | None:
     check_arguments(config)
     if config.cycle.warm_start is not None:
         _warm_start_examples(config, config.cycle.warm_start.sft)
-    try:
-        return scorer_by_name(config.cycle.scorer) if config.cycle.scorer else None
-    except ValueError as error:
-        raise UserError(f"cycle.scorer: {error}") from error
+    spec_of(config.black_box)
+    scorer = config.cycle.scorer
+    return ranker_spec(scorer, flag="cycle.scorer", need="scores") if scorer else None
 
 
 def _warm_start_examples(config: Config, sft: str) -> list[tuple[tuple[Message, ...], str]]:
@@ -126,34 +126,20 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 
 
 def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
+    from cyclealign.rankers.black_box import BlackBoxRanker
+
     box = config.black_box
-    if box.judge == "openai":
-        from cyclealign.judge.ledger import Ledger
-        from cyclealign.rankers.black_box import BlackBoxRanker
-
-        ledger = Ledger(run.ledger)
-        try:
-            ranker = BlackBoxRanker(box, template, ledger)
+    with ExitStack() as stack:
+        ranker = open_ranker(spec_of(box), lambda: stack.enter_context(Ledger(run.ledger)), template=template)
+        if isinstance(ranker, BlackBoxRanker):
             ranker.preflight(config.generator.candidates)
-        except BaseException:
-            ledger.close()
-            raise
-        return ranker
-    if box.judge == "replay":
-        from cyclealign.rankers.replay import ReplayRanker
-
-        assert box.path is not None
-        replay = ReplayRanker(box.path, parts=box.cascade is not None)
-        if not feeds(replay.gives, config.loss.needs):
-            raise UserError(
-                f"loss.name: {config.loss.name} needs magnitudes, but black_box.path={box.path} records orders alone;"
-                f" use loss.gap_temperature=false (pro), or {', '.join(losses_fed_by(replay.gives))}"
-            )
-        return replay
-    from cyclealign.rankers.local import LocalRanker
-    from cyclealign.rankers.reward_model import RewardModelRanker
-
-    return LocalRanker() if box.backend == "local" else RewardModelRanker(str(box.path))
+        stack.pop_all()  # the ledger stays open as long as the run
+    if not feeds(ranker.gives, config.loss.needs) and box.gives is None:
+        raise UserError(
+            f"loss.name: {config.loss.name} needs magnitudes, but black_box.path={box.path} records orders alone;"
+            f" use loss.gap_temperature=false (pro), or {', '.join(losses_fed_by(ranker.gives))}"
+        )
+    return ranker
 
 
 def _start_model(config: Config, run: RunDir, team: Team) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from cyclealign.evaluation.result import Result, make_result
-from cyclealign.evaluation.reward import score_pairs
 from cyclealign.evaluation.statistics import Estimate, expanded_tails, recorded
 from cyclealign.files.dialogues import exchange_of, is_number, rating_of
 from cyclealign.files.rows import jsonl_rows
+from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.types import UserError
 
 DRAWS = 1_000
@@ -88,7 +88,7 @@ def _subset(scores: Sequence[float], human: Sequence[float], seed: int) -> dict[
 
 def _scores(rows: Sequence[tuple[str, Row]], scorer: str | None) -> list[float]:
     if scorer is not None:
-        return score_pairs(scorer, [exchange_of(row, place) for place, row in rows])
+        return scorer_by_name(scorer).score([exchange_of(row, place) for place, row in rows])
     for place, row in rows:
         if not is_number(row.get("score")):
             raise UserError(f"{place}: expected score: a number; or name a --scorer")

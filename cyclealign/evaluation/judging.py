@@ -19,7 +19,7 @@ from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.template import load_template
-from cyclealign.rankers.by_name import RankJob, ledger_of, open_ranker, ranker_config
+from cyclealign.rankers.by_name import RankerSpec, ledger_beside, open_ranker, ranker_spec
 from cyclealign.rankers.joining import joined
 from cyclealign.rankers.presenting import Seeds
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, UserError, canonical_json
@@ -44,6 +44,10 @@ class Judge:
     @property
     def paid(self) -> bool:
         return self.spec.startswith("openai:")
+
+    def ranker(self, *more: str) -> RankerSpec:
+        """Who that is, checked; ``more``: further options. UserError as ``ranker_spec``."""
+        return ranker_spec(self.spec, (*self.settings, *more))
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -81,12 +85,12 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int
     if not sets:
         return Judged(verdicts=(), shown=(), seconds=0.0, spend=None)
     started = time.monotonic()
-    again = (f"request.seed={repeat}",) if repeat and judge.paid else ()
-    job = RankJob(file=out, ranker=judge.spec, options=(*judge.settings, *again), out=out, seed=judge.seed)
+    named = judge.ranker(*([f"request.seed={repeat}"] if repeat and judge.paid else []))
+    ledger = ledger_beside(out)
     verdicts: list[Verdict | None] = [None] * len(sets)
     with ExitStack() as stack:
-        ranker, template = open_ranker(job, sets, stack)
-        pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(template))
+        ranker = open_ranker(named, lambda: stack.enter_context(Ledger(ledger)))
+        pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(named.box.template))
         context = RankContext(run=RUN, interaction=0, seed=judge.seed, demonstrations=pool, purpose="eval")
         for place, verdict in _watched(joined(ranker, sets, context), len(sets)):
             verdicts[place] = verdict
@@ -95,21 +99,20 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int
         raise UserError(f"--ranker {judge.spec}: no verdict on {len(sets) - len(given)} of {len(sets)} sets")
     return Judged(
         verdicts=given,
-        shown=_shown(sets, judge),
+        shown=_shown(sets, judge, named.box.passes),
         seconds=time.monotonic() - started,
-        spend=_spend(job) if judge.paid else None,
+        spend=_spend(ledger) if judge.paid else None,
     )
 
 
-def _shown(sets: Sequence[CandidateSet], judge: Judge) -> tuple[Orders, ...]:
+def _shown(sets: Sequence[CandidateSet], judge: Judge, passes: int) -> tuple[Orders, ...]:
     """What a black box was shown: the orders are a function of the call, as in its ranker."""
-    box = ranker_config(judge.spec, judge.settings)
-    if box is None or box.backend != "openai":
+    if not judge.paid:
         return ((),) * len(sets)
     seeds = Seeds(judge.seed, RUN, 0)
     found = []
     for item in sets:
-        drawn = presentations(len(item.ids), box.passes, seed=seeds.of(item))
+        drawn = presentations(len(item.ids), passes, seed=seeds.of(item))
         found.append(tuple(tuple(item.ids[i] for i in order) for order in drawn))
     return tuple(found)
 
@@ -123,8 +126,8 @@ def _watched(verdicts: Iterator[tuple[int, Verdict]], total: int) -> Iterator[tu
     yield from track(verdicts, "judging", total=total, console=console, disable=not sys.stderr.isatty())
 
 
-def _spend(job: RankJob) -> dict[str, Any]:
-    with Ledger(ledger_of(job), read_only=True) as ledger:
+def _spend(path: Path) -> dict[str, Any]:
+    with Ledger(path, read_only=True) as ledger:
         return asdict(ledger.spend())
 
 
@@ -134,8 +137,8 @@ def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> li
     Raises:
         UserError: as ``judged`` would for the ranker's name and options.
     """
-    box = ranker_config(judge.spec, judge.settings)
-    if box is None or box.backend != "openai":
+    box = judge.ranker().box
+    if not judge.paid:
         return [f"{len(sets)} sets", "paid calls: none"]
     template = load_template(box.template)
     pool = DemonstrationPool.start(DemonstrationsConfig(), template=template)

@@ -69,14 +69,14 @@ def run_config(spec: str) -> Config | None:
     return None
 
 
-def taught_by(judge: BlackBoxConfig | None, spec: str) -> str | None:
+def taught_by(judge: BlackBoxConfig, spec: str) -> str | None:
     """A warning where the judge is the black box that taught the model: its preferences are in the weights.
 
     ``spec``: a run, or anything inside its directory; nobody has taught its start model yet, and of other models nobody
     knows who did.
     """
     config = run_config(spec)
-    if config is None or judge is None or spec.endswith(START):
+    if config is None or spec.endswith(START):
         return None
     teacher = config.black_box
     if teacher.judge != judge.judge or _name(teacher) != _name(judge):

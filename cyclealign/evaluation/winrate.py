@@ -16,7 +16,6 @@ from cyclealign.evaluation.ranker import cost
 from cyclealign.evaluation.responses import Response, shared_prompts
 from cyclealign.evaluation.result import Result, make_result
 from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share, sign_test
-from cyclealign.rankers.by_name import ranker_config
 from cyclealign.types import Candidate, CandidateSet, Ranking
 
 ONE_SIDED = 0.9  # share of items with the same side longer from which equal lengths are a guess
@@ -122,7 +121,7 @@ def _longer(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
 
 
 def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[str]:
-    judge = ranker_config(job.judge.spec, job.judge.settings)
+    judge = job.judge.ranker().box
     warnings = [w for w in (taught_by(judge, spec) for spec in (job.a, job.b)) if w]
     if any(len(shown) == 1 for shown in found.shown):
         warnings.append("one presentation order an item (passes=1): the slot may decide; use passes=2")

@@ -31,6 +31,10 @@ class PolicyScorer:
     tokenizer: Any
     prompt_tokens: int
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.score.device.type == "cuda"
+
     def __call__(self, exchanges: Sequence[Exchange]) -> list[tuple[Tensor, ...]]:
         """For each exchange and reply: log p of every token in nats, the one that ends the reply included."""
         return self.score([_encoded(self.tokenizer, e, self.prompt_tokens) for e in exchanges])
@@ -53,7 +57,8 @@ def load_policy_scorer(path: str, exchanges: Sequence[Exchange], *, base: str | 
     prompt_tokens = (context_length(model) or CONTEXT) // 2
     sample = [_encoded(tokenizer, e, prompt_tokens) for e in exchanges[:2]]
     plan = choose_plan(model, sample, "padded", pad=tokenizer.pad_token_id, dtype=dtype)
-    return PolicyScorer(TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype), tokenizer, prompt_tokens)
+    scorer = TokenScorer(model, plan, tokenizer.pad_token_id, device, dtype, shared=False)
+    return PolicyScorer(scorer, tokenizer, prompt_tokens)
 
 
 def _encoded(tokenizer: Any, exchange: Exchange, prompt_tokens: int) -> EncodedList:

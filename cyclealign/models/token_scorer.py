@@ -24,7 +24,8 @@ class TokenScorer:
     """Scores lists with one model (prepared by ``logprobs.attach``), in evaluation mode.
 
     On the CPU every list is its own batch: then a score does not depend on what else was scored with it, and
-    a resumed run repeats it exactly. Every process must call it, with the same lists.
+    a resumed run repeats it exactly. ``shared``: every process must call it, with the same lists; else one process
+    scores alone.
     """
 
     model: nn.Module
@@ -32,6 +33,7 @@ class TokenScorer:
     pad: int
     device: torch.device
     dtype: torch.dtype
+    shared: bool = True
 
     def __call__(self, lists: Sequence[EncodedList]) -> list[tuple[Float[Tensor, " T"], ...]]:
         """For each list and response: log p of every token, in nats (on the CPU)."""
@@ -40,15 +42,16 @@ class TokenScorer:
         if not batches:
             return []
         processes = process_state()
-        mine = range(processes.process_index, len(batches), processes.num_processes)
+        first, step = (processes.process_index, processes.num_processes) if self.shared else (0, 1)
+        mine = range(first, len(batches), step)
         # Sharded models need every process in every forward pass: those with fewer batches run one again.
-        rounds = math.ceil(len(batches) / processes.num_processes)
+        rounds = math.ceil(len(batches) / step)
         found: list[tuple[int, tuple[Tensor, ...]]] = []
         for turn in range(rounds):
             batch = batches[mine[turn] if turn < len(mine) else 0]
             scored = zip(batch, self._batch([lists[i] for i in batch]), strict=True)
             found += scored if turn < len(mine) else []
-        if processes.num_processes > 1:
+        if step > 1:
             found = gather_object(found)
         return [rows for _, rows in sorted(found, key=lambda pair: pair[0])]
 

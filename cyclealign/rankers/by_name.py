@@ -1,114 +1,223 @@
-"""The ranker that `--ranker KIND:WHAT` names, opened, with its ledger."""
+"""The one factory: from a name (``KIND:PLACE``) or a ``black_box`` section to the ranker or scorer that it stands for.
+
+The kinds are in ``config.ranker_kinds``; here is how each is opened. Whatever scores single replies can rank.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from cyclealign.config.extras import require_extra
 from cyclealign.config.loading import parsed_section
+from cyclealign.config.ranker_kinds import KINDS, NEEDED, Kind, Need, forms, named_kind
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.judge.ledger import Ledger
-from cyclealign.judge.template import load_template
-from cyclealign.types import CandidateSet, Ranker, UserError
-
-KINDS = "local, reward_model:PATH, replay:PATH, policy:PATH, cascade:RUN, openai:MODEL"
-
+from cyclealign.judge.template import RankTemplate, load_template
+from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
+from cyclealign.types import Ranker, UserError
 
 NO_CASCADE = (
     "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankJob:
-    """What the command line asks for. ``options``: ``key=value`` of the black_box section."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankerSpec:
+    """Who is asked for, checked but not loaded. ``box``: the black_box section that says the same. ``key``: what an
+    error about its model begins with."""
 
-    file: Path
-    ranker: str
-    options: tuple[str, ...] = ()
-    out: Path | None = None
-    seed: int = 42
+    kind: Kind
+    place: str
+    box: BlackBoxConfig
+    key: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind.name}:{self.place}" if self.place else self.kind.name
+
+    @property
+    def gives(self) -> Literal["order", "magnitude"]:
+        """What its rankings carry; a recording is read for it."""
+        return self.box.gives or _replay(self).gives
 
 
-def ranker_config(spec: str, options: Sequence[str]) -> BlackBoxConfig | None:
-    """The black_box section that ``--ranker`` and its ``key=value`` options stand for; None for a policy and for the
-    local ranker of a run's cascade.
+def ranker_spec(
+    spec: str, options: Sequence[str] = (), *, flag: str = "--ranker", need: Need = "order", besides: str = ""
+) -> RankerSpec:
+    """What a name on the command line (or in a config) asks for.
+
+    Args:
+        options: ``key=value`` of the black_box section.
+        flag, need, besides: as in ``ranker_kinds.named_kind``.
 
     Raises:
-        UserError: unknown ranker, or options that do not fit it.
+        UserError: no such kind, one that does not give what is needed, options that do not fit, or a package that is
+            not installed.
     """
-    kind, _, rest = spec.partition(":")
-    if kind in ("reward_model", "replay", "policy", "cascade", "openai") and not rest:
-        what = {"openai": "MODEL", "cascade": "RUN"}.get(kind, "PATH")
-        raise UserError(f"--ranker {kind}: expected {kind}:{what}")
-    if kind in ("policy", "cascade"):
-        return None
-    if kind not in ("local", "reward_model", "replay", "openai"):
-        raise UserError(f"--ranker: expected one of {KINDS}; got {spec!r}")
-    place = {"model": rest} if kind == "openai" else {"path": rest} if rest else {}
-    box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind, **place}, options)
+    kind, place = named_kind(spec, flag=flag, need=need, besides=besides)
+    where = {"model": place} if kind.place == "MODEL" else {"path": place} if kind.place else {}
+    box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind.name, **where}, options)
     if box.cascade is not None:
         raise UserError(f"black_box.cascade: {NO_CASCADE}")
-    return box
+    if box.backend != kind.name:
+        raise UserError(f"{flag} {spec}: backend={box.backend} contradicts it; name the other kind instead")
+    return _installed(RankerSpec(kind=kind, place=place, box=box, key=f"{flag} {kind.name}"))
 
 
-def open_ranker(job: RankJob, sets: Sequence[CandidateSet], stack: ExitStack) -> tuple[Ranker, str]:
-    """The ranker that a job names, with the name of its template; what it holds open closes with ``stack``."""
-    box = ranker_config(job.ranker, job.options)
-    if box is None:
-        kind, _, path = job.ranker.partition(":")
-        return (_distilled(RunDir(Path(path))) if kind == "cascade" else _policy_ranker(path, sets)), "rank"
-    return _black_box(box, job, stack), box.template
+def spec_of(box: BlackBoxConfig) -> RankerSpec:
+    """Whom the section of a run asks; of a cascade that learns, its judge. UserError where a package is missing."""
+    kind = KINDS[box.judge]
+    place = box.model if kind.place == "MODEL" else box.path if kind.place else None
+    return _installed(RankerSpec(kind=kind, place=str(place or ""), box=box, key="black_box.path"))
 
 
-def ledger_of(job: RankJob) -> Path:
-    """Where the paid calls of a job are recorded: beside its output file, or its input."""
-    beside = job.out or job.file
-    return beside.with_name(f"{beside.name}.ledger.sqlite")
+def open_ranker(spec: RankerSpec, ledger: Callable[[], Ledger], *, template: RankTemplate | None = None) -> Ranker:
+    """The ranker, loaded.
 
+    Args:
+        ledger: where paid calls are recorded; called only by who pays.
+        template: of the judge's prompt, where it is not the one that the section names.
 
-def _black_box(box: BlackBoxConfig, job: RankJob, stack: ExitStack) -> Ranker:
-    if box.backend == "openai":
+    Raises:
+        UserError: its model, recording or run cannot be used, or its key is missing.
+    """
+    if spec.kind.name == "openai":
         from cyclealign.rankers.black_box import BlackBoxRanker
 
-        ledger = stack.enter_context(Ledger(ledger_of(job)))
-        return BlackBoxRanker(box, load_template(box.template), ledger)
-    if box.backend == "replay":
-        from cyclealign.rankers.replay import ReplayRanker
+        return BlackBoxRanker(spec.box, template or load_template(spec.box.template), ledger())
+    if not spec.kind.scores:
+        return LISTWISE[spec.kind.name](spec)
+    scorer = SCORERS[spec.kind.name](spec)
+    return scorer if isinstance(scorer, Ranker) else ScoreRanker(scorer, together=_together(spec))
 
-        return ReplayRanker(_existing(box.path))
+
+def open_scorer(spec: RankerSpec) -> PairScorer:
+    """The scorer of single replies, loaded. Raises UserError as ``open_ranker``, and where the kind is no scorer."""
+    if not spec.kind.scores:
+        raise UserError(f"{spec.key}: expected {NEEDED['scores']}; use {forms('scores')}")
+    return SCORERS[spec.kind.name](spec)
+
+
+def scorer_by_name(name: str, *, flag: str = "--scorer") -> PairScorer:
+    """The scorer of a name. UserError as ``ranker_spec`` and ``open_ranker``."""
+    return open_scorer(ranker_spec(name, flag=flag, need="scores"))
+
+
+def ledger_beside(file: Path) -> Path:
+    """Where the paid calls of a command are recorded: beside its output file, or its input."""
+    return file.with_name(f"{file.name}.ledger.sqlite")
+
+
+def _installed(spec: RankerSpec) -> RankerSpec:
+    from cyclealign.rankers.encoders import made_of_modules
+
+    for module in spec.kind.modules:
+        require_extra(module, spec.kind.extra, spec.key)
+    if spec.kind.name == "reward_model" and made_of_modules(spec.place):  # loaded as the cross-encoder that it is
+        require_extra("sentence_transformers", "retrieval", spec.key)
+    return spec
+
+
+def _together(spec: RankerSpec) -> int:
+    """How many prompts are scored at once, where the scorer does not know."""
+    if not spec.kind.modules:
+        return 1
+    import torch
+
+    return SETS_ON_GPU if torch.cuda.is_available() else 1
+
+
+# Openers: heavy imports are inside -------------------------------------------------------------------------------
+
+
+def _local(_: RankerSpec) -> PairScorer:
     from cyclealign.rankers.local import LocalRanker
+
+    return LocalRanker()
+
+
+def _similarity(_: RankerSpec) -> PairScorer:
+    from cyclealign.rankers.witnesses import SentenceSimilarity
+
+    return SentenceSimilarity()
+
+
+def _overlap(_: RankerSpec) -> PairScorer:
+    from cyclealign.rankers.witnesses import Overlap
+
+    return Overlap()
+
+
+def _reward_model(spec: RankerSpec) -> PairScorer:
     from cyclealign.rankers.reward_model import RewardModelRanker
 
-    return LocalRanker() if box.backend == "local" else RewardModelRanker(str(box.path))
+    return RewardModelRanker(spec.place, key=spec.key)
 
 
-def _existing(path: Path | None) -> Path:
-    if path is None or not path.exists():
-        raise UserError(f"no file {path}")
-    return path
+def _cross_encoder(spec: RankerSpec) -> PairScorer:
+    from cyclealign.rankers.encoders import CrossEncoderScorer
+
+    return CrossEncoderScorer(spec.place, key=spec.key)
 
 
-def _policy_ranker(path: str, sets: Sequence[CandidateSet]) -> Ranker:
-    """Any causal language model as a ranker: mean log-likelihood per token of the response."""
-    from cyclealign.models.policy_scorer import load_policy_scorer
-    from cyclealign.rankers.white_box import WhiteBoxRanker
+def _coherence(spec: RankerSpec) -> PairScorer:
+    from cyclealign.rankers.encoders import CoherenceScorer
 
-    scorer = load_policy_scorer(path, [(s.prompt.messages, [c.text for c in s.candidates]) for s in sets[:2]])
-    return WhiteBoxRanker(scorer.score, scorer.tokenizer, scorer.prompt_tokens)
+    return CoherenceScorer(spec.place, key=spec.key)
 
 
-def _distilled(run: RunDir) -> Ranker:
+def _vectors(spec: RankerSpec) -> PairScorer:
+    from cyclealign.rankers.encoders import VectorScorer
+
+    return VectorScorer(spec.place, key=spec.key, several=spec.kind.name == "multi_vector")
+
+
+def _policy(spec: RankerSpec) -> PairScorer:
+    from cyclealign.rankers.encoders import CausalScorer
+
+    return CausalScorer(spec.place)
+
+
+def _replay(spec: RankerSpec) -> Ranker:
+    from cyclealign.rankers.replay import ReplayRanker
+
+    path = Path(spec.place)
+    if not path.exists():
+        raise UserError(f"{spec.key}: no file {path}")
+    return ReplayRanker(path, parts=spec.box.cascade is not None)
+
+
+def _distilled(spec: RankerSpec) -> Ranker:
     """The last local ranker that the cascade of a run has fitted."""
     from cyclealign.rankers.distilled import Distilled, DistilledRanker
     from cyclealign.rankers.reply_features import ReplyFeatures
 
-    records = [read_json(i.cascade) for i in run.interactions() if i.cascade.exists()]
-    fitted = [r for r in records if "weights" in r]
+    return DistilledRanker(Distilled.from_record(read_json(fitted_file(spec))), ReplyFeatures())
+
+
+def fitted_file(spec: RankerSpec) -> Path:
+    """Where ``cascade:RUN`` finds its weights. UserError where that run has none."""
+    files = [i.cascade for i in RunDir(Path(spec.place)).interactions() if i.cascade.exists()]
+    fitted = [file for file in files if "weights" in read_json(file)]
     if not fitted:
-        raise UserError(f"--ranker cascade:{run.path}: no local ranker there (black_box.backend: cascade makes one)")
-    return DistilledRanker(Distilled.from_record(fitted[-1]), ReplyFeatures())
+        raise UserError(f"{spec.key}:{spec.place}: no local ranker there (black_box.backend: cascade makes one)")
+    return fitted[-1]
+
+
+SCORERS: Mapping[str, Callable[[RankerSpec], PairScorer]] = {
+    "local": _local,
+    "sentence_similarity": _similarity,
+    "overlap": _overlap,
+    "reward_model": _reward_model,
+    "cross_encoder": _cross_encoder,
+    "coherence": _coherence,
+    "bi_encoder": _vectors,
+    "multi_vector": _vectors,
+    "policy": _policy,
+}
+LISTWISE: Mapping[str, Callable[[RankerSpec], Ranker]] = {"cascade": _distilled, "replay": _replay}

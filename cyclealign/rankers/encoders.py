@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 from cyclealign.config.extras import require_extra
 from cyclealign.models.loading import loaded
 from cyclealign.models.processes import default_device
-from cyclealign.types import Message, UserError
+from cyclealign.rankers.scored import SETS_ON_GPU, Pair
+from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 ROWS = 32  # texts in one forward pass
 PORTION = 1024  # pairs compared at once
-Pair = tuple[Sequence[Message], str]
-
-
-class PairScorer(Protocol):
-    """Scores each (messages, reply) by itself, higher is better; reward models and the local ranker are some too."""
-
-    def score(self, pairs: Sequence[Pair]) -> list[float]: ...
+# What a language model is tried on before it scores anything: how its head computes does not depend on the text.
+TRIED: Pair = ((Message(role="user", content="What sings?"),), "A bird sings in the morning.")
 
 
 def made_of_modules(path: str | Path) -> bool:
@@ -31,7 +28,7 @@ def made_of_modules(path: str | Path) -> bool:
 class CrossEncoderScorer:
     """Any sentence-transformers cross-encoder with one output, PreTTR and TK too: its raw logit, without activation."""
 
-    def __init__(self, path: str, *, key: str = "--teacher cross_encoder") -> None:
+    def __init__(self, path: str, *, key: str) -> None:
         require_extra("sentence_transformers", "retrieval", key)
         from cyclealign.models.cross_encoders import load_cross_encoder
 
@@ -49,7 +46,7 @@ class CrossEncoderScorer:
 class CoherenceScorer(CrossEncoderScorer):
     """A model of ``cyclealign distill quantidce``: coherence from 1 to 5, 1 + 4 sigmoid(logit)."""
 
-    def __init__(self, path: str, *, key: str = "--teacher coherence") -> None:
+    def __init__(self, path: str, *, key: str) -> None:
         super().__init__(path, key=key)
         self.settings = {**self.settings, "output": "1 to 5"}
 
@@ -61,11 +58,11 @@ class VectorScorer:
     """Any sentence-transformers bi-encoder, or with ``several`` vectors a text multi-vector model (ColBERT's MaxSim):
     its own similarity of query and document."""
 
-    def __init__(self, path: str, *, several: bool = False) -> None:
+    def __init__(self, path: str, *, key: str, several: bool = False) -> None:
         import sentence_transformers as st
 
         load = st.MultiVectorEncoder if several else st.SentenceTransformer
-        self._model: Any = _loaded(load, path, f"--teacher {'multi_vector' if several else 'bi_encoder'}")
+        self._model: Any = _loaded(load, path, key)
         self.settings: Mapping[str, Any] = {
             "max_length": self._model.max_seq_length,
             "similarity": str(self._model.similarity_fn_name),
@@ -100,17 +97,29 @@ def vector_scores(model: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
 
 
 class CausalScorer:
-    """Any causal language model: mean log-likelihood of the reply, in nats per token."""
+    """Any causal language model: mean log-likelihood of the reply, in nats per token. Implements ``types.Ranker`` too,
+    where the token that ends a reply counts only if the reply was not cut off, as in the white box."""
 
-    def __init__(self, path: str, sample: Sequence[Pair]) -> None:
+    gives: Literal["order", "magnitude"] = "magnitude"
+
+    def __init__(self, path: str) -> None:
         from cyclealign.models.policy_scorer import load_policy_scorer
+        from cyclealign.rankers.white_box import WhiteBoxRanker
 
-        self._scorer = load_policy_scorer(path, [(messages, [reply]) for messages, reply in sample])
+        self._scorer = load_policy_scorer(path, [(TRIED[0], [TRIED[1]])])
+        self._ranker = WhiteBoxRanker(self._scorer.score, self._scorer.tokenizer, self._scorer.prompt_tokens)
+        self._together = SETS_ON_GPU if self._scorer.on_gpu else 1
         self.settings: Mapping[str, Any] = {"prompt_tokens": self._scorer.prompt_tokens, "output": "nats per token"}
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         found = self._scorer([(messages, [reply]) for messages, reply in pairs])
         return [float(logprobs[0].mean()) for logprobs in found]
+
+    def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
+        """Rankings in the order of the sets, as they come; on a GPU several at once."""
+        waiting = iter(sets)
+        while group := list(islice(waiting, self._together)):
+            yield from self._ranker.rank(group, context)
 
 
 def told(messages: Sequence[Message]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +13,10 @@ from cyclealign.models.loading import loaded
 from cyclealign.models.policy import context_length
 from cyclealign.models.processes import default_device
 from cyclealign.rankers.encoders import CrossEncoderScorer, made_of_modules
-from cyclealign.rankers.scored import too_few
+from cyclealign.rankers.scored import SETS_ON_GPU, Pair, ranked_pairs
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
 ROWS = 32  # texts in one forward pass
-SETS_ON_GPU = 16
 LONGEST = 8192
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 
@@ -48,20 +46,10 @@ class RewardModelRanker:
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """Rankings with scores, in the order of the sets; those with fewer than two candidates are Unranked."""
-        waiting = iter(sets)
-        size = 1 if self._device == "cpu" else SETS_ON_GPU
-        while group := list(islice(waiting, size)):
-            pairs = [(s.prompt.messages, c.text) for s in group for c in s.candidates]
-            scores = iter(self.score(pairs))
-            for item in group:
-                own = {c.id: next(scores) for c in item.candidates}
-                if len(own) < 2:
-                    yield too_few(item)
-                else:
-                    yield Ranking.from_scores(item.prompt.id, own, set_id=item.id)
+        return ranked_pairs(self.score, sets, together=1 if self._device == "cpu" else SETS_ON_GPU)
 
     @torch.inference_mode()
-    def score(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[float]:
+    def score(self, pairs: Sequence[Pair]) -> list[float]:
         """The classifier's output for each (messages, reply), in their order; batches hold texts of like length."""
         if self._modules is not None:
             return self._modules.score(pairs)

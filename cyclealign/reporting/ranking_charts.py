@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from cyclealign.config.ranker_kinds import KINDS
 from cyclealign.evaluation.intervals import wilson
 from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.files.run_records import read_rankings, read_sets
@@ -94,7 +95,7 @@ def position_chart(run: RunDir, facts: Facts) -> LineChart | None:
 def position_note(run: RunDir, facts: Facts) -> str | None:
     """Why there is no chart of the position bias, where there are rankings and none."""
     backend = (facts.config.get("black_box") or {}).get("backend")
-    if backend in ("local", "reward_model") and any(read_rankings(i.black_box) for i in run.interactions()):
+    if backend in KINDS and KINDS[backend].scores and any(read_rankings(i.black_box) for i in run.interactions()):
         return f"Position bias: none to measure; this black box ({backend}) scores each candidate by itself."
     return None
 

@@ -16,24 +16,18 @@ from typing import TypeVar
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.judge.demonstrations import DemonstrationPool
-from cyclealign.rankers.encoders import Pair
+from cyclealign.judge.ledger import Ledger
+from cyclealign.rankers.by_name import RankerSpec, ledger_beside, open_ranker, open_scorer
 from cyclealign.rankers.joining import joined
+from cyclealign.rankers.scored import Pair
 from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.scores.formats import READERS, write
 from cyclealign.scores.jsonl_formats import read_texts
 from cyclealign.scores.mix import mixed
 from cyclealign.scores.plan import ScoreJob, checked_teachers, input_format, target_of
-from cyclealign.scores.sidecar import beside, recorded
+from cyclealign.scores.sidecar import Gives, beside, recorded
 from cyclealign.scores.store import ScoreStore, Teacher
-from cyclealign.scores.teachers import (
-    LISTWISE,
-    TeacherSpec,
-    described,
-    fingerprint,
-    load_ranker,
-    load_scorer,
-    provenance,
-)
+from cyclealign.scores.teachers import TeacherSpec, described, fingerprint, provenance
 from cyclealign.types import RankContext, Ranking, UserError
 
 log = logging.getLogger(__name__)
@@ -62,22 +56,22 @@ def run_score_job(job: ScoreJob) -> list[str]:
             names.append(name)
             lines.append(line)
         if target is not None:
-            listwise = [spec.name for spec in specs if spec.kind in LISTWISE]
+            listwise = [spec.name for spec in specs if spec.listwise]
             lines.append(_write(store, names, _without_verdict(store, listwise), job, format, target))
     return lines
 
 
 def _score(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str) -> tuple[str, str]:
     """One teacher on all that it has not scored: its name in the store, and a line that sums up."""
-    if spec.kind == "file":
+    if spec.ranker is None:
         return _take_over(store, spec, job, format)
     before = store.count(spec.name)
     started = time.monotonic()
     unranked = Counter[str]()
-    if spec.kind in LISTWISE:
-        unranked = _rank(store, spec, job)
+    if spec.listwise:
+        unranked = _rank(store, spec.ranker, spec.gives, job)
     else:
-        _score_pairs(store, spec)
+        _score_pairs(store, spec.ranker, spec.gives)
     new = store.count(spec.name) - before
     speed = f" ({new / max(time.monotonic() - started, 1e-9):.1f}/s)" if new else ""
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(unranked.items()))
@@ -112,15 +106,15 @@ def _take_over(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str)
     return name, f"{name} ({described(spec.gives)}): {kept} scores taken over{more}"
 
 
-def _score_pairs(store: ScoreStore, spec: TeacherSpec) -> None:
+def _score_pairs(store: ScoreStore, spec: RankerSpec, gives: Gives) -> None:
     waiting = store.unscored(spec.name)
     total = sum(len(documents) for _, documents in waiting)
     if not total:
         return
     keys = [(query, document) for query, documents in waiting for document in documents]
-    scorer = load_scorer(spec, [_pair(store, *key) for key in keys[:8]])
+    scorer = open_scorer(spec)
     settings = getattr(scorer, "settings", {})
-    store.add_teacher(Teacher(name=spec.name, gives=spec.gives, provenance=provenance(spec, settings)))
+    store.add_teacher(Teacher(name=spec.name, gives=gives, provenance=provenance(spec, settings)))
     started = time.monotonic()
     done = 0
     for chunk in _chunks(keys, COMMIT):
@@ -131,9 +125,9 @@ def _score_pairs(store: ScoreStore, spec: TeacherSpec) -> None:
         log.info("%s: %d of %d pairs, %.0f s left", spec.name, done, total, left)
 
 
-def _rank(store: ScoreStore, spec: TeacherSpec, job: ScoreJob) -> Counter[str]:
+def _rank(store: ScoreStore, spec: RankerSpec, gives: Gives, job: ScoreJob) -> Counter[str]:
     """Whole lists, one commit each; returns how many got no verdict, by the reason."""
-    store.add_teacher(Teacher(name=spec.name, gives=spec.gives, provenance=provenance(spec, {"seed": job.seed})))
+    store.add_teacher(Teacher(name=spec.name, gives=gives, provenance=provenance(spec, {"seed": job.seed})))
     waiting = dict(store.unscored(spec.name))
     for query in waiting:
         if store.ranked(spec.name, query):
@@ -145,7 +139,7 @@ def _rank(store: ScoreStore, spec: TeacherSpec, job: ScoreJob) -> Counter[str]:
     if not waiting:
         return unranked
     with ExitStack() as stack:
-        ranker = load_ranker(spec, job.store.with_name(f"{job.store.name}.ledger.sqlite"), stack)
+        ranker = open_ranker(spec, lambda: stack.enter_context(Ledger(ledger_beside(job.store))))
         pool = DemonstrationPool.start(DemonstrationsConfig())
         context = RankContext(run="score", interaction=0, seed=job.seed, demonstrations=pool)
         queries, sets = list(waiting), [store.candidates(query, found) for query, found in waiting.items()]

@@ -16,7 +16,8 @@ from cyclealign.evaluation.arms import compare_arms, judged
 from cyclealign.evaluation.statistics import Estimate
 from cyclealign.files.dialogues import context_of, read_levels, read_ratings
 from cyclealign.files.rows import jsonl_rows
-from cyclealign.rankers.encoders import CoherenceScorer, Pair
+from cyclealign.rankers.encoders import CoherenceScorer
+from cyclealign.rankers.scored import Pair
 
 Vector = NDArray[np.float64]
 Scores = Mapping[str, Sequence[float]]
@@ -53,7 +54,7 @@ class Measured:
 
     def scores(self, model: Path) -> dict[str, list[float]]:
         """Coherence from 1 to 5 of all items."""
-        scorer = CoherenceScorer(str(model))
+        scorer = CoherenceScorer(str(model), key="model")
         with torch.autocast("cpu", torch.bfloat16):
             return {name: scorer.score(pairs) for name, pairs in self.pairs.items()}
 

@@ -29,7 +29,6 @@ from cyclealign.config.schema import Config, DemonstrationsConfig
 from cyclealign.evaluation.arms import crossed_difference, smallest_detectable, verdict
 from cyclealign.evaluation.labelled_pairs import accuracy
 from cyclealign.evaluation.replies import reply_statistics
-from cyclealign.evaluation.scorers import scorer_by_name
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import read_json, write_json
 from cyclealign.files.prompts import load_prompts
@@ -37,6 +36,7 @@ from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import load_template
 from cyclealign.losses.catalogue import AnyLoss
+from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.rankers.utilities import teacher_utilities
 from cyclealign.training.policy_trainer import TrainablePolicy

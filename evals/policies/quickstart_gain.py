@@ -23,12 +23,12 @@ from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
 from cyclealign.cycle.starting import Cycle
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
-from cyclealign.evaluation.scorers import scorer_by_name
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import read_json, read_jsonl, write_json
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.run_dir import RunDir
 from cyclealign.generation.transformers import TransformersGenerator
+from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.training.policy_trainer import TrainablePolicy
 from cyclealign.types import CandidateSet, PolicyVersion, Prompt, derive_seed

@@ -108,7 +108,7 @@ def test_a_pair_never_sees_its_own_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: black_box_section("local", ()), "expected openai:MODEL"),
+        (lambda: black_box_section("local", ()), "gives an order and scores; use openai:MODEL"),
         (lambda: black_box_section("openai:", ()), "expected openai:MODEL"),
         (lambda: black_box_section("openai:m", ["pases=2"]), "did you mean"),
         (lambda: labelled("builtin:openers-eval", 5), "holds no labelled pair"),

@@ -254,9 +254,9 @@ def test_ratings_off_the_scale_are_refused(folder: Path, capsys: Captured) -> No
 
 @pytest.mark.usefixtures("folder")
 def test_a_metric_has_a_name_and_a_model(capsys: Captured) -> None:
-    from cyclealign.evaluation.reward import score_pairs
+    from cyclealign.rankers.by_name import scorer_by_name
 
     assert main(["score", "levels.jsonl", "--store", "s.sqlite", "--metric", "coherence"]) == 2
     assert "--metric: expected coherence:PATH" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"--scorer coherence:\./nowhere: cannot be loaded"):
-        score_pairs("coherence:./nowhere", [(({"role": "user", "content": "a"},), "b")])
+        scorer_by_name("coherence:./nowhere")

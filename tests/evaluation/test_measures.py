@@ -107,7 +107,8 @@ def test_eval_reward(capsys: Captured) -> None:
     assert result["metrics"]["reward"]["value"] == 0.5
     assert "reward_sigmoid_100" not in result["metrics"]
     assert [sigmoid(x) for x in (0.0, -800.0, 800.0)] == [0.5, 0.0, 1.0]
-    assert "expected reward_model:PATH" in refused(capsys, "reward", "r.jsonl", "--scorer", "taste")
+    refusal = refused(capsys, "reward", "r.jsonl", "--scorer", "taste")
+    assert "expected one of local, sentence_similarity, overlap, reward_model:PATH" in refusal
     assert "name --prompts" in refused(capsys, "reward", "builtin:tiny-chat", "--scorer", "overlap")
 
 

