@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cyclealign.cli.options import BlackBoxKeys, DryRun, Limit, Out, RankerName, Seed
+from cyclealign.config.ranker_kinds import kinds_help
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
