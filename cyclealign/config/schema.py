@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cyclealign.config.ranker_kinds import KINDS
+from cyclealign.config.ranker_kinds import KINDS, named_kind
 from cyclealign.losses import RRHF, AnyLoss, feeds, losses_fed_by
 
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
@@ -235,12 +235,22 @@ class WarmStart(Section):
 
 
 class CycleConfig(Section):
+    """``scorer``: a kind of ``ranker_kinds`` that scores single replies, as commands write it; takes no part in the
+    training."""
+
     batch_size: int = Field(default=256, ge=1)
     max_interactions: int = Field(default=5, ge=1)
     target: Literal["black_box", "agreement"] = "black_box"
     warm_start: WarmStart | None = None
     eval_every: int = Field(default=1, ge=0)
     scorer: str | None = None
+
+    @field_validator("scorer")
+    @classmethod
+    def _scores(cls, value: str | None) -> str | None:
+        if value is not None:
+            named_kind(value, flag="cycle.scorer", need="scores")
+        return value
 
 
 class DriftConfig(Section):

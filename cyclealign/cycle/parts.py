@@ -126,13 +126,14 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 
 
 def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
-    from cyclealign.rankers.black_box import BlackBoxRanker
-
     box = config.black_box
     with ExitStack() as stack:
         ranker = open_ranker(spec_of(box), lambda: stack.enter_context(Ledger(run.ledger)), template=template)
-        if isinstance(ranker, BlackBoxRanker):
-            ranker.preflight(config.generator.candidates)
+        if box.judge == "openai":
+            from cyclealign.rankers.black_box import BlackBoxRanker
+
+            if isinstance(ranker, BlackBoxRanker):
+                ranker.preflight(config.generator.candidates)
         stack.pop_all()  # the ledger stays open as long as the run
     if not feeds(ranker.gives, config.loss.needs) and box.gives is None:
         raise UserError(
