@@ -20,6 +20,11 @@ class Message(TypedDict):
     content: str
 
 
+def chat_as_text(messages: Sequence[Message]) -> str:
+    """A chat as one text, its turns with an empty line between them; a lone message as it is."""
+    return "\n\n".join(message["content"] for message in messages)
+
+
 class UserError(Exception):
     """A mistake of the user's (config, data, template, server): one readable line, exit code 2."""
 

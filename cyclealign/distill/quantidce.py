@@ -23,8 +23,7 @@ from cyclealign.distill.quantidce_config import (
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.dialogues import read_levels, read_ratings
-from cyclealign.rankers.encoders import told
-from cyclealign.types import UserError
+from cyclealign.types import UserError, chat_as_text
 
 Rows = Mapping[str, Sequence[Any]]  # columns
 
@@ -79,7 +78,7 @@ def level_rows(path: Path) -> Rows:
     if not found:
         raise UserError(f"{path}: expected contexts with levels of responses, got an empty file")
     return {
-        "context": [told(d.context) for d in found],
+        "context": [chat_as_text(d.context) for d in found],
         "responses": [[text for level in d.levels for text in level] for d in found],
         "label": [[n for n, level in enumerate(d.levels) for _ in level] for d in found],
     }
@@ -96,7 +95,7 @@ def rating_rows(path: Path) -> Rows:
     if not found or outside:
         raise UserError(f"{path}: expected ratings from 1 to 5, got {outside[0] if outside else 'an empty file'}")
     return {
-        "context": [told(r.context) for r in found],
+        "context": [chat_as_text(r.context) for r in found],
         "response": [r.response for r in found],
         "label": [r.rating for r in found],
     }

@@ -12,7 +12,7 @@ from cyclealign.config.extras import require_extra
 from cyclealign.models.loading import loaded
 from cyclealign.models.processes import default_device
 from cyclealign.rankers.scored import SETS_ON_GPU, Pair
-from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
+from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError, chat_as_text
 
 ROWS = 32  # texts in one forward pass
 PORTION = 1024  # pairs compared at once
@@ -40,7 +40,7 @@ class CrossEncoderScorer:
         self.settings: Mapping[str, Any] = {"max_length": self._model.max_length, "output": "logit"}
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        return cross_scores(self._model, [(told(messages), reply) for messages, reply in pairs])
+        return cross_scores(self._model, [(chat_as_text(messages), reply) for messages, reply in pairs])
 
 
 class CoherenceScorer(CrossEncoderScorer):
@@ -69,7 +69,7 @@ class VectorScorer:
         }
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        return vector_scores(self._model, [(told(messages), reply) for messages, reply in pairs])
+        return vector_scores(self._model, [(chat_as_text(messages), reply) for messages, reply in pairs])
 
 
 def cross_scores(model: Any, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -120,11 +120,6 @@ class CausalScorer:
         waiting = iter(sets)
         while group := list(islice(waiting, self._together)):
             yield from self._ranker.rank(group, context)
-
-
-def told(messages: Sequence[Message]) -> str:
-    """A chat as one text; a lone message as it is."""
-    return "\n\n".join(message["content"] for message in messages)
 
 
 def _has_head(cross_encoder: Any) -> bool:

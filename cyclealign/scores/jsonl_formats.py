@@ -10,9 +10,8 @@ from typing import Any
 from cyclealign.files.dialogues import context_of, levels_of
 from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.files.rows import rows
-from cyclealign.rankers.encoders import told
 from cyclealign.scores.score_list import Item, ScoreList, number, string_list, text, tsv_rows
-from cyclealign.types import Prompt, UserError
+from cyclealign.types import Prompt, UserError, chat_as_text
 
 LABELS = ("scores", "score", "labels", "label")
 DOCUMENT_TEXT = ("text", "contents", "content", "body", "segment", "passage")  # as collections name it
@@ -109,7 +108,7 @@ def read_sets(path: Path) -> Iterator[ScoreList]:
     """Candidate sets as ``cyclealign rank`` takes them: the prompt's id is the query's."""
     for item in load_candidate_sets(path):
         yield ScoreList(
-            query=Item(item.prompt.id, told(item.prompt.messages)),
+            query=Item(item.prompt.id, chat_as_text(item.prompt.messages)),
             documents=tuple(Item.of_text(c.text) for c in item.candidates),
             place=f"{path} ({item.prompt.id})",
             chat=item.prompt.messages,
@@ -126,7 +125,7 @@ def read_dialogues(path: Path) -> Iterator[ScoreList]:
         prompt = Prompt(context_of(row, place))
         texts = [row["response"]] if "response" in row else [t for level in levels_of(row, place) for t in level]
         documents = tuple(Item.of_text(text(t, place, "response")) for t in texts)
-        query = Item(prompt.id, told(prompt.messages))
+        query = Item(prompt.id, chat_as_text(prompt.messages))
         yield ScoreList(query=query, documents=documents, place=place, chat=prompt.messages)
 
 

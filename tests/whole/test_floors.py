@@ -213,6 +213,11 @@ def test_the_ground_and_the_loop_know_no_model() -> None:
         assert not heavy & {"torch", "transformers", "peft", "datasets"}, module
 
 
+def test_file_formats_know_no_ranker() -> None:
+    for module in ("scores.formats", "scores.jsonl_formats", "scores.tsv_formats", "scores.score_list"):
+        assert not {m for m in own(imported(SOURCES[module])) if m.startswith(("rankers", "judge"))}, module
+
+
 def test_help_needs_nothing_heavy() -> None:
     code = (
         "import sys, cyclealign.cli.main as c; c.main(['--help']);"
