@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cyclealign.config.schema import Config, Loss
-from cyclealign.config.training_keys import training_key_types
+from cyclealign.config.training_types import KEYS as TRAINING_KEYS
 from cyclealign.types import UserError
 
 LOSSES: dict[str, Any] = {c.__dataclass_fields__["name"].default: c for c in get_args(get_args(Loss)[0])}
@@ -103,7 +103,7 @@ def _hint(path: tuple[str, ...], raw: Mapping[str, Any], known: set[tuple[str, .
     if parent == ["loss"]:
         return f"; loss {raw['loss']['name']} has {', '.join(sorted(siblings))}"
     leaves = {p[-1]: ".".join(p) for p in sorted(known, reverse=True)}
-    leaves |= {name: f"training.{name}" for name in training_key_types() if name not in leaves}
+    leaves |= {name: f"training.{name}" for name in TRAINING_KEYS if name not in leaves}
     found = difflib.get_close_matches(key, leaves, n=1, cutoff=0.75)
     if found:
         return f"; did you mean {leaves[found[0]]}?"

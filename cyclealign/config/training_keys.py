@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import enum
-import functools
 import json
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from cyclealign.config.schema import OWNED_TRAINING_KEYS
+from cyclealign.config.training_types import KEYS
 from cyclealign.types import UserError
 
 # Where the value would only fail after candidates were made and paid for.
@@ -27,15 +25,6 @@ LEAST = {
 }
 
 
-@functools.cache
-def training_key_types() -> dict[str, Any]:
-    """Type of each argument of ``transformers.TrainingArguments``, by name."""
-    from transformers import TrainingArguments
-
-    hints = typing.get_type_hints(TrainingArguments)
-    return {f.name: hints[f.name] for f in dataclasses.fields(TrainingArguments) if f.init}
-
-
 def check_training(training: Mapping[str, Any]) -> None:
     """Refuse names that TrainingArguments does not have, names that the run owns, and values of a wrong type.
 
@@ -44,17 +33,16 @@ def check_training(training: Mapping[str, Any]) -> None:
     """
     if not training:
         return
-    known = training_key_types()
     for key, value in training.items():
         if key in OWNED_TRAINING_KEYS:
             raise UserError(f"training.{key}: set by the run itself (see seed, output_dir, cycle); remove it")
         if key == "hub_token":
             raise UserError("training.hub_token: a secret would be written to the run directory; use `hf auth login`")
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+        if key not in KEYS:
+            close = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"; did you mean training.{close[0]}?" if close else "; its keys are transformers.TrainingArguments"
             raise UserError(f"unknown key training.{key}{hint}")
-        _check_value(key, value, known[key])
+        _check_value(key, value, KEYS[key])
     _check_together(training)
 
 
@@ -62,7 +50,7 @@ def _check_value(key: str, value: Any, annotation: Any) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     options = typing.get_args(annotation) or (annotation,)
-    choices = [member.value for o in options if isinstance(o, type) and issubclass(o, enum.Enum) for member in o]
+    choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
     if choices:
         if value not in choices:
             close = difflib.get_close_matches(str(value), choices, n=1)

@@ -58,6 +58,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _hardware() -> Iterator[Finding]:
+    import torch  # noqa: F401  (the GPUs that it finds are those that a run would use)
+
     from cyclealign.files.environment import hardware
 
     found = hardware()

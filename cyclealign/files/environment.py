@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from cyclealign.files.packaged import PACKAGE
@@ -44,10 +46,17 @@ def commit() -> str | None:
 
 def hardware() -> dict[str, Any]:
     """CPU model, cores, GPUs (names), operating system."""
-    import torch
+    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "gpus": _gpu_names(), "platform": platform.platform()}
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "gpus": gpus, "platform": platform.platform()}
+
+def _gpu_names() -> list[str]:
+    """Those that torch uses, where it is loaded; else those that the driver lists: no reason to load it."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
 
 
 def _cpu_model() -> str:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-import torch
 from jaxtyping import Bool, Float, Int, Real
-from torch import Tensor
+
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 Needs = Literal["order", "magnitude", "levels"]
 StudentScore = Literal["mean_log_likelihood", "log_ratio"]

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from cyclealign.losses.base import (
     Needs,
@@ -17,6 +15,7 @@ from cyclealign.losses.base import (
     require_count,
     require_positive,
 )
+from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from cyclealign.losses.base import RankedScores, RankingLoss, StudentScore, require_positive
+from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.pairs import Pairs, chosen_pairs, mean_over_pairs, paired, require_pairs, student_margins
 
 
@@ -35,5 +34,5 @@ class DPO(RankingLoss):
         return paired(teacher, self.pairs)
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
-        losses = -logsigmoid(self.beta * student_margins(scores))
+        losses = -torch.nn.functional.logsigmoid(self.beta * student_margins(scores))
         return mean_over_pairs(losses, chosen_pairs(scores, self.pairs))

@@ -5,12 +5,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
 
 from cyclealign.losses.base import LossOutput, require_count
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ class EmbeddingMatch:
         denominator = valid.sum() if texts is None else torch.as_tensor(texts, device=per_text.device)
         denominator = torch.where(denominator > 0, denominator, 1).to(wide)
         loss = per_text.sum() / denominator
-        cosine = cosine_similarity(student.detach(), teacher, dim=1).sum() / denominator
+        cosine = torch.nn.functional.cosine_similarity(student.detach(), teacher, dim=1).sum() / denominator
         return LossOutput(loss=loss, per_list=per_text, metrics={"match_loss": loss.detach(), "cosine": cosine})
 
     def _distances(self, student: Float[Tensor, "N D"], teacher: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
@@ -80,7 +78,7 @@ class EmbeddingMatch:
                 raise ValueError(f"widths: expected at most the vectors' {whole}, got {width}")
             mine, theirs = student[:, :width], teacher[:, :width]
             if self.renormalise and width < whole:
-                mine, theirs = normalize(mine, dim=1), normalize(theirs, dim=1)
+                mine, theirs = torch.nn.functional.normalize(mine, dim=1), torch.nn.functional.normalize(theirs, dim=1)
             difference = mine - theirs
             # vector_norm, not the root of the square: its gradient at 0 is 0, not NaN.
             squared = self.power == 2

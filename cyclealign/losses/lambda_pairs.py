@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn.functional import pad, softplus
 
 from cyclealign.losses.base import RankedScores
+from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.pairs import student_margins
 from cyclealign.losses.suffix_softmax import best_first
 
@@ -47,7 +45,9 @@ def discount(place: Tensor) -> Tensor:
 
 def gain_shares(gains: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """(2^g - 1) / maxDCG: what each candidate adds to nDCG at place 1. 0 for a list without gains."""
-    top = pad(gains, (0, 1)).amax(dim=1, keepdim=True)  # padded: amax refuses a bundle without columns
+    top = torch.nn.functional.pad(gains, (0, 1)).amax(
+        dim=1, keepdim=True
+    )  # padded: amax refuses a bundle without columns
     # Divided by 2^top on both sides: 2^g of a long list has no float.
     worth = torch.exp2(gains - top) - torch.exp2(-top)
     place = torch.arange(1, gains.shape[1] + 1, device=gains.device, dtype=gains.dtype)
@@ -60,7 +60,7 @@ def weighted_pairs(
 ) -> Float[Tensor, " B"]:
     """- sum over pairs with g_i > g_j of w_ij log2 sigmoid(s_i - s_j). Weights are finite everywhere."""
     better = (gains[:, :, None] > gains[:, None, :]) & scores.valid[:, :, None] & scores.valid[:, None, :]
-    losses = weights * softplus(-student_margins(scores)) / math.log(2)
+    losses = weights * torch.nn.functional.softplus(-student_margins(scores)) / math.log(2)
     return torch.where(better, losses, 0.0).sum(dim=(1, 2))
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor
 
 from cyclealign.losses.base import RankedScores, SFTWeighted, require_count
 from cyclealign.losses.lambda_pairs import (
@@ -17,6 +16,7 @@ from cyclealign.losses.lambda_pairs import (
     student_places,
     weighted_pairs,
 )
+from cyclealign.losses.lazy_torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, list_log_softmax
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float, Int, Real
-from torch import Tensor
 
 from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, require_non_negative
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from cyclealign.losses.base import RankedScores
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 Pairs = Literal["best_worst", "adjacent", "all"]
 

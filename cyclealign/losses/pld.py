@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor
 
 from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, list_log_softmax, require_positive
+from cyclealign.losses.lazy_torch import Tensor
 from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
-from torch.nn.functional import pad
 
 from cyclealign.losses.base import Needs, RankedScores, RankingLoss, Reduction, require_non_negative
+from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 
@@ -63,5 +61,5 @@ class PRO(RankingLoss):
 def gap_coefficients(teacher: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K K"]:
     """1 / T: r_k - r_i for i > k, their maximum on the diagonal. Lists sorted best first, masked last."""
     gaps = torch.where(valid[:, None, :], teacher[:, :, None] - teacher[:, None, :], 0.0).triu(1)
-    largest = pad(gaps, (0, 1)).amax(dim=2)  # padded: amax refuses a bundle without columns
+    largest = torch.nn.functional.pad(gaps, (0, 1)).amax(dim=2)  # padded: amax refuses a bundle without columns
     return gaps + torch.diag_embed(largest)

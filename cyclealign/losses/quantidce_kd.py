@@ -5,11 +5,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from cyclealign.losses.base import LossOutput, require_non_negative
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

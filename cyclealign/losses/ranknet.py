@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import softplus
 
 from cyclealign.losses.base import RankedScores, SFTWeighted
+from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.pairs import chosen_pairs, mean_over_pairs, student_margins
 
 
@@ -20,4 +19,4 @@ class RankNet(SFTWeighted):
     name: Literal["ranknet"] = "ranknet"
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
-        return mean_over_pairs(softplus(-student_margins(scores)), chosen_pairs(scores, "all"))
+        return mean_over_pairs(torch.nn.functional.softplus(-student_margins(scores)), chosen_pairs(scores, "all"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from cyclealign.losses.base import RankedScores, SFTWeighted
+from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.pairs import chosen_pairs, student_margins
 
 

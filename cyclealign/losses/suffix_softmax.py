@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
 
 from cyclealign.losses.base import RankedScores
+from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 def best_first(scores: RankedScores, *, positive_first: bool = False) -> Int[Tensor, "B K"]:

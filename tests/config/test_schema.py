@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import types
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyclealign.config.loading import check_resume_changes, dump_config, find_config, load_config, load_sections
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import OWNED_TRAINING_KEYS, Config
 from cyclealign.config.training_keys import check_training
+from cyclealign.config.training_types import KEYS
 from cyclealign.distill.cprd_config import CPRDConfig
 from cyclealign.files.packaged import resource_dir
 from cyclealign.files.strict_yaml import read_yaml, write_yaml
@@ -388,13 +393,31 @@ def test_budget_needs_a_price(small: Path) -> None:
     assert config.black_box.budget_usd == 1.0
 
 
-def test_every_training_argument_has_a_type_that_is_understood() -> None:
-    """The defaults of TrainingArguments pass our own check, so the check knows every one of their types."""
-    import dataclasses
+def _plain(hint: Any) -> Any:
+    """A hint of transformers' as the table writes it: choices by value, what a file cannot hold left out."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    choices = [m.value for o in options if isinstance(o, type) and issubclass(o, enum.Enum) for m in o]
+    if choices:
+        return set(choices)
+    own = {o for o in options if not (isinstance(o, type) and o.__module__.startswith("accelerate"))}
+    return {str(dict[str, Any] if o is dict else o) for o in own if typing.get_origin(o) is not list or o == list[str]}
 
+
+def test_the_table_of_training_keys_is_that_of_the_installed_transformers() -> None:
     from transformers import TrainingArguments
 
-    from cyclealign.config.schema import OWNED_TRAINING_KEYS
+    hints = typing.get_type_hints(TrainingArguments)
+    names = {f.name for f in dataclasses.fields(TrainingArguments) if f.init}
+    assert set(KEYS) == names
+    for name in names:
+        ours = KEYS[name]
+        choices = typing.get_origin(ours) is typing.Literal
+        assert (set(typing.get_args(ours)) if choices else _plain(ours)) == _plain(hints[name]), name
+
+
+def test_every_training_argument_has_a_type_that_is_understood() -> None:
+    """The defaults of TrainingArguments pass our own check, so the check knows every one of their types."""
+    from transformers import TrainingArguments
 
     defaults = {
         f.name: f.default.value if hasattr(f.default, "value") else f.default
