@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from cyclealign.evaluation.judging import Judged
-from cyclealign.evaluation.ranker import item_record, ranker_metrics
-from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.winrate import Outcome, outcome_record, winrate_metrics
+from cyclealign.evaluation.ranker import item_of, ranker_metrics
+from cyclealign.evaluation.result import Item, make_result, write_result
+from cyclealign.evaluation.winrate import Outcome, outcome_item, winrate_metrics
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.labelled import LabelledItem
@@ -71,13 +71,13 @@ def made(n: int) -> tuple[list[LabelledItem], Judged]:
 
 def ranker(items: list[LabelledItem], found: Judged, out: Path) -> None:
     metrics = ranker_metrics(items, found, seed=0)
-    records = [item_record(i, v, s) for i, v, s in zip(items, found.verdicts, found.shown, strict=True)]
-    finish(out, metrics, records, "accuracy")
+    records = [item_of(i, v, s) for i, v, s in zip(items, found.verdicts, found.shown, strict=True)]
+    finish(out, metrics, records, "accuracy", ranker_subsets(items, found, seed=0))
 
 
 def winrate(items: list[LabelledItem], found: Judged, out: Path) -> None:
     outcomes = [Outcome(i.set, value(v), v, s) for i, v, s in zip(items, found.verdicts, found.shown, strict=True)]
-    finish(out, winrate_metrics(outcomes, seed=0), [outcome_record(o) for o in outcomes], "win_rate")
+    finish(out, winrate_metrics(outcomes, seed=0), [outcome_item(o) for o in outcomes], "win_rate")
 
 
 def value(verdict: Any) -> float:
@@ -85,8 +85,10 @@ def value(verdict: Any) -> float:
     return 0.5 if len(verdict.tiers) == 1 else float(verdict.tiers[0][0] == "a")
 
 
-def finish(out: Path, metrics: dict[str, Any], items: list[dict[str, Any]], primary: str) -> None:
-    result = make_result(out.stem, about={}, seed=0, metrics=metrics, items=items, primary=primary)
+def finish(
+    out: Path, metrics: Figures, items: list[Item], primary: str, subsets: dict[str, Figures] | None = None
+) -> None:
+    result = make_result(out.stem, about={}, seed=0, metrics=metrics, items=items, primary=primary, subsets=subsets)
     write_result(out, result)
     write_page(out.with_suffix(".html"), result)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cyclealign.cli.options import BlackBoxKeys, DryRun, Limit, Out, RankerName, Seed
+from cyclealign.cli.results import checked, finish
 from cyclealign.config.ranker_kinds import kinds_help
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
     from cyclealign.evaluation.responses import Response, Sampling
-    from cyclealign.evaluation.result import Result
 
 eval_app = typer.Typer(help="Offline preference evals with error bars.", no_args_is_help=True)
 
@@ -48,9 +48,9 @@ def ranker(
     if dry_run:
         _say(price([i.set for i in items], judge, repeats=repeats))
         return
-    _checked(out)
+    checked(out)
     job = RankerEval(data=data, judge=judge, repeats=repeats)
-    _finish(evaluate_ranker(job, items, out), out)
+    finish(evaluate_ranker(job, items, out), out)
 
 
 @eval_app.command()
@@ -79,9 +79,9 @@ def winrate(
         known = [expected_responses(spec, sampling, keep, letter=name) for spec, name, keep in sides]
         _say(price([s for s in pairs_of(*known) if needs_judge(s)], judge))
         return
-    _checked(out)
+    checked(out)
     sets = pairs_of(*(get_responses(spec, sampling, keep) for spec, _, keep in sides))
-    _finish(evaluate_winrate(WinRate(a=a, b=b, judge=judge), sets, out), out)
+    finish(evaluate_winrate(WinRate(a=a, b=b, judge=judge), sets, out), out)
 
 
 @eval_app.command()
@@ -99,9 +99,10 @@ def reward(
     from cyclealign.rankers.by_name import ranker_spec
 
     ranker_spec(scorer, flag="--scorer", need="scores")  # a mistake in it is found before anything is sampled
-    _checked(out)
+
+    checked(out)
     found = _responses(responses, prompts, generator, limit, seed, out)
-    _finish(evaluate_reward(responses, found, scorer, seed=seed), out)
+    finish(evaluate_reward(responses, found, scorer, seed=seed), out)
 
 
 @eval_app.command()
@@ -118,10 +119,10 @@ def text(
     from cyclealign.evaluation.responses import load_responses
     from cyclealign.evaluation.text import evaluate_text
 
-    _checked(out)
+    checked(out)
     known = {i: r.text for i, r in load_responses(references).items()} if references else {}
     found = _responses(responses, prompts, generator, limit, seed, out)
-    _finish(evaluate_text(responses, found, known, seed=seed), out)
+    finish(evaluate_text(responses, found, known, seed=seed), out)
 
 
 @eval_app.command()
@@ -140,7 +141,7 @@ def likelihood(
     from cyclealign.evaluation.policies import find_policy
     from cyclealign.files.labelled import load_labelled
 
-    _checked(out)
+    checked(out)
     found = find_policy(policy)
     items = load_labelled(data, subset=subset, limit=limit)
     if prompts is not None and found.start is None:
@@ -148,7 +149,7 @@ def likelihood(
     keys = generator or ["temperature=1.0", "top_p=1.0"]  # the policy's own distribution, which a KL is about
     samples = _responses(policy, prompts, keys, limit, seed, out) if prompts else None
     job = Likelihood(name=policy, policy=found, items=items, samples=samples, data=data)
-    _finish(evaluate_likelihood(job, seed=seed), out)
+    finish(evaluate_likelihood(job, seed=seed), out)
 
 
 @eval_app.command()
@@ -162,8 +163,8 @@ def retrieval(
     """A retrieval run against relevance judgements: nDCG@10, RR@10, AP, R@100 or what --measure says."""
     from cyclealign.evaluation.retrieval import MEASURES, evaluate_retrieval
 
-    _checked(out)
-    _finish(evaluate_retrieval(qrels, run, measure or MEASURES, seed=seed), out)
+    checked(out)
+    finish(evaluate_retrieval(qrels, run, measure or MEASURES, seed=seed), out)
 
 
 @eval_app.command()
@@ -176,8 +177,8 @@ def coherence(
     """Correlation of a metric with human ratings: Pearson, Spearman, Kendall."""
     from cyclealign.evaluation.coherence import evaluate_coherence
 
-    _checked(out)
-    _finish(evaluate_coherence(data, scorer, seed=seed), out)
+    checked(out)
+    finish(evaluate_coherence(data, scorer, seed=seed), out)
 
 
 @eval_app.command()
@@ -190,8 +191,8 @@ def compare(
     from cyclealign.evaluation.compare import compare as compared
     from cyclealign.evaluation.compare import load_compared
 
-    _checked(out)
-    _finish(compared(load_compared(results), seed=seed), out)
+    checked(out)
+    finish(compared(load_compared(results), seed=seed), out)
 
 
 def _sampling(prompts: str | None, generator: Sequence[str] | None, limit: int | None, seed: int) -> Sampling:
@@ -206,24 +207,6 @@ def _responses(
     from cyclealign.evaluation.responses import get_responses
 
     return get_responses(spec, _sampling(prompts, generator, limit, seed), out.with_suffix(".responses.jsonl"))
-
-
-def _checked(out: Path) -> None:
-    from cyclealign.evaluation.result import check_output
-
-    check_output(out)
-
-
-def _finish(result: Result, out: Path) -> None:
-    """Write result and page, and say what came of it."""
-    from cyclealign.evaluation.result import write_result
-    from cyclealign.reporting.eval_page import write_page
-    from cyclealign.reporting.eval_terminal import show_result
-
-    write_result(out, result)
-    page = write_page(out.with_suffix(".html"), result)
-    show_result(result)
-    _say([f"result: {out}", f"page: {page}"])
 
 
 def _say(lines: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ from cyclealign.cli.options import (
     SetName,
     TokenBudget,
 )
+from cyclealign.cli.results import checked, finish
+
+if TYPE_CHECKING:
+    from cyclealign.evaluation.statistics import Figure
 
 
 def measure(
@@ -57,15 +61,19 @@ def measure(
         questions = [q for arm in arms for q in arm.questions(asked)]
         print("\n".join(pricing.describe(pricing.most_for(questions, box, pool.template), box)))
         return
+    if result:
+        checked(result, "--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
         figures = evaluate(arms, asked, measuring.judge(box, record, seed=seed, template=pool.template), record)
     names = {d.id: opening(d) for d in (*pool.static, *pool.dynamic)}
     print("\n".join(lines(figures, names)))
     if result:
-        about = {"set": {"name": opened.name, "version": opened.version}, "pool_version": pool.version}
-        write_result(
-            result, "demos eval", about | measuring.provenance(box, pool.template, pairs, asked, seed) | figures
-        )
+        about: dict[str, Figure] = {
+            "set": {"name": opened.name, "version": opened.version},
+            "pool_version": pool.version,
+        }
+        about |= measuring.provenance(box, pool.template, pairs, asked)
+        finish(figures.result(about, seed), result, show=False)
 
 
 def search(
@@ -104,19 +112,16 @@ def search(
         most = pricing.most_within(calls, pricing.largest(plan.pool, size, asked, template), box, template)
         print("\n".join(pricing.describe(most, box)))
         return
+    if result:
+        checked(result, "--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER, most_calls=calls) as record:
         figures = search(plan, asked, measuring.judge(box, record, seed=seed, template=template), record)
-    best = new_file(out, [d for d in plan.pool if d.id in figures["chosen"]], force=force)
+    best = new_file(out, [d for d in plan.pool if d.id in figures.chosen], force=force)
     print("\n".join([*lines(figures), f"{out} {best.version}"]))
     if result:
-        about = {"set": {"name": opened.name, "version": opened.version}, "chosen_version": best.version}
-        write_result(result, "demos search", about | measuring.provenance(box, template, pairs, asked, seed) | figures)
-
-
-def write_result(path: Path, kind: str, record: dict[str, object]) -> None:
-    """All figures of a measurement, with what it ran on."""
-    from cyclealign.files.environment import environment
-    from cyclealign.files.jsonl import write_json
-
-    write_json(path, {"kind": kind, "environment": environment()} | record)
-    print(str(path))
+        about: dict[str, Figure] = {
+            "set": {"name": opened.name, "version": opened.version},
+            "chosen_version": best.version,
+        }
+        about |= measuring.provenance(box, template, pairs, asked)
+        finish(figures.result(about), result, show=False)

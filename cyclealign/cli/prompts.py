@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from cyclealign.cli.measure import write_result
 from cyclealign.cli.options import (
     BlackBoxKeys,
     DryRun,
@@ -19,6 +18,7 @@ from cyclealign.cli.options import (
     Seed,
     TokenBudget,
 )
+from cyclealign.cli.results import checked, finish
 
 app = typer.Typer(no_args_is_help=True, help="Ranking templates: check, show and measure them.")
 TemplateName = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Packaged (rank, rank_terse), or a YAML file")]
@@ -91,11 +91,13 @@ def eval_(
             questions = [measuring.Question(p, pool.select(p.prompt)) for p in asked]
             print("\n".join([f"{name}:", *pricing.describe(pricing.most_for(questions, box, pool.template), box)]))
         return
+    if result:
+        checked(result, "--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
         judges = {n: measuring.judge(box, record, seed=seed, template=p.template) for n, p in pools.items()}
         figures = compare(pools, judges, asked, record)
     print("\n".join(comparison_lines(figures)))
     if result:
         first = next(iter(pools.values()))
-        about = {"pool_version": first.version} | measuring.provenance(box, first.template, pairs, asked, seed)
-        write_result(result, "prompts eval", about | figures)
+        about = {"pool_version": first.version} | measuring.provenance(box, first.template, pairs, asked)
+        finish(figures.result(about, seed), result, show=False)

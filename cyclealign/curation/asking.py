@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
+from cyclealign.evaluation.statistics import Figure
 from cyclealign.files.prompts import load_prompts
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
@@ -105,13 +106,13 @@ def labelled(spec: str, limit: int | None) -> list[CandidateSet]:
 
 
 def provenance(
-    box: BlackBoxConfig, template: RankTemplate, spec: str, pairs: Sequence[CandidateSet], seed: int
-) -> dict[str, Any]:
-    """What a figure must say of itself: judge, template, data and seed."""
-    asked = {"source": spec, "count": len(pairs), "sha256": sha256_hex([p.prompt.id for p in pairs])}
-    judge = {"model": box.model, "endpoint": box.base_url or OPENAI_URL, "passes": box.passes}
+    box: BlackBoxConfig, template: RankTemplate, spec: str, pairs: Sequence[CandidateSet]
+) -> dict[str, Figure]:
+    """What a figure must say of itself: judge, template and data."""
+    asked: dict[str, Figure] = {"source": spec, "count": len(pairs), "sha256": sha256_hex([p.prompt.id for p in pairs])}
+    judge: dict[str, Figure] = {"model": box.model, "endpoint": box.base_url or OPENAI_URL, "passes": box.passes}
     words = {"name": template.name, "version": template.version}
-    return {"judge": judge, "template": words, "pairs": asked, "seed": seed}
+    return {"judge": judge, "template": words, "pairs": asked}
 
 
 def judge(box: BlackBoxConfig, ledger: Ledger, *, seed: int, template: RankTemplate | None = None) -> Judge:

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.curation.accuracy import accuracy_of, gain
+from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain, gain_text
 from cyclealign.curation.asking import Judge, Outcome, Question
 from cyclealign.curation.metering import PROBES, MeteredLedger
-from cyclealign.curation.worth import accuracy_text, difference_text
+from cyclealign.evaluation.result import Result
+from cyclealign.evaluation.statistics import Figure, Figures
 from cyclealign.types import CandidateSet, Demonstration, UserError, derive_seed
 
 Method = Literal["greedy", "bandit"]
@@ -101,8 +102,39 @@ def _value(outcome: Outcome) -> Value:
     return outcome.score or 0.0
 
 
-def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: Judge, ledger: MeteredLedger) -> dict[str, Any]:
-    """Choose on the even-numbered pairs, measure the choice on odd-numbered ones; figures, JSON-able.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """``chosen``: ids, in the pool's order; ``values``: what the method thinks of each demonstration, by id.
+    ``bare`` and ``shown``: no demonstrations and the chosen ones on ``pairs``, which took no part in the choice.
+    ``choosing``: calls that the choice took, of ``calls`` in all.
+    """
+
+    plan: SearchPlan
+    chosen: tuple[str, ...]
+    values: Mapping[str, float]
+    pairs: tuple[CandidateSet, ...]
+    bare: Measured
+    shown: Measured
+    choosing: int
+    calls: int
+    paid: Paid
+
+    def result(self, about: Figures) -> Result:
+        """As a result file."""
+        metrics: dict[str, Figure] = {
+            "method": self.plan.method,
+            "chosen": self.chosen,
+            "values": self.values,
+            "calls": {"allowed": self.plan.calls, "choosing": self.choosing, "all": self.calls},
+        }
+        arms = (self.bare, self.shown)
+        return arms_result(
+            "demos search", arms, self.pairs, about=about, seed=self.plan.seed, metrics=metrics, paid=self.paid
+        )
+
+
+def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: Judge, ledger: MeteredLedger) -> Found:
+    """Choose on the even-numbered pairs, measure the choice on odd-numbered ones.
 
     The same plan, pairs and answers give the same choice, whatever is on the ledger already: a search that was
     killed is started again, and pays for the rest alone.
@@ -117,23 +149,25 @@ def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: Judge, ledger
     asking = _Asking(plan, choosing, judge, ledger, 2 * plan.passes * len(reporting))
     subset, values = METHODS[plan.method](asking)
     used = ledger.used
-    shown = judge.ask([Question(p, plan.shown(subset)) for p in reporting])
-    bare = judge.ask([Question(p, ()) for p in reporting])
-    gap = gain(bare, shown)
+
+    def measured(name: str, demos: tuple[Demonstration, ...]) -> Measured:
+        ledger.reset()
+        outcomes = tuple(judge.ask([Question(p, demos) for p in reporting]))
+        return Measured(name=name, outcomes=outcomes, cost=ledger.reset())
+
+    shown, bare = measured("chosen", plan.shown(subset)), measured("none", ())
     after = ledger.spend()
-    return {
-        "method": plan.method,
-        "chosen": [d.id for d in plan.shown(subset)],
-        "values": {plan.pool[i].id: v for i, v in values.items()},
-        "reported": {"chosen": accuracy_of(shown).record(), "none": accuracy_of(bare).record()},
-        "chosen - none": gap.record() if gap else None,
-        "calls": {"allowed": plan.calls, "choosing": used, "all": ledger.used},
-        "paid_now": {"calls": after.calls - before.calls, "usd": after.usd - before.usd},
-        "items": [
-            {"prompt_id": p.prompt.id, "chosen": s.score, "none": b.score}
-            for p, s, b in zip(reporting, shown, bare, strict=True)
-        ],
-    }
+    return Found(
+        plan=plan,
+        chosen=tuple(d.id for d in plan.shown(subset)),
+        values={plan.pool[i].id: v for i, v in values.items()},
+        pairs=tuple(reporting),
+        bare=bare,
+        shown=shown,
+        choosing=used,
+        calls=ledger.used,
+        paid=Paid(after.calls - before.calls, after.usd - before.usd),
+    )
 
 
 # Greedy -------------------------------------------------------------------------------------------------------
@@ -244,11 +278,10 @@ def _best(values: NDArray[np.float64], size: int) -> Subset:
 METHODS: dict[Method, Callable[[_Asking], tuple[Subset, dict[int, float]]]] = {"greedy": greedy, "bandit": bandit}
 
 
-def lines(result: dict[str, Any]) -> Iterator[str]:
+def lines(found: Found) -> Iterator[str]:
     """For people."""
-    calls = result["calls"]
-    yield f"calls: {calls['all']} of {calls['allowed']}, {result['paid_now']['calls']} of them paid for now"
+    yield f"calls: {found.calls} of {found.plan.calls}, {found.paid.calls} of them paid for now"
     yield "on pairs that took no part in the choice:"
-    yield f"  chosen         {accuracy_text(result['reported']['chosen'])}"
-    yield f"  none           {accuracy_text(result['reported']['none'])}"
-    yield f"  chosen - none  {difference_text(result['chosen - none'])}"
+    yield f"  chosen         {found.shown.accuracy}"
+    yield f"  none           {found.bare.accuracy}"
+    yield f"  chosen - none  {gain_text(gain(found.bare.outcomes, found.shown.outcomes))}"

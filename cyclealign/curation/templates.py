@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from cyclealign.curation.accuracy import accuracy_of, gain
-from cyclealign.curation.asking import Judge, Outcome, Question
+from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain_text, gains
+from cyclealign.curation.asking import Judge, Question
 from cyclealign.curation.lint import Problem
 from cyclealign.curation.metering import MeteredLedger
-from cyclealign.curation.worth import accuracy_text, difference_text
+from cyclealign.evaluation.result import Result
+from cyclealign.evaluation.statistics import Figure, Figures
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.prompting import demonstration_tokens, estimate_message_tokens, render
 from cyclealign.judge.template import FENCED, RankTemplate
@@ -82,43 +83,51 @@ def rendered(
     return [*lines, f"--- about {estimate_message_tokens(messages)} tokens"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """An arm a template, the baseline first; ``versions``: of each template, by name."""
+
+    pairs: tuple[CandidateSet, ...]
+    arms: tuple[Measured, ...]
+    versions: Mapping[str, str]
+    paid: Paid
+
+    def result(self, about: Figures, seed: int) -> Result:
+        """As a result file."""
+        metrics: dict[str, Figure] = {"versions": self.versions}
+        return arms_result(
+            "prompts eval", self.arms, self.pairs, about=about, seed=seed, metrics=metrics, paid=self.paid
+        )
+
+
 def compare(
     pools: Mapping[str, DemonstrationPool],
     judges: Mapping[str, Judge],
     pairs: Sequence[CandidateSet],
     ledger: MeteredLedger,
-) -> dict[str, Any]:
-    """Accuracy with each template, and each against the first; JSON-able. Keys: the templates' names."""
+) -> Compared:
+    """Accuracy with each template. Keys: the templates' names; the first is the baseline."""
     before = ledger.spend()
-    outcomes: dict[str, list[Outcome]] = {}
-    figures: dict[str, Any] = {}
+    found: list[Measured] = []
     for name, pool in pools.items():
         ledger.reset()
-        outcomes[name] = judges[name].ask([Question(p, pool.select(p.prompt)) for p in pairs])
-        figures[name] = accuracy_of(outcomes[name]).record() | {
-            "version": pool.template.version,
-            "cost": ledger.reset()._asdict(),
-        }
-    first = next(iter(pools))
-    gaps = {f"{n} - {first}": gain(outcomes[first], o) for n, o in outcomes.items() if n != first}
+        outcomes = tuple(judges[name].ask([Question(p, pool.select(p.prompt)) for p in pairs]))
+        found.append(Measured(name=name, outcomes=outcomes, cost=ledger.reset()))
     after = ledger.spend()
-    return {
-        "templates": figures,
-        "differences": {n: g.record() if g else None for n, g in gaps.items()},
-        "paid_now": {"calls": after.calls - before.calls, "usd": after.usd - before.usd},
-        "items": [
-            {"prompt_id": p.prompt.id, "scores": {n: o[i].score for n, o in outcomes.items()}}
-            for i, p in enumerate(pairs)
-        ],
-    }
+    return Compared(
+        pairs=tuple(pairs),
+        arms=tuple(found),
+        versions={name: pool.template.version for name, pool in pools.items()},
+        paid=Paid(after.calls - before.calls, after.usd - before.usd),
+    )
 
 
-def comparison_lines(result: dict[str, Any]) -> Iterator[str]:
+def comparison_lines(found: Compared) -> Iterator[str]:
     """For people."""
-    width = max(map(len, [*result["templates"], *result["differences"]]))
-    for name, found in result["templates"].items():
-        cost = found["cost"]
-        yield f"{name:{width}}  {accuracy_text(found)}; {cost['calls']} calls, {cost['input_tokens']:,} tokens in"
-    for name, gap in result["differences"].items():
-        yield f"{name:{width}}  {difference_text(gap)}"
-    yield f"paid now: {result['paid_now']['calls']} calls, ${result['paid_now']['usd']:.4f}"
+    gaps = gains(found.arms)
+    width = max(map(len, [*found.versions, *gaps]))
+    for arm in found.arms:
+        yield f"{arm.name:{width}}  {arm.accuracy}; {arm.cost.calls} calls, {arm.cost.input_tokens:,} tokens in"
+    for name, gap in gaps.items():
+        yield f"{name:{width}}  {gain_text(gap)}"
+    yield f"paid now: {found.paid.calls} calls, ${found.paid.usd:.4f}"

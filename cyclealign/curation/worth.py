@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cyclealign.curation.accuracy import accuracy_of, gain
-from cyclealign.curation.asking import Judge, Outcome, Question
+from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain, gain_text, gains
+from cyclealign.curation.asking import Judge, Question
 from cyclealign.curation.metering import MeteredLedger
-from cyclealign.files.jsonl import read_json
+from cyclealign.evaluation.result import Result, read_result
+from cyclealign.evaluation.statistics import Estimate, Figures
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import CandidateSet, Demonstration, UserError
+
+LEFT_OUT = "without "  # how the arm without a demonstration begins
 
 
 @dataclass(frozen=True)
@@ -45,52 +47,50 @@ def arms_of(pool: DemonstrationPool, *, leave_one_out: bool) -> list[Arm]:
 def _left_out(shown: DemonstrationPool) -> Iterator[Arm]:
     for demo in (*shown.static, *shown.dynamic):
         rest = partial(_without, demo=demo)
-        yield Arm(f"without {demo.id}", replace(shown, static=rest(shown.static), dynamic=rest(shown.dynamic)))
+        yield Arm(LEFT_OUT + demo.id, replace(shown, static=rest(shown.static), dynamic=rest(shown.dynamic)))
 
 
 def _without(demos: Sequence[Demonstration], demo: Demonstration) -> tuple[Demonstration, ...]:
     return tuple(d for d in demos if d.id != demo.id)
 
 
-def evaluate(arms: Sequence[Arm], pairs: Sequence[CandidateSet], judge: Judge, ledger: MeteredLedger) -> dict[str, Any]:
-    """Ask the judge about every pair in every arm; figures and per-item records, JSON-able.
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What was measured: the main arms, ``none`` first and the whole set last, and the whole without each demonstration
+    (by id)."""
 
-    ``arms``: accuracy with its interval, and what its calls take (paid now or before). ``differences``: each arm
-    against ``none``. ``leave_one_out``: accuracy of the whole minus accuracy without the demonstration, so positive
-    where it helps. Raises BudgetExhausted and UserError as ``Judge.ask``.
-    """
+    pairs: tuple[CandidateSet, ...]
+    arms: tuple[Measured, ...]
+    left_out: Mapping[str, Measured]
+    paid: Paid
+
+    @property
+    def values(self) -> dict[str, Estimate | None]:
+        """Of each demonstration: accuracy of the whole minus accuracy without it, so positive where it helps."""
+        return {i: gain(m.outcomes, self.arms[-1].outcomes) for i, m in self.left_out.items()}
+
+    def result(self, about: Figures, seed: int) -> Result:
+        """As a result file."""
+        left = {i: {"value": v, "without": self.left_out[i].figures()} for i, v in self.values.items()}
+        metrics = {"leave_one_out": left} if left else {}
+        return arms_result("demos eval", self.arms, self.pairs, about=about, seed=seed, metrics=metrics, paid=self.paid)
+
+
+def evaluate(arms: Sequence[Arm], pairs: Sequence[CandidateSet], judge: Judge, ledger: MeteredLedger) -> Worth:
+    """Ask the judge about every pair in every arm. Raises BudgetExhausted and UserError as ``Judge.ask``."""
     before = ledger.spend()
-    outcomes: dict[str, list[Outcome]] = {}
-    figures: dict[str, Any] = {}
+    found: list[Measured] = []
     for arm in arms:
         ledger.reset()
-        outcomes[arm.name] = judge.ask(arm.questions(pairs))
-        figures[arm.name] = accuracy_of(outcomes[arm.name]).record() | {"cost": ledger.reset()._asdict()}
-    whole = next(a.name for a in reversed(arms) if not a.name.startswith("without "))
+        outcomes = tuple(judge.ask(arm.questions(pairs)))
+        found.append(Measured(name=arm.name, outcomes=outcomes, cost=ledger.reset()))
     after = ledger.spend()
-    return {
-        "arms": {n: f for n, f in figures.items() if not n.startswith("without ")},
-        "differences": {f"{n} - none": _gap(outcomes["none"], o) for n, o in outcomes.items() if _is_main(n)},
-        "leave_one_out": {
-            n.removeprefix("without "): {"without": figures[n], "value": _gap(o, outcomes[whole])}
-            for n, o in outcomes.items()
-            if n.startswith("without ")
-        },
-        "paid_now": {"calls": after.calls - before.calls, "usd": after.usd - before.usd},
-        "items": [
-            {"prompt_id": pair.prompt.id, "scores": {n: o[i].score for n, o in outcomes.items()}}
-            for i, pair in enumerate(pairs)
-        ],
-    }
-
-
-def _is_main(name: str) -> bool:
-    return name != "none" and not name.startswith("without ")
-
-
-def _gap(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Any] | None:
-    found = gain(first, second)
-    return found.record() if found else None
+    return Worth(
+        pairs=tuple(pairs),
+        arms=tuple(m for m in found if not m.name.startswith(LEFT_OUT)),
+        left_out={m.name.removeprefix(LEFT_OUT): m for m in found if m.name.startswith(LEFT_OUT)},
+        paid=Paid(after.calls - before.calls, after.usd - before.usd),
+    )
 
 
 def missed_prompts(path: Path) -> frozenset[str]:
@@ -98,36 +98,22 @@ def missed_prompts(path: Path) -> frozenset[str]:
 
     Raises UserError where the file is none.
     """
-    try:
-        items = read_json(path)["items"]
-        return frozenset(i["prompt_id"] for i in items if i["scores"]["none"] is not None and i["scores"]["none"] < 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: expected a result that `cyclealign demos eval --result` wrote ({error!r})") from error
+    result = read_result(path)
+    if "none" not in result.arms:
+        raise UserError(f"{path}: expected a result that `cyclealign demos eval --result` wrote, got {result.eval}")
+    bare = [(i.id, i.values.get("none")) for i in result.items]
+    return frozenset(i for i, value in bare if i is not None and value is not None and value < 1)
 
 
-def lines(result: dict[str, Any], names: dict[str, str]) -> Iterator[str]:
+def lines(worth: Worth, names: Mapping[str, str]) -> Iterator[str]:
     """For people. ``names``: what to call a demonstration besides its id."""
-    for name, arm in result["arms"].items():
-        cost = arm["cost"]
-        money = f", ${cost['usd']:.4f}" if cost["usd"] else ""
-        yield f"{name:15} {accuracy_text(arm)}; {cost['calls']} calls, {cost['input_tokens']:,} tokens in{money}"
-    for name, gap in result["differences"].items():
-        yield f"{name:21} {difference_text(gap)}"
-    if result["leave_one_out"]:
+    for arm in worth.arms:
+        money = f", ${arm.cost.usd:.4f}" if arm.cost.usd else ""
+        yield f"{arm.name:15} {arm.accuracy}; {arm.cost.calls} calls, {arm.cost.input_tokens:,} tokens in{money}"
+    for name, gap in gains(worth.arms).items():
+        yield f"{name:21} {gain_text(gap)}"
+    if worth.left_out:
         yield "value of each demonstration (accuracy with all, minus accuracy without it):"
-    values = [(i, v["value"]) for i, v in result["leave_one_out"].items()]
-    for identity, gap in sorted(values, key=lambda x: -(x[1]["value"] if x[1] else 0.0)):
-        yield f"  {identity}  {difference_text(gap)}  {names.get(identity, '')}"
-    yield f"paid now: {result['paid_now']['calls']} calls, ${result['paid_now']['usd']:.4f}"
-
-
-def accuracy_text(arm: dict[str, Any]) -> str:
-    if arm["accuracy"] is None:
-        return f"no verdict on {arm['asked']} pairs"
-    unranked = arm["asked"] - arm["ranked"]
-    missing = f", {unranked} without a verdict" if unranked else ""
-    return f"{arm['accuracy']:.1%} ({arm['low']:.1%} to {arm['high']:.1%}) of {arm['ranked']} pairs{missing}"
-
-
-def difference_text(gap: dict[str, Any] | None) -> str:
-    return f"{gap['value']:+.1%} ({gap['low']:+.1%} to {gap['high']:+.1%})" if gap else "no pair with both verdicts"
+    for identity, gap in sorted(worth.values.items(), key=lambda x: -(x[1].value if x[1] else 0.0)):
+        yield f"  {identity}  {gain_text(gap)}  {names.get(identity, '')}"
+    yield f"paid now: {worth.paid.calls} calls, ${worth.paid.usd:.4f}"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking
 
@@ -22,7 +21,7 @@ def passes_of(ranking: Ranking | None, shown: Sequence[Order]) -> tuple[Pass, ..
     return tuple(zip(shown, ranking.passes, strict=True))
 
 
-def position_bias(items: Sequence[Sequence[Pass]], *, seed: int = 0) -> dict[str, Any] | None:
+def position_bias(items: Sequence[Sequence[Pass]], *, seed: int = 0) -> dict[str, Figure] | None:
     """How far the slot decides; None where no item was shown in an order.
 
     ``flip_rate``: share of items with two presentations or more whose first choice is not the same in all (0 for a
@@ -40,17 +39,17 @@ def position_bias(items: Sequence[Sequence[Pass]], *, seed: int = 0) -> dict[str
     one_sided = [n for n in first if n != 1]
     taus = [kendall_tau(item[0][1], other[1]) for item in several for other in item[1:]]
     return {
-        "flip_rate": recorded(share(len(flipped), len(several))),
-        "first_slot_share": recorded(share(sum(order[0] == given[0] for order, given in shown), len(shown))),
+        "flip_rate": share(len(flipped), len(several)),
+        "first_slot_share": share(sum(order[0] == given[0] for order, given in shown), len(shown)),
         "first_slot_chance": sum(1 / len(order) for order, _ in shown) / len(shown),
-        "first_slot_flips": recorded(share(sum(n == 2 for n in one_sided), len(one_sided))),
-        "tau_between_orders": recorded(bootstrap_mean(taus, seed=seed)),
+        "first_slot_flips": share(sum(n == 2 for n in one_sided), len(one_sided)),
+        "tau_between_orders": bootstrap_mean(taus, seed=seed),
     }
 
 
 def length_bias(
     rankings: Sequence[Ranking | None], grades: Sequence[Mapping[str, float]], texts: Sequence[Mapping[str, str]]
-) -> dict[str, Any] | None:
+) -> dict[str, Figure] | None:
     """How often the longer response wins, for the judge and for the labels; over pairs of different length and grade.
 
     Every pair of candidates of an item that the labels order counts once; a tie of the judge counts half. Lengths are
@@ -73,15 +72,15 @@ def length_bias(
     if not pairs:
         return None
     return {
-        "judge_prefers_longer": recorded(share(judge, int(pairs))),
-        "labels_prefer_longer": recorded(share(label, int(pairs))),
+        "judge_prefers_longer": share(judge, int(pairs)),
+        "labels_prefer_longer": share(label, int(pairs)),
         "excess": (judge - label) / pairs,
-        "accuracy_longer_is_better": recorded(share(right[True][0], int(right[True][1]))),
-        "accuracy_shorter_is_better": recorded(share(right[False][0], int(right[False][1]))),
+        "accuracy_longer_is_better": share(right[True][0], int(right[True][1])),
+        "accuracy_shorter_is_better": share(right[False][0], int(right[False][1])),
     }
 
 
-def self_consistency(repeats: Sequence[Sequence[Ranking | None]], *, seed: int = 0) -> dict[str, Any] | None:
+def self_consistency(repeats: Sequence[Sequence[Ranking | None]], *, seed: int = 0) -> dict[str, Figure] | None:
     """Agreement of a judge with itself when the same questions are put again; None for fewer than two rounds.
 
     ``same_first_choice``: share of items whose best tier is the same in all rounds. ``tau``: mean Kendall tau of the
@@ -95,6 +94,6 @@ def self_consistency(repeats: Sequence[Sequence[Ranking | None]], *, seed: int =
     taus = [kendall_tau(item[0], other) for item in whole for other in item[1:]]
     return {
         "rounds": len(repeats),
-        "same_first_choice": recorded(share(same, len(whole))),
-        "tau": recorded(bootstrap_mean(taus, seed=seed)),
+        "same_first_choice": share(same, len(whole)),
+        "tau": bootstrap_mean(taus, seed=seed),
     }

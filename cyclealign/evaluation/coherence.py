@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cyclealign.evaluation.result import Result, make_result
-from cyclealign.evaluation.statistics import Estimate, expanded_tails, recorded
+from cyclealign.evaluation.result import Item, Result, make_result
+from cyclealign.evaluation.statistics import Estimate, Figure, Figures, expanded_tails
 from cyclealign.files.dialogues import exchange_of, is_number, rating_of
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.rankers.by_name import scorer_by_name
@@ -35,21 +35,23 @@ def evaluate_coherence(data: Path, scorer: str | None, *, seed: int) -> Result:
     rows = list(jsonl_rows(data))
     human = [rating_of(row, place) for place, row in rows]
     scores = _scores(rows, scorer)
-    metrics: dict[str, Any] = {"items": len(rows)}
-    metrics |= {name: recorded(e) for name, e in correlations(scores, human, seed=seed).items()}
+    metrics: dict[str, Figure] = {"items": len(rows)}
+    metrics |= correlations(scores, human, seed=seed)
     names = sorted({str(row["subset"]) for _, row in rows if row.get("subset")})
     places = {n: [i for i, (_, row) in enumerate(rows) if str(row.get("subset")) == n] for n in names}
-    metrics["subsets"] = {
-        name: {k: recorded(e) for k, e in found.items()}
+    subsets: dict[str, Figures] = {
+        name: found
         for name, at in places.items()
         if (found := _subset([scores[i] for i in at], [human[i] for i in at], seed))
     }
     items = [
-        {"key": str(row.get("id", n)), "value": None, "score": s, "human": h}
+        Item(key=str(row.get("id", n)), values={"score": s, "human": h})
         for n, ((_, row), s, h) in enumerate(zip(rows, scores, human, strict=True))
     ]
     about = {"data": str(data), "scorer": scorer}
-    return make_result("coherence", about=about, seed=seed, metrics=metrics, items=items, primary="spearman")
+    return make_result(
+        "coherence", about=about, seed=seed, metrics=metrics, items=items, primary="spearman", subsets=subsets
+    )
 
 
 def correlations(scores: Sequence[float], human: Sequence[float], *, seed: int) -> dict[str, Estimate]:

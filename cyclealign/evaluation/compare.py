@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from cyclealign.evaluation.result import Result, make_result, read_result
-from cyclealign.evaluation.statistics import bootstrap_mean, holm, paired_difference, recorded
+from cyclealign.evaluation.result import Difference, Result, make_result, read_result
+from cyclealign.evaluation.statistics import Estimate, bootstrap_mean, holm, paired_difference
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError
@@ -21,12 +22,13 @@ RESAMPLES = 9_999
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One column: ``values`` of the eval's primary figure by item."""
+    """One column: ``values`` of the eval's primary figure by item; ``mean``: the figure as its own file has it."""
 
     name: str
     eval: str
     primary: str
     values: Mapping[str, float]
+    mean: Estimate | None = None
 
 
 def load_compared(paths: Sequence[Path]) -> list[Compared]:
@@ -35,7 +37,7 @@ def load_compared(paths: Sequence[Path]) -> list[Compared]:
     Raises:
         UserError: a file that is no result, results of different evals, or fewer than two of them.
     """
-    found = [c for path in paths for c in (_of_run(path) if path.is_dir() else [_of_result(path)])]
+    found = [c for path in paths for c in (_of_run(path) if path.is_dir() else _of_result(path))]
     if len(found) < 2:
         raise UserError("compare needs two results at least")
     kinds = {(c.eval, c.primary) for c in found}
@@ -47,17 +49,30 @@ def load_compared(paths: Sequence[Path]) -> list[Compared]:
     return found
 
 
-def _of_result(path: Path) -> Compared:
+def _of_result(path: Path) -> list[Compared]:
     result = read_result(path)
+    found = [_column(path, result, arm) for arm in result.arms or (None,)]
+    if not any(c.values for c in found):
+        raise UserError(f"{path}: its items have no values to compare (eval {result.eval})")
+    return found
+
+
+def _column(path: Path, result: Result, arm: str | None) -> Compared:
     values: dict[str, list[float]] = {}
-    for item in result["items"]:
-        if item.get("value") is not None:
-            values.setdefault(str(item["key"]), []).append(float(item["value"]))
-    if not values:
-        raise UserError(f"{path}: its items have no values to compare (eval {result['eval']})")
+    for item in result.items:
+        value = item.value if arm is None else item.values.get(arm)
+        if value is not None:
+            values.setdefault(item.key, []).append(value)
     # An item that stands twice in the data counts once, with its mean.
-    means = {key: sum(v) / len(v) for key, v in values.items()}
-    return Compared(name=path.stem, eval=result["eval"], primary=result["primary"], values=means)
+    means = {key: fmean(v) for key, v in values.items()}
+    mean = (result.metrics if arm is None else result.subsets.get(arm, {})).get(result.primary)
+    return Compared(
+        name=path.stem if arm is None else f"{path.stem}@{arm}",
+        eval=result.eval,
+        primary=result.primary,
+        values=means,
+        mean=mean if isinstance(mean, Estimate) else None,
+    )
 
 
 def _of_run(path: Path) -> list[Compared]:
@@ -86,24 +101,26 @@ def compare(found: Sequence[Compared], *, seed: int) -> Result:
     Raises:
         UserError: two results without a common item.
     """
-    pairs: list[dict[str, Any]] = []
+    gaps: list[tuple[str, Estimate | None, float]] = []
     for first, second in combinations(found, 2):
         keys = [k for k in first.values if k in second.values]
         if not keys:
             raise UserError(f"compare: {first.name} and {second.name} have no item in common")
         a, b = [first.values[k] for k in keys], [second.values[k] for k in keys]
-        difference = recorded(paired_difference(a, b))
-        pairs.append({"first": first.name, "second": second.name, "difference": difference, "p": paired_p(a, b, seed)})
-    adjusted = holm([p["p"] for p in pairs])
-    metrics = {
-        "subsets": {c.name: {c.primary: recorded(bootstrap_mean(list(c.values.values()), seed=seed))} for c in found},
-        "differences": {
-            f"{p['second']} - {p['first']}": {"difference": p["difference"], "p": p["p"], "p_holm": q}
-            for p, q in zip(pairs, adjusted, strict=True)
+        gaps.append((f"{second.name} - {first.name}", paired_difference(a, b), paired_p(a, b, seed)))
+    adjusted = holm([p for _, _, p in gaps])
+    return make_result(
+        "compare",
+        about={"results": ", ".join(c.name for c in found), "eval": found[0].eval},
+        seed=seed,
+        metrics={},
+        subsets={c.name: {c.primary: c.mean or bootstrap_mean(list(c.values.values()), seed=seed)} for c in found},
+        differences={
+            name: Difference(difference=gap, p=p, p_holm=q) for (name, gap, p), q in zip(gaps, adjusted, strict=True)
         },
-    }
-    about = {"results": ", ".join(c.name for c in found), "eval": found[0].eval}
-    return make_result("compare", about=about, seed=seed, metrics=metrics, items=[], primary=found[0].primary)
+        items=(),
+        primary=found[0].primary,
+    )
 
 
 def paired_p(first: Sequence[float], second: Sequence[float], seed: int) -> float:

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from cyclealign.evaluation.policies import Policy
 from cyclealign.evaluation.ranker import credit
 from cyclealign.evaluation.responses import Response
-from cyclealign.evaluation.result import Result, item_key, make_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.evaluation.result import Item, Result, item_key, make_result
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
 from cyclealign.files.labelled import LabelledItem
 from cyclealign.types import Message, PolicyVersion, Ranking
 
@@ -42,13 +41,13 @@ def evaluate_likelihood(job: Likelihood, *, seed: int) -> Result:
     # One model at a time: both together may not fit.
     own = token_scores(job.policy, [*labelled, *samples])
     scored, sampled = own[: len(labelled)], own[len(labelled) :]
-    items = [_item_record(i, s) for i, s in zip(job.items, scored, strict=True)]
-    values = [r["value"] for r in items if r["value"] is not None]
-    metrics: dict[str, Any] = {
+    items = [_item(i, s) for i, s in zip(job.items, scored, strict=True)]
+    values = [i.value for i in items if i.value is not None]
+    metrics: dict[str, Figure] = {
         "items": len(items),
-        "accuracy": recorded(share(math.fsum(values), len(values))),
-        "nll_of_best": recorded(bootstrap_mean([r["nll_best"] for r in items], seed=seed)),
-        "nll_of_others": recorded(bootstrap_mean([r["nll_others"] for r in items if r["nll_others"]], seed=seed)),
+        "accuracy": share(math.fsum(values), len(values)),
+        "nll_of_best": bootstrap_mean(_known(items, "nll_best"), seed=seed),
+        "nll_of_others": bootstrap_mean(_known(items, "nll_others"), seed=seed),
     }
     if samples and job.policy.start is not None:
         start = Policy(version=PolicyVersion(name="start", base=job.policy.start), start=None, config=None)
@@ -57,7 +56,7 @@ def evaluate_likelihood(job: Likelihood, *, seed: int) -> Result:
     return make_result("likelihood", about=about, seed=seed, metrics=metrics, items=items, primary="accuracy")
 
 
-def divergence(own: TokenScores, start: TokenScores, *, seed: int) -> dict[str, Any]:
+def divergence(own: TokenScores, start: TokenScores, *, seed: int) -> dict[str, Figure]:
     """KL(policy, start model) in nats, estimated on replies that the policy itself sampled.
 
     ``per_reply``: mean of the summed log-ratio, unbiased where the replies are unfiltered samples at temperature 1 (at
@@ -68,30 +67,36 @@ def divergence(own: TokenScores, start: TokenScores, *, seed: int) -> dict[str, 
     ratios = [[p - q for p, q in zip(a, b, strict=True)] for (a,), (b,) in zip(own, start, strict=True)]
     k3 = [fmean(math.expm1(-d) + d for d in row) for row in ratios]
     return {
-        "per_reply": recorded(bootstrap_mean([math.fsum(row) for row in ratios], seed=seed)),
-        "per_token": recorded(bootstrap_mean([fmean(row) for row in ratios], seed=seed)),
-        "k3": recorded(bootstrap_mean(k3, seed=seed)),
+        "per_reply": bootstrap_mean([math.fsum(row) for row in ratios], seed=seed),
+        "per_token": bootstrap_mean([fmean(row) for row in ratios], seed=seed),
+        "k3": bootstrap_mean(k3, seed=seed),
     }
 
 
-def _item_record(item: LabelledItem, scored: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _item(item: LabelledItem, scored: Sequence[Sequence[float]]) -> Item:
     means = {c.id: fmean(tokens) for c, tokens in zip(item.set.candidates, scored, strict=True)}
     best = max(item.grades.values())
     others = [-means[i] for i, g in item.grades.items() if g != best]
     ranking = Ranking.from_scores(item.set.prompt.id, means)
-    return {
-        "key": item_key(item.set),
-        "id": item.id,
-        "subset": item.subset,
-        "value": credit(ranking, item.grades) if item.decided else None,
-        "scores": means,
-        "tiers": ranking.tiers,
-        "grades": dict(item.grades),
-        "nll_best": fmean(-means[i] for i, g in item.grades.items() if g == best),
-        "nll_others": fmean(others) if others else None,
-        "prompt": item.set.prompt.messages[-1]["content"],
-        "responses": {c.id: c.text for c in item.set.candidates},
-    }
+    return Item(
+        key=item_key(item.set),
+        id=item.id,
+        subset=item.subset,
+        value=credit(ranking, item.grades) if item.decided else None,
+        prompt=item.set.prompt.messages[-1]["content"],
+        responses={c.id: c.text for c in item.set.candidates},
+        grades=dict(item.grades),
+        tiers=ranking.tiers,
+        scores=means,
+        values={
+            "nll_best": fmean(-means[i] for i, g in item.grades.items() if g == best),
+            "nll_others": fmean(others) if others else None,
+        },
+    )
+
+
+def _known(items: Sequence[Item], name: str) -> list[float]:
+    return [value for i in items if (value := i.values[name]) is not None]
 
 
 def token_scores(policy: Policy, exchanges: Sequence[Exchange]) -> TokenScores:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from cyclealign.evaluation.bias import length_bias, passes_of, position_bias, self_consistency
 from cyclealign.evaluation.judging import Judge, Judged, judged
-from cyclealign.evaluation.result import Result, item_key, make_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.evaluation.result import Item, Result, item_key, make_result
+from cyclealign.evaluation.statistics import Figure, Figures, bootstrap_mean, share
 from cyclealign.files.labelled import LabelledItem, by_subset
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking, Unranked
@@ -40,12 +39,25 @@ def evaluate_ranker(job: RankerEval, items: Sequence[LabelledItem], out: Path) -
     metrics = ranker_metrics(items, rounds[0], seed=job.judge.seed)
     metrics["self_consistency"] = self_consistency([r.rankings for r in rounds], seed=job.judge.seed)
     metrics["cost"] = cost(rounds, len(items))
-    about = {"data": job.data, "ranker": job.judge.spec, "options": list(job.judge.settings), "repeats": job.repeats}
-    records = [item_record(i, v, s) for i, v, s in zip(items, rounds[0].verdicts, rounds[0].shown, strict=True)]
-    return make_result("ranker", about=about, seed=job.judge.seed, metrics=metrics, items=records, primary="accuracy")
+    about: dict[str, Figure] = {
+        "data": job.data,
+        "ranker": job.judge.spec,
+        "options": list(job.judge.settings),
+        "repeats": job.repeats,
+    }
+    records = [item_of(i, v, s) for i, v, s in zip(items, rounds[0].verdicts, rounds[0].shown, strict=True)]
+    return make_result(
+        "ranker",
+        about=about,
+        seed=job.judge.seed,
+        metrics=metrics,
+        items=records,
+        primary="accuracy",
+        subsets=ranker_subsets(items, rounds[0], seed=job.judge.seed),
+    )
 
 
-def ranker_metrics(items: Sequence[LabelledItem], found: Judged, *, seed: int) -> dict[str, Any]:
+def ranker_metrics(items: Sequence[LabelledItem], found: Judged, *, seed: int) -> dict[str, Figure]:
     """All figures of one round of verdicts; items whose labels prefer nothing are left out of the accuracies.
 
     ``accuracy``: share of ranked items whose first choice is the best by label (a tie of the ranker counts its
@@ -56,30 +68,34 @@ def ranker_metrics(items: Sequence[LabelledItem], found: Judged, *, seed: int) -
     texts = [{c.id: c.text for c in i.set.candidates} for i in items]
     passes = [passes_of(r, s) for r, s in zip(found.rankings, found.shown, strict=True)]
     metrics = _accuracies(pairs, seed)
-    groups = by_subset(list(items))
-    rankings = {id(i): r for i, r in pairs}
-    metrics["subsets"] = {name: _accuracies([(i, rankings[id(i)]) for i in group], seed) for name, group in groups}
     metrics["unranked"] = _unranked(found)
     metrics["position_bias"] = position_bias(passes, seed=seed)
     metrics["length_bias"] = length_bias(found.rankings, [i.grades for i in items], texts)
     return metrics
 
 
-def _accuracies(pairs: Sequence[tuple[LabelledItem, Ranking | None]], seed: int) -> dict[str, Any]:
+def ranker_subsets(items: Sequence[LabelledItem], found: Judged, *, seed: int) -> dict[str, Figures]:
+    """The accuracies of each subset."""
+    rankings = {id(i): r for i, r in zip(items, found.rankings, strict=True)}
+    groups = by_subset(list(items))
+    return {name: _accuracies([(i, rankings[id(i)]) for i in group], seed) for name, group in groups}
+
+
+def _accuracies(pairs: Sequence[tuple[LabelledItem, Ranking | None]], seed: int) -> dict[str, Figure]:
     decided = [(i, r) for i, r in pairs if i.decided]
     ranked = [(i, r) for i, r in decided if r is not None]
     right = math.fsum(credit(r, i.grades) for i, r in ranked)
     lists = [(i, r) for i, r in ranked if len(i.grades) > 2]
-    metrics: dict[str, Any] = {
+    metrics: dict[str, Figure] = {
         "items": len(pairs),
-        "accuracy": recorded(share(right, len(ranked))),
-        "accuracy_unranked_wrong": recorded(share(right, len(decided))),
-        "unranked_rate": recorded(share(sum(r is None for _, r in pairs), len(pairs))),
+        "accuracy": share(right, len(ranked)),
+        "accuracy_unranked_wrong": share(right, len(decided)),
+        "unranked_rate": share(sum(r is None for _, r in pairs), len(pairs)),
         "undecided_labels": len(pairs) - len(decided),
     }
     if lists:
         for name, measure in (("pair_accuracy", pair_accuracy), ("kendall_tau", _tau), ("ndcg", ndcg)):
-            metrics[name] = recorded(bootstrap_mean([measure(r, i.grades) for i, r in lists], seed=seed))
+            metrics[name] = bootstrap_mean([measure(r, i.grades) for i, r in lists], seed=seed)
     return metrics
 
 
@@ -123,35 +139,41 @@ def _tau(ranking: Ranking, grades: Mapping[str, float]) -> float:
     return kendall_tau(ranking, Ranking.from_scores(ranking.prompt_id, dict(grades)))
 
 
-def _unranked(found: Judged) -> dict[str, int]:
+def _unranked(found: Judged) -> dict[str, Figure]:
     """How many have no verdict, by reason."""
     reasons = [v.reason for v in found.verdicts if isinstance(v, Unranked)]
     return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
 
 
-def cost(rounds: Sequence[Judged], items: int) -> dict[str, Any]:
+def cost(rounds: Sequence[Judged], items: int) -> dict[str, Figure]:
     """Seconds an item of this invocation, and what the ledger says of all of them."""
     seconds = math.fsum(r.seconds for r in rounds)
     asked = max(1, items * len(rounds))
-    found: dict[str, Any] = {"seconds": seconds, "seconds_per_item": seconds / asked}
+    found: dict[str, Figure] = {"seconds": seconds, "seconds_per_item": seconds / asked}
     spend = rounds[-1].spend
     if spend is not None:
         found |= spend | {"usd_per_item": spend["usd"] / asked}
     return found
 
 
-def item_record(item: LabelledItem, verdict: Ranking | Unranked, shown: Sequence[Sequence[str]]) -> dict[str, Any]:
+def item_of(item: LabelledItem, verdict: Ranking | Unranked, shown: Sequence[Sequence[str]]) -> Item:
     """What the result file says of one item: its texts, labels, and what the ranker made of it."""
-    record: dict[str, Any] = {
-        "key": item_key(item.set),
-        "id": item.id,
-        "subset": item.subset,
-        "prompt": item.set.prompt.messages[-1]["content"],
-        "responses": {c.id: c.text for c in item.set.candidates},
-        "grades": dict(item.grades),
-    }
+    made = Item(
+        key=item_key(item.set),
+        id=item.id,
+        subset=item.subset,
+        value=credit(verdict, item.grades) if isinstance(verdict, Ranking) and item.decided else None,
+        prompt=item.set.prompt.messages[-1]["content"],
+        responses={c.id: c.text for c in item.set.candidates},
+        grades=dict(item.grades),
+    )
+    return with_verdict(made, verdict, shown)
+
+
+def with_verdict(item: Item, verdict: Ranking | Unranked | None, shown: Sequence[Sequence[str]]) -> Item:
+    """The item with what its ranker said, and saw; as it is where none was asked."""
+    if verdict is None:
+        return item
     if isinstance(verdict, Unranked):
-        return record | {"value": None, "unranked": verdict.reason, "detail": verdict.detail}
-    record |= {"value": credit(verdict, item.grades) if item.decided else None, "tiers": verdict.tiers}
-    extras = {"scores": verdict.scores, "passes": verdict.passes or None, "shown": shown or None}
-    return record | {k: v for k, v in extras.items() if v is not None}
+        return replace(item, unranked=verdict.reason, detail=verdict.detail)
+    return replace(item, tiers=verdict.tiers, scores=verdict.scores, passes=verdict.passes or (), shown=shown)

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from cyclealign.evaluation.bias import Pass, position_bias
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
 
 GIVEN, SWAPPED = ("1", "2"), ("2", "1")  # the two orders in which a pair can stand before a judge
 
@@ -24,7 +23,7 @@ class TwoOrders:
     swapped: str | None
 
 
-def two_order_figures(pairs: Sequence[TwoOrders], *, seed: int = 0) -> dict[str, Any]:
+def two_order_figures(pairs: Sequence[TwoOrders], *, seed: int = 0) -> dict[str, Figure]:
     """Accuracy in each order as published leaderboards count it (no winner is wrong), and position bias beside.
 
     ``accuracy`` is the mean over both orders, its interval a bootstrap over pairs; ``both_correct``: right in both;
@@ -39,12 +38,12 @@ def two_order_figures(pairs: Sequence[TwoOrders], *, seed: int = 0) -> dict[str,
         "correct_given": sum(given),
         "correct_swapped": sum(swapped),
         "correct_both": both,
-        "accuracy_given": recorded(share(sum(given), n)),
-        "accuracy_swapped": recorded(share(sum(swapped), n)),
-        "accuracy": recorded(bootstrap_mean([(a + b) / 2 for a, b in zip(given, swapped, strict=True)], seed=seed)),
-        "both_correct": recorded(share(both, n)),
-        "same_winner": recorded(share(sum(p.given == p.swapped for p in answered), len(answered))),
-        "no_winner": recorded(share(sum((p.given is None) + (p.swapped is None) for p in pairs), 2 * n)),
+        "accuracy_given": share(sum(given), n),
+        "accuracy_swapped": share(sum(swapped), n),
+        "accuracy": bootstrap_mean([(a + b) / 2 for a, b in zip(given, swapped, strict=True)], seed=seed),
+        "both_correct": share(both, n),
+        "same_winner": share(sum(p.given == p.swapped for p in answered), len(answered)),
+        "no_winner": share(sum((p.given is None) + (p.swapped is None) for p in pairs), 2 * n),
         "position_bias": position_bias([_passes(p) for p in pairs], seed=seed),
     }
 
@@ -54,7 +53,7 @@ def _passes(pair: TwoOrders) -> list[Pass]:
     return [(shown, (w, "2" if w == "1" else "1")) for shown, w in orders if w is not None]
 
 
-def class_agreement(gold: Sequence[Hashable], said: Sequence[Hashable]) -> dict[str, Any]:
+def class_agreement(gold: Sequence[Hashable], said: Sequence[Hashable]) -> dict[str, Figure]:
     """Agreement with labels of several classes: accuracy, Cohen's kappa, macro precision, recall and F1.
 
     Classes are those of ``gold``; a class that is never said has precision and F1 0.
@@ -73,7 +72,7 @@ def class_agreement(gold: Sequence[Hashable], said: Sequence[Hashable]) -> dict[
     precision, recall, f1 = (fmean(values) for values in zip(*per_class, strict=True))
     return {
         "correct": right,
-        "accuracy": recorded(share(right, len(gold))),
+        "accuracy": share(right, len(gold)),
         "cohen_kappa": cohen_kappa(gold, said),
         "macro_precision": precision,
         "macro_recall": recall,

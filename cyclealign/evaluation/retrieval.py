@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.extras import require_extra
-from cyclealign.evaluation.result import Result, make_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded
+from cyclealign.evaluation.result import Item, Result, make_result
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean
 from cyclealign.types import UserError
 
 MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
@@ -25,9 +25,12 @@ def evaluate_retrieval(qrels: Path, run: Path, measures: Sequence[str], *, seed:
     """
     judged, found = read_trec(qrels, "qrels"), read_trec(run, "run")
     by_query = measured(judged, found, measures)
-    metrics: dict[str, Any] = {"queries": len(judged), "queries_without_documents": len(judged.keys() - found.keys())}
-    metrics |= {m: recorded(bootstrap_mean(list(by_query[m].values()), seed=seed)) for m in measures}
-    items = [{"key": q, "value": by_query[measures[0]][q], **{m: by_query[m][q] for m in measures}} for q in judged]
+    metrics: dict[str, Figure] = {
+        "queries": len(judged),
+        "queries_without_documents": len(judged.keys() - found.keys()),
+    }
+    metrics |= {m: bootstrap_mean(list(by_query[m].values()), seed=seed) for m in measures}
+    items = [Item(key=q, value=by_query[measures[0]][q], values={m: by_query[m][q] for m in measures}) for q in judged]
     about = {"qrels": str(qrels), "run": str(run), "measures": list(measures)}
     return make_result("retrieval", about=about, seed=seed, metrics=metrics, items=items, primary=measures[0])
 

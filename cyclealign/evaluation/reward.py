@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from cyclealign.evaluation.responses import Response
-from cyclealign.evaluation.result import Result, make_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded
+from cyclealign.evaluation.result import Item, Result, make_result
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean
 from cyclealign.rankers.by_name import scorer_by_name
 
 
@@ -18,16 +17,11 @@ def evaluate_reward(source: str, responses: Mapping[str, Response], scorer: str,
     Raises UserError as ``scorer_by_name``.
     """
     scores = scorer_by_name(scorer).score([(r.prompt.messages, r.text) for r in responses.values()])
-    metrics = {"items": len(scores), "reward": recorded(bootstrap_mean(scores, seed=seed))}
+    metrics: dict[str, Figure] = {"items": len(scores), "reward": bootstrap_mean(scores, seed=seed)}
     if scorer.startswith("reward_model:"):  # other scorers give no logit
-        metrics["reward_sigmoid_100"] = recorded(bootstrap_mean([100 * sigmoid(s) for s in scores], seed=seed))
-    items: list[dict[str, Any]] = [
-        {
-            "key": i,
-            "value": score,
-            "prompt": r.prompt.messages[-1]["content"],
-            "responses": {"reply": r.text},
-        }
+        metrics["reward_sigmoid_100"] = bootstrap_mean([100 * sigmoid(s) for s in scores], seed=seed)
+    items = [
+        Item(key=i, value=score, prompt=r.prompt.messages[-1]["content"], responses={"reply": r.text})
         for (i, r), score in zip(responses.items(), scores, strict=True)
     ]
     about = {"responses": source, "scorer": scorer}

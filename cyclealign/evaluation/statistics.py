@@ -6,9 +6,9 @@ Every interval is a two-sided 95% one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +42,9 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
-def recorded(estimate: Estimate | None) -> dict[str, Any] | None:
-    """The record of an estimate that may be missing."""
-    return None if estimate is None else estimate.record()
+Figure: TypeAlias = "Estimate | bool | int | float | str | Sequence[Figure] | Mapping[str, Figure] | None"
+Figures: TypeAlias = Mapping[str, Figure]
+"""What a measurement found, by name: estimates, numbers, and groups of them."""
 
 
 def share(successes: float, n: int) -> Estimate | None:

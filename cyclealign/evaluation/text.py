@@ -15,8 +15,8 @@ from typing import Any
 
 from cyclealign.evaluation.replies import distinct_n
 from cyclealign.evaluation.responses import Response
-from cyclealign.evaluation.result import Result, make_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share
+from cyclealign.evaluation.result import Item, Result, make_result
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
 from cyclealign.judge.replies import is_refusal
 from cyclealign.types import UserError
 
@@ -38,28 +38,28 @@ def evaluate_text(
     pairs = [(i, texts[i], references[i]) for i in texts if i in references]
     if references and not pairs:
         raise UserError(f"{source}: none of its prompts has a reference; the messages must be the same")
-    metrics: dict[str, Any] = {"items": len(texts), "texts": text_figures(list(texts.values()), seed=seed)}
+    metrics: dict[str, Figure] = {"items": len(texts), "texts": text_figures(list(texts.values()), seed=seed)}
     values: dict[str, float] = {}
     if pairs:
         overlap, rouge = overlap_figures([h for _, h, _ in pairs], [r for _, _, r in pairs], seed=seed)
         metrics = metrics | overlap | {"with_reference": len(pairs)}
         values = dict(zip((i for i, _, _ in pairs), rouge, strict=True))
     items = [
-        {
-            "key": i,
-            "value": values.get(i),
-            "prompt": responses[i].prompt.messages[-1]["content"],
-            "responses": {"reply": text} | ({"reference": references[i]} if i in references else {}),
-        }
+        Item(
+            key=i,
+            value=values.get(i),
+            prompt=responses[i].prompt.messages[-1]["content"],
+            responses={"reply": text} | ({"reference": references[i]} if i in references else {}),
+        )
         for i, text in texts.items()
     ]
-    about = {"responses": source, "references": len(references)}
+    about: dict[str, Figure] = {"responses": source, "references": len(references)}
     return make_result("text", about=about, seed=seed, metrics=metrics, items=items, primary="rougeL")
 
 
 def overlap_figures(
     hypotheses: Sequence[str], references: Sequence[str], *, seed: int
-) -> tuple[dict[str, Any], list[float]]:
+) -> tuple[dict[str, Figure], list[float]]:
     """sacreBLEU and chrF of the corpus, mean ROUGE F1 and PRO's BLEU with intervals; and ROUGE-L by item."""
     sacrebleu, rouge = _needed("sacrebleu"), _needed("rouge_score.rouge_scorer")
     bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
@@ -69,12 +69,12 @@ def overlap_figures(
     scored = [scorer.score(r, h) for h, r in zip(hypotheses, references, strict=True)]
     by_rouge = {name: [s[name].fmeasure for s in scored] for name in ROUGES}
     pro = [bleu_char_pro_compat(h, r) for h, r in zip(hypotheses, references, strict=True)]
-    figures = {
+    figures: dict[str, Figure] = {
         "sacrebleu": float(corpus.score),
         "sacrebleu_signature": str(bleu.get_signature()),
         "chrf": float(letters.score),
-        **{name: recorded(bootstrap_mean(values, seed=seed)) for name, values in by_rouge.items()},
-        "bleu_char_pro_compat": recorded(bootstrap_mean(pro, seed=seed)),
+        **{name: bootstrap_mean(values, seed=seed) for name, values in by_rouge.items()},
+        "bleu_char_pro_compat": bootstrap_mean(pro, seed=seed),
     }
     return figures, by_rouge["rougeL"]
 
@@ -93,7 +93,7 @@ def bleu_char_pro_compat(hypothesis: str, reference: str) -> float:
         return float(100 * sentence_bleu([reference], hypothesis))
 
 
-def text_figures(texts: Sequence[str], *, seed: int) -> dict[str, Any]:
+def text_figures(texts: Sequence[str], *, seed: int) -> dict[str, Figure]:
     """Length, distinct-n, self-BLEU, and the shares of refusals, empty and repetitive replies."""
     tokens = [WORDS.findall(t.lower()) for t in texts]
     repeated = [repetition(t) for t in tokens]
@@ -103,10 +103,10 @@ def text_figures(texts: Sequence[str], *, seed: int) -> dict[str, Any]:
         "distinct1": distinct_n(tokens, 1),
         "distinct2": distinct_n(tokens, 2),
         "self_bleu": self_bleu(texts, seed=seed),
-        "empty_rate": recorded(share(sum(not t.strip() for t in texts), n)),
-        "refusal_rate": recorded(share(sum(map(is_refusal, texts)), n)),
-        "repetition": recorded(bootstrap_mean(repeated, seed=seed)),
-        "repetitive_rate": recorded(share(sum(r > REPETITIVE for r in repeated), n)),
+        "empty_rate": share(sum(not t.strip() for t in texts), n),
+        "refusal_rate": share(sum(map(is_refusal, texts)), n),
+        "repetition": bootstrap_mean(repeated, seed=seed),
+        "repetitive_rate": share(sum(r > REPETITIVE for r in repeated), n),
     }
 
 

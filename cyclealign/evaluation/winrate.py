@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from cyclealign.evaluation.bias import passes_of, position_bias
 from cyclealign.evaluation.judging import Judge, Judged, Verdict, judged
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.policies import taught_by
-from cyclealign.evaluation.ranker import cost
+from cyclealign.evaluation.ranker import cost, with_verdict
 from cyclealign.evaluation.responses import Response, shared_prompts
-from cyclealign.evaluation.result import Result, make_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded, share, sign_test
+from cyclealign.evaluation.result import Item, Result, make_result
+from cyclealign.evaluation.statistics import Estimate, Figure, bootstrap_mean, share, sign_test
 from cyclealign.types import Candidate, CandidateSet, Ranking
 
 ONE_SIDED = 0.9  # share of items with the same side longer from which equal lengths are a guess
@@ -69,7 +68,7 @@ def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> R
         about=about,
         seed=job.judge.seed,
         metrics=metrics,
-        items=[outcome_record(o) for o in outcomes],
+        items=[outcome_item(o) for o in outcomes],
         primary="win_rate",
         warnings=_warnings(job, outcomes, found),
     )
@@ -87,7 +86,7 @@ def _unjudged(item: CandidateSet) -> Outcome:
     return Outcome(item, 0.5 if a == b else float(bool(a)), None)
 
 
-def winrate_metrics(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Any]:
+def winrate_metrics(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Figure]:
     """Win rate of ``a`` (ties count half) with its bootstrap interval over prompts; raw and at equal length."""
     known = [o for o in outcomes if o.value is not None]
     values = [o.value for o in known if o.value is not None]
@@ -96,28 +95,28 @@ def winrate_metrics(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Any]
     rankings = [(o.verdict, o.shown) for o in outcomes if isinstance(o.verdict, Ranking)]
     return {
         "items": len(outcomes),
-        "win_rate": recorded(bootstrap_mean(values, seed=seed)),
-        "length_controlled_win_rate": recorded(length_controlled(values, *lengths, seed=seed)),
+        "win_rate": bootstrap_mean(values, seed=seed),
+        "length_controlled_win_rate": length_controlled(values, *lengths, seed=seed),
         "wins": wins,
         "ties": len(values) - wins - losses,
         "losses": losses,
         "sign_test_p": sign_test(wins, losses),
-        "unranked_rate": recorded(share(len(outcomes) - len(known), len(outcomes))),
+        "unranked_rate": share(len(outcomes) - len(known), len(outcomes)),
         "lengths": {side: _lengths(outcomes, side) for side in ("a", "b")} | {"a_longer": _longer(known)},
         "position_bias": position_bias([passes_of(r, shown) for r, shown in rankings], seed=seed),
     }
 
 
-def _lengths(outcomes: Sequence[Outcome], side: str) -> dict[str, float]:
+def _lengths(outcomes: Sequence[Outcome], side: str) -> dict[str, Figure]:
     texts = [o.set.text(side) for o in outcomes]
     return {"mean_characters": fmean(map(len, texts)), "mean_words": fmean(len(t.split()) for t in texts)}
 
 
-def _longer(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
+def _longer(outcomes: Sequence[Outcome]) -> Estimate | None:
     """Share of the pairs of different length whose longer response is a's."""
     lengths = [(len(o.set.text("a")), len(o.set.text("b"))) for o in outcomes]
     different = [(a, b) for a, b in lengths if a != b]
-    return recorded(share(sum(a > b for a, b in different), len(different)))
+    return share(sum(a > b for a, b in different), len(different))
 
 
 def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[str]:
@@ -126,8 +125,8 @@ def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[
     if any(len(shown) == 1 for shown in found.shown):
         warnings.append("one presentation order an item (passes=1): the slot may decide; use passes=2")
     longer = _longer([o for o in outcomes if o.value is not None])
-    if longer is not None and not 1 - ONE_SIDED <= longer["value"] <= ONE_SIDED:
-        side = "a" if longer["value"] > 0.5 else "b"
+    if longer is not None and not 1 - ONE_SIDED <= longer.value <= ONE_SIDED:
+        side = "a" if longer.value > 0.5 else "b"
         warnings.append(
             f"{side} is longer in more than {ONE_SIDED:.0%} of the pairs: the length-controlled win rate says what"
             " would be at equal lengths, which this data hardly shows"
@@ -135,18 +134,12 @@ def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[
     return warnings
 
 
-def outcome_record(outcome: Outcome) -> dict[str, Any]:
+def outcome_item(outcome: Outcome) -> Item:
     """What the result file says of one pair."""
-    item, verdict = outcome.set, outcome.verdict
-    record: dict[str, Any] = {
-        "key": item.prompt.id,
-        "value": outcome.value,
-        "prompt": item.prompt.messages[-1]["content"],
-        "responses": {c.id: c.text for c in item.candidates},
-    }
-    if verdict is None:
-        return record
-    if not isinstance(verdict, Ranking):
-        return record | {"unranked": verdict.reason, "detail": verdict.detail}
-    extras = {"scores": verdict.scores, "passes": verdict.passes or None, "shown": outcome.shown or None}
-    return record | {"tiers": verdict.tiers} | {k: v for k, v in extras.items() if v is not None}
+    made = Item(
+        key=outcome.set.prompt.id,
+        value=outcome.value,
+        prompt=outcome.set.prompt.messages[-1]["content"],
+        responses={c.id: c.text for c in outcome.set.candidates},
+    )
+    return with_verdict(made, outcome.verdict, outcome.shown)

@@ -134,7 +134,7 @@ def _reward_plot(columns: Sequence[Column]) -> list[Html]:
             (r for r in c.figures["rows"] if r["measure"].startswith("reward") and r["change"] is not None), None
         )
         if row is not None:
-            estimate = {"value": row["change"], "low": row["low"], "high": row["high"], "n": c.figures["prompts"]}
+            estimate = Estimate(row["change"], row["low"], row["high"], c.figures["prompts"])
             changes.append((c.name, estimate))
     if not changes:
         return []

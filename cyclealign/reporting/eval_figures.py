@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-ESTIMATE = frozenset({"value", "low", "high", "n"})
+from cyclealign.evaluation.result import Result
+from cyclealign.evaluation.statistics import Estimate, Figure, Figures
 
 
 class Row(NamedTuple):
@@ -17,30 +18,29 @@ class Row(NamedTuple):
     n: str
 
 
-def is_estimate(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.keys() == ESTIMATE
-
-
-def figure_rows(metrics: Mapping[str, Any], name: str = "") -> Iterator[Row]:
+def figure_rows(metrics: Figures, name: str = "") -> Iterator[Row]:
     """One row for each number in nested figures; what is missing (None) is left out."""
     for key, value in metrics.items():
         dotted = f"{name}.{key}" if name else str(key)
-        if is_estimate(value):
-            yield Row(dotted, number(value["value"]), interval(value), f"{value['n']:,}")
+        if isinstance(value, Estimate):
+            yield Row(dotted, number(value.value), interval(value), f"{value.n:,}")
         elif isinstance(value, Mapping):
             yield from figure_rows(value, dotted)
         elif isinstance(value, bool | int | float | str):
             yield Row(dotted, number(value), "", "")
 
 
-def number(value: Any) -> str:
+def number(value: Figure) -> str:
     """Whole numbers with separators, others with four significant decimals."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
-def interval(estimate: Mapping[str, Any]) -> str:
-    if estimate["low"] is None:
-        return ""
-    return f"{number(estimate['low'])} to {number(estimate['high'])}"
+def interval(estimate: Estimate) -> str:
+    return " to ".join(map(number, estimate.interval)) if estimate.interval else ""
+
+
+def differences_of(result: Result) -> Figures:
+    """The paired differences as figures."""
+    return {name: {"difference": d.difference, "p": d.p, "p_holm": d.p_holm} for name, d in result.differences.items()}

@@ -9,18 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from cyclealign.evaluation.result import Result
-from cyclealign.reporting.eval_figures import Row, figure_rows
+from cyclealign.reporting.eval_figures import Row, differences_of, figure_rows
 
 
 def show_result(result: Result, console: Console | None = None) -> None:
     """Print warnings and figures; of subsets only what the eval is about (the page has the rest)."""
     console = console or Console()
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         console.print(Text(f"warning: {warning}", style="bold"))
-    metrics = dict(result["metrics"])
-    primary = result["primary"]
-    metrics["subsets"] = {k: v.get(primary) for k, v in (metrics.get("subsets") or {}).items()}
-    show_rows(f"eval {result['eval']}", figure_rows(metrics), console)
+    subsets = {name: own.get(result.primary) for name, own in result.subsets.items()}
+    found = {**result.metrics, "subsets": subsets, "differences": differences_of(result)}
+    show_rows(result.eval if " " in result.eval else f"eval {result.eval}", figure_rows(found), console)
 
 
 def show_rows(title: str, rows: Iterable[Row], console: Console) -> None:

@@ -35,8 +35,9 @@ from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_
 from cyclealign.distill.windows import Window
 from cyclealign.evaluation.arms import crossed_difference, judged
 from cyclealign.evaluation.replies import WORDS
+from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded
+from cyclealign.evaluation.statistics import bootstrap_mean
 from cyclealign.files.rows import jsonl_rows
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -91,14 +92,14 @@ def main() -> None:
                 speeds.append(latency(cascade, rows, 30))
     values = averaged(runs)
     metrics = {
-        "arms": {arm: {m: recorded(bootstrap_mean(v)) for m, v in found.items()} for arm, found in values.items()},
+        "arms": {arm: {m: bootstrap_mean(v) for m, v in found.items()} for arm, found in values.items()},
         "claims": claims(runs),
         "latency": speeds,
         "windows_an_article": fmean(len(ws) for _, ws, _ in items),
     }
     about = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out")}
     records = [
-        {"key": q.id, "value": values["ndcg2"][f"hit@{K}"][n], "etm": values["etm"][f"hit@{K}"][n]}
+        ResultItem(key=q.id, value=values["ndcg2"][f"hit@{K}"][n], values={"etm": values["etm"][f"hit@{K}"][n]})
         for n, (q, _, _) in enumerate(items)
     ]
     about |= {"test_questions_measured": len(items), "train_questions_used": len(train)}
@@ -311,7 +312,7 @@ def tables(metrics: dict[str, Any]) -> str:
     names = [f"{m}@{k}" for m in ("hit", "kept") for k in KS]
     lines = [f"| windows chosen by | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for arm, values in metrics["arms"].items():
-        lines.append(f"| {arm} | {' | '.join(format(values[n]['value'], '.3f') for n in names)} |")
+        lines.append(f"| {arm} | {' | '.join(format(values[n].value, '.3f') for n in names)} |")
     lines += ["", "| claim | difference | 95% interval | smallest detectable | verdict |", "|---|---|---|---|---|"]
     for name, c in metrics["claims"].items():
         ends = f"{c['low']:+.4f} to {c['high']:+.4f}"

@@ -22,7 +22,7 @@ import numpy as np
 from cyclealign.distill.leaf import distill_leaf
 from cyclealign.distill.leaf_config import LeafConfig
 from cyclealign.evaluation.arms import compare_arms
-from cyclealign.evaluation.result import check_output, make_result, write_result
+from cyclealign.evaluation.result import Item, check_output, make_result, write_result
 from cyclealign.types import sha256_hex
 
 WIDTHS = (192, 96, 48)
@@ -147,7 +147,7 @@ def result(found: Mapping[tuple[str, int], Any], seeds: int, settings: Mapping[s
     }
     means = {name: np.mean(table, axis=0) for name, table in values.items()}
     items = [
-        {"key": q, "value": float(means["asymmetric"][n]), **{name: float(m[n]) for name, m in means.items()}}
+        Item(key=q, value=float(means["asymmetric"][n]), values={name: float(m[n]) for name, m in means.items()})
         for n, q in enumerate(queries)
     ]
     about = {"data": "scifact", "teacher": "all-MiniLM-L6-v2", "seeds": seeds, **settings}

@@ -21,7 +21,7 @@ from scipy.stats import kendalltau, spearmanr
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.recorded import cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import bootstrap_mean, recorded
+from cyclealign.evaluation.statistics import bootstrap_mean
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking
@@ -64,19 +64,20 @@ def main() -> None:
     rows = [row for _, row in jsonl_rows(arguments.data)]
     models = {name: model_figures(rows, name, published) for name, published in PUBLISHED.items()}
     metrics = {
-        "subsets": models,
         "agreement_of_the_two_judges": two_judges(rows),
         "order_of_the_models": orders(models),
     }
     about = {"question": "win rates of 8 models from AlpacaEval's recorded verdicts", "prompts": len(rows)}
-    result = make_result("alpacaeval_recorded", about=about, seed=0, metrics=metrics, items=[], primary="davinci")
+    result = make_result(
+        "alpacaeval_recorded", about=about, seed=0, metrics=metrics, items=[], primary="davinci", subsets=models
+    )
     write_result(arguments.out, result)
     for name, figures in models.items():
         d, t = figures["davinci"], figures["turbo"]
         print(
-            f"{name:22} davinci {100 * d['value']:.2f} ({PUBLISHED[name].davinci:.2f}, z {figures['davinci_z']:+.2f})"
-            f" turbo {100 * t['value']:.2f} ({PUBLISHED[name].turbo:.2f}, z {figures['turbo_z']:+.2f})"
-            f" controlled {100 * figures['turbo_controlled']['value']:.2f} ({PUBLISHED[name].controlled:.2f})"
+            f"{name:22} davinci {100 * d.value:.2f} ({PUBLISHED[name].davinci:.2f}, z {figures['davinci_z']:+.2f})"
+            f" turbo {100 * t.value:.2f} ({PUBLISHED[name].turbo:.2f}, z {figures['turbo_z']:+.2f})"
+            f" controlled {100 * figures['turbo_controlled'].value:.2f} ({PUBLISHED[name].controlled:.2f})"
             f" shorter than it in {figures['turbo_shorter']:.3f}"
         )
     print(metrics["agreement_of_the_two_judges"], metrics["order_of_the_models"])
@@ -94,10 +95,10 @@ def model_figures(rows: list[dict[str, Any]], model: str, published: Published) 
         wins = [w for w, _, _ in known]
         target, whole = getattr(published, name) / 100, getattr(published, f"{name}_n")
         error = stdev(wins) * math.sqrt((1 - len(wins) / whole) / len(wins)) if len(wins) < whole else 0.0
-        figures[name] = recorded(bootstrap_mean(wins))
+        figures[name] = bootstrap_mean(wins)
         figures[f"{name}_published"] = target
         figures[f"{name}_z"] = (fmean(wins) - target) / error if error else 0.0
-        figures[f"{name}_controlled"] = recorded(length_controlled(*map(list, zip(*known, strict=True))))
+        figures[f"{name}_controlled"] = length_controlled(*map(list, zip(*known, strict=True)))
         figures[f"{name}_shorter"] = fmean(mine < other for _, mine, other in known)
         figures[f"{name}_missing_verdicts"] = len(found) - len(known)
     figures["turbo_controlled_published"] = published.controlled / 100
@@ -115,12 +116,12 @@ def two_judges(rows: list[dict[str, Any]]) -> dict[str, Any]:
             taus.append(kendall_tau(Ranking.from_scores("", old), Ranking.from_scores("", new)))
         first += [v > 0.5 for v in old.values()]
         second += [v > 0.5 for v in new.values()]
-    return {"tau_of_a_list": recorded(bootstrap_mean(taus)), "kappa_of_wins": cohen_kappa(first, second)}
+    return {"tau_of_a_list": bootstrap_mean(taus), "kappa_of_wins": cohen_kappa(first, second)}
 
 
 def orders(models: dict[str, Any]) -> dict[str, float]:
     """Rank correlation of our order of the models with the published one, and of the two judges' orders."""
-    ours = {b: [models[m][b]["value"] for m in PUBLISHED] for b in BASELINES}
+    ours = {b: [models[m][b].value for m in PUBLISHED] for b in BASELINES}
     published = {b: [getattr(PUBLISHED[m], b) for m in PUBLISHED] for b in BASELINES}
     found = {f"tau_{b}_with_published": float(kendalltau(ours[b], published[b]).statistic) for b in BASELINES}
     found["spearman_between_baselines"] = float(spearmanr(ours["davinci"], ours["turbo"]).statistic)

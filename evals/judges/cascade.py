@@ -33,8 +33,9 @@ from cyclealign.config.schema import CascadeConfig
 from cyclealign.evaluation.arms import POWER80, verdict
 from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.ranker import ndcg
+from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference, recorded
+from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
@@ -143,7 +144,7 @@ def main() -> None:
     about = {"question": __doc__.splitlines()[0], "prompts": len(items), "seeds": arguments.seeds}
     shown = {a: m["ndcg"] for a, m in means.items() if a.endswith((" keep=4", " alone=0.5")) and a.count("=") == 1}
     records = [
-        {"key": i, "value": v, **{a: round(by_prompt[i], 6) for a, by_prompt in shown.items()}}
+        ResultItem(key=i, value=v, values={a: round(by_prompt[i], 6) for a, by_prompt in shown.items()})
         for i, v in means["cascade keep=4"]["ndcg"].items()
     ]
     write_result(
@@ -282,7 +283,7 @@ def measured(
 def summaries(means: Values) -> dict[str, Any]:
     """Means by arm and measure; of the qualities with intervals."""
     return {
-        arm: {m: recorded(bootstrap_mean(list(values[m].values()))) for m in QUALITIES}
+        arm: {m: bootstrap_mean(list(values[m].values())) for m in QUALITIES}
         | {m: fmean(values[m].values()) for m in SAVINGS}
         for arm, values in means.items()
     }
@@ -319,7 +320,7 @@ def tables(metrics: Mapping[str, Any]) -> str:
     for arm, values in metrics["arms"].items():
         shares = " | ".join(f"{values[m]:.0%}" for m in SAVINGS)
         scores = " | ".join(
-            f"{e['value']:.3f} ({e['low']:.3f} to {e['high']:.3f})" if e["low"] is not None else f"{e['value']:.3f}"
+            f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" if e.low is not None else f"{e.value:.3f}"
             for e in (values[m] for m in ("ndcg", "tau", "best_first"))
         )
         lines.append(f"| {arm} | {shares} | {scores} |")

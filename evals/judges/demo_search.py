@@ -98,12 +98,12 @@ def one(planted: PlantedJudge, method: Method, calls: int, seed: int) -> dict[st
         with MeteredLedger(Path(folder) / "ledger.sqlite", most_calls=calls) as ledger:
             found = search(plan, pairs, judge(box, ledger, seed=seed), ledger)
         requests = len(server.requests)
-    chosen = tuple(i for i, d in enumerate(pool) if d.id in found["chosen"])
+    chosen = tuple(i for i, d in enumerate(pool) if d.id in found.chosen)
     return {
         "seed": seed,
         "chosen": chosen,
         "true_accuracy": planted.accuracy(chosen),
-        "reported": found["reported"]["chosen"],
+        "reported": found.shown.accuracy.estimate.record() if found.shown.accuracy.estimate else None,
         "requests": requests,
         "seconds": time.monotonic() - began,
     }

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.evaluation.recorded import TwoOrders, two_order_figures
-from cyclealign.evaluation.result import make_result, write_result
+from cyclealign.evaluation.result import Item, make_result, write_result
+from cyclealign.evaluation.statistics import Estimate
 from cyclealign.files.rows import jsonl_rows
 
 Cell = tuple[str, str, str]  # judge, strategy, subset
@@ -44,15 +45,16 @@ def main() -> None:
         "llmbar_recorded",
         about={"question": "accuracy of recorded judges on LLMBar in both orders, and how far the order decides"},
         seed=0,
-        metrics=metrics | {"subsets": {f"{r['judge']} {r['strategy']}": r for r in benchmark}},
-        items=[{"judge": j, "strategy": s, "subset": u, **short(f)} for (j, s, u), f in figures.items()],
+        metrics=metrics,
+        subsets={f"{r['judge']} {r['strategy']}": rounded(r) for r in benchmark},
+        items=[Item(key=f"{j} {s} {u}", subset=u, values=rounded(short(f))) for (j, s, u), f in figures.items()],
         primary="accuracy",
     )
-    write_result(arguments.out, rounded(result))
+    write_result(arguments.out, result)
     print(json.dumps(metrics))
     for row in benchmark:
-        flip = row["position_bias"]["flip_rate"]["value"]
-        print(f"{row['judge']:13} {row['strategy']:24} {row['accuracy']['value']:.3f} flips {flip:.3f} (n={row['n']})")
+        flip = row["position_bias"]["flip_rate"].value
+        print(f"{row['judge']:13} {row['strategy']:24} {row['accuracy'].value:.3f} flips {flip:.3f} (n={row['n']})")
 
 
 def read_cells(data: Path) -> dict[Cell, list[TwoOrders]]:
@@ -75,7 +77,7 @@ def summary(cells: dict[Cell, list[TwoOrders]]) -> list[dict[str, Any]]:
         if subset == "Natural" or subset.startswith(ADVERSARIAL):
             proper[judge, strategy] += pairs
     rows = [{"judge": j, "strategy": s, **two_order_figures(pairs)} for (j, s), pairs in proper.items()]
-    return sorted(rows, key=lambda row: -row["accuracy"]["value"])
+    return sorted(rows, key=lambda row: -row["accuracy"].value)
 
 
 def against_published(figures: dict[Cell, dict[str, Any]], folder: Path) -> dict[str, int]:
@@ -102,11 +104,13 @@ def against_published(figures: dict[Cell, dict[str, Any]], folder: Path) -> dict
 
 
 def short(figures: dict[str, Any]) -> dict[str, Any]:
-    """A cell's counts, and its main figures as [value, low, high]."""
+    """A cell's counts, and its main figures with their intervals' ends."""
     named = {"accuracy": figures["accuracy"], **(figures["position_bias"] or {})}
     kept = {k: v for k, v in figures.items() if isinstance(v, int)}
     for name in ("accuracy", "flip_rate", "first_slot_share"):
-        kept[name] = [named[name][end] for end in ("value", "low", "high")] if named.get(name) else None
+        found = named.get(name)
+        ends = (None, None, None) if found is None else (found.value, found.low, found.high)
+        kept |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
     return kept
 
 
@@ -116,6 +120,8 @@ def rounded(value: Any) -> Any:
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list):
         return [rounded(v) for v in value]
+    if isinstance(value, Estimate):
+        return Estimate(*(rounded(v) for v in (value.value, value.low, value.high)), value.n)
     return round(value, 6) if isinstance(value, float) else value
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from cyclealign.evaluation.recorded import class_agreement, cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import recorded, share
+from cyclealign.evaluation.statistics import share
 from cyclealign.files.rows import jsonl_rows
 
 WHOLE = 999
@@ -46,7 +46,7 @@ def main() -> None:
     write_result(arguments.out, result)
     for judge in JUDGES:
         ours, theirs = metrics[judge]["accuracy"], PUBLISHED[judge]["accuracy"]
-        print(f"{judge}: {ours['value']:.4f} ({ours['low']:.4f} to {ours['high']:.4f}); published {theirs}")
+        print(f"{judge}: {ours.value:.4f} ({ours.low:.4f} to {ours.high:.4f}); published {theirs}")
 
 
 def verdict(recorded_verdict: Any) -> int:
@@ -58,10 +58,10 @@ def judge_figures(rows: list[dict[str, Any]], gold: list[int], judge: str) -> di
     said = [verdict(row[judge]) for row in rows]
     figures = class_agreement(gold, said)
     decided = [(g, s) for g, s in zip(gold, said, strict=True) if g and s]
-    figures["accuracy_where_both_decide"] = recorded(share(sum(g == s for g, s in decided), len(decided)))
+    figures["accuracy_where_both_decide"] = share(sum(g == s for g, s in decided), len(decided))
     figures["unparsable"] = sum(str(row[judge]) == "garbage" for row in rows)
-    figures["says_first"] = recorded(share(said.count(1), said.count(1) + said.count(2)))
-    figures["labels_say_first"] = recorded(share(gold.count(1), gold.count(1) + gold.count(2)))
+    figures["says_first"] = share(said.count(1), said.count(1) + said.count(2))
+    figures["labels_say_first"] = share(gold.count(1), gold.count(1) + gold.count(2))
     for n in range(3):
         figures[f"kappa_annotator_{n + 1}"] = cohen_kappa([row["annotators"][n] for row in rows], said)
     return figures | {"published": PUBLISHED[judge], **rest_of_the_set(figures["correct"], len(rows), judge)}

@@ -74,7 +74,7 @@ def test_build_takes_what_a_judge_missed(folder: Path) -> None:
     with Loopback(judge=judged) as server:
         command = ["demos", "eval", "pool.jsonl", "pairs.jsonl", "--ranker", "openai:judge", f"base_url={server.url}"]
         assert main([*command, "--result", "r.json", "--no-leave-one-out"]) == 0
-    missed = {i["prompt_id"] for i in read_json(folder / "r.json")["items"] if i["scores"]["none"] == 0}
+    missed = {i["id"] for i in read_json(folder / "r.json")["items"] if i["values"]["none"] == 0}
     assert 10 <= len(missed) <= 30
     build = ["demos", "build", "pairs.jsonl", "--size", "4", "--encoder", "tfidf", "--out", "new.jsonl"]
     assert main([*build, "--missed", "r.json"]) == 0
@@ -114,18 +114,28 @@ def test_eval_and_search_end_to_end(folder: Path, capsys: Captured) -> None:
         found = ["--size", "2", "--calls", "250", "--out", "best.jsonl", "--result", "search.json"]
         assert main(["demos", "search", "pool.jsonl", "pairs.jsonl", *box, *found]) == 0
     result = read_json(folder / "eval.json")
-    assert result["kind"] == "demos eval"
-    assert result["set"]["version"] == open_set("pool.jsonl").version
-    assert result["judge"] == {"model": "judge", "endpoint": server.url, "passes": 1}
-    assert {"hardware", "commit"} <= set(result["environment"])
+    assert result["eval"] == "demos eval"
+    assert result["about"]["set"]["version"] == open_set("pool.jsonl").version
+    assert result["about"]["judge"] == {"model": "judge", "endpoint": server.url, "passes": 1}
+    assert {"hardware", "commit"} <= set(result)
     truth = {s: sum(judged.right(i, s) for i in range(40)) / 40 for s in ((), (0, 1, 2, 3))}
-    assert result["arms"]["none"]["accuracy"] == truth[()]
-    assert result["arms"]["static"]["accuracy"] == truth[(0, 1, 2, 3)]
+    assert result["subsets"]["none"]["accuracy"]["value"] == truth[()]
+    assert result["subsets"]["static"]["accuracy"]["value"] == truth[(0, 1, 2, 3)]
     searched = read_json(folder / "search.json")
-    assert searched["calls"]["all"] <= 248
-    assert searched["chosen"] == [POOL[0].id, POOL[3].id]
+    assert searched["metrics"]["calls"]["all"] <= 248
+    assert searched["metrics"]["chosen"] == [POOL[0].id, POOL[3].id]
     assert load_demonstrations(folder / "best.jsonl") == (POOL[0], POOL[3])
-    assert searched["chosen_version"] == open_set("best.jsonl").version
+    assert searched["about"]["chosen_version"] == open_set("best.jsonl").version
+    for path in ("eval.json", "search.json"):  # compare has the intervals of the command itself
+        assert main(["eval", "compare", path, "--out", "compared.json"]) == 0
+        own, compared = read_json(folder / path), read_json(folder / "compared.json")
+        gap = {n.replace(f"{path[:-5]}@", ""): d["difference"] for n, d in compared["differences"].items()}
+        assert gap == {n: d["difference"] for n, d in own["differences"].items()}
+        assert gap
+        assert all(d["low"] is not None for d in gap.values())
+        means = {n.split("@")[1]: s["accuracy"] for n, s in compared["subsets"].items()}
+        assert means == {n: own["subsets"][n]["accuracy"] for n in own["arms"]}
+        assert "paired differences" in (folder / path).with_suffix(".html").read_text()
     with Ledger(folder / "runs" / "demos.ledger.sqlite", read_only=True) as ledger:
         assert set(ledger.spend_by("purpose")) == {"eval", "probe"}
 
@@ -156,5 +166,5 @@ def test_a_run_is_shown_and_measured_as_it_is(folder: Path, capsys: Captured) ->
         command = ["demos", "eval", str(run), "pairs.jsonl", "--ranker", "openai:judge", f"base_url={server.url}"]
         assert main([*command, "--limit", "5", "--no-leave-one-out", "--result", "r.json"]) == 0
     result = read_json(folder / "r.json")
-    assert list(result["arms"]) == ["none", "static", "static+dynamic"]
-    assert result["template"]["name"] == "rank_terse"
+    assert result["arms"] == ["none", "static", "static+dynamic"]
+    assert result["about"]["template"]["name"] == "rank_terse"

@@ -78,6 +78,10 @@ def test_templates_are_compared_on_the_same_pairs(
         assert main([*command, "--template", "rank", "--template", "rank_terse", "--result", "r.json"]) == 0
         assert len(server.requests) == 1 + 2 * 12
     result = read_json(tmp_path / "r.json")
-    assert {n: t["accuracy"] for n, t in result["templates"].items()} == {"rank": 1.0, "rank_terse": 0.0}
-    assert result["differences"]["rank_terse - rank"]["difference"] == -1.0
+    assert {n: t["accuracy"]["value"] for n, t in result["subsets"].items()} == {"rank": 1.0, "rank_terse": 0.0}
+    assert result["differences"]["rank_terse - rank"]["difference"]["value"] == -1.0
+    assert main(["eval", "compare", "r.json"]) == 0
+    gaps = read_json(tmp_path / "eval_compare.json")["differences"]
+    gap = result["differences"]["rank_terse - rank"]["difference"]
+    assert gaps["r@rank_terse - r@rank"]["difference"] == gap
     assert "rank_terse - rank  -100.0%" in capsys.readouterr().out

@@ -13,12 +13,13 @@ from loopback import Fault, Loopback, Script
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig, Price
-from cyclealign.curation.accuracy import Accuracy, accuracy_of, gain
+from cyclealign.curation.accuracy import Accuracy, Paid, accuracy_of, gain, gains
 from cyclealign.curation.asking import Judge, Outcome, Question, black_box_section, judge, labelled
 from cyclealign.curation.metering import Lap, MeteredLedger
 from cyclealign.curation.pricing import describe, most_for
 from cyclealign.curation.worth import arms_of, evaluate, lines
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
+from cyclealign.evaluation.statistics import Estimate, paired_difference, share
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template
@@ -55,13 +56,10 @@ def outcomes(*scores: float | None) -> list[Outcome]:
 
 def test_accuracy_with_wilson_interval() -> None:
     found = accuracy_of(outcomes(*[1.0] * 8, 0.0, 0.0, None))
-    assert (found.value, found.ranked, found.asked, found.unranked) == (0.8, 10, 11, {"unusable": 1})
-    assert (round(found.low, 4), round(found.high, 4)) == (0.4902, 0.9433)  # the textbook's 8 of 10
-    tied = accuracy_of(outcomes(*[1.0] * 8, 0.5, 0.0))
-    assert tied.value == 0.85
-    assert tied.low == found.low
-    assert tied.high == accuracy_of(outcomes(*[1.0] * 9, 0.0)).high
-    assert accuracy_of(outcomes(None)) == Accuracy(None, 0.0, 1.0, 0, 1, {"unusable": 1})
+    assert (found.asked, found.unranked) == (11, {"unusable": 1})
+    assert found.estimate == Estimate(0.8, pytest.approx(0.4902, abs=5e-5), pytest.approx(0.9433, abs=5e-5), 10)
+    assert accuracy_of(outcomes(*[1.0] * 8, 0.5, 0.0)).estimate == share(8.5, 10)
+    assert accuracy_of(outcomes(None)) == Accuracy(estimate=None, asked=1, unranked={"unusable": 1})
 
 
 def test_paired_difference_by_hand() -> None:
@@ -188,18 +186,19 @@ def test_evaluate_finds_what_each_demonstration_is_worth(tmp_path: Path) -> None
         assert ledger.spend().calls <= most.calls
         assert ledger.spend().usd <= (most.usd or 0.0)
         again = evaluate(arms, PAIRS, asked, ledger)
-    assert {n: a["accuracy"] for n, a in result["arms"].items()} == {"none": 0.0, "static": 1.0, "static+dynamic": 1.0}
-    assert result["arms"]["static"]["low"] == pytest.approx(0.9124, abs=1e-4)  # Wilson, 40 of 40
-    values = {i: v["value"]["value"] for i, v in result["leave_one_out"].items()}
+    none, static, _ = result.arms
+    assert [(a.name, a.accuracy.estimate) for a in result.arms] == [
+        *(("none", share(0, 40)), ("static", share(40, 40)), ("static+dynamic", share(40, 40)))
+    ]
+    values = {i: v and v.value for i, v in result.values.items()}
     assert values == {POOL[0].id: 1.0, POOL[1].id: 0.0, POOL[2].id: 0.0}
-    assert result["differences"]["static - none"]["value"] == 1.0
+    assert gains(result.arms)["static - none"] == paired_difference([0.0] * 40, [1.0] * 40)
     # Leaving out the one dynamic demonstration asks what arm static asked: not paid twice, but counted as its cost.
     assert len(server.requests) == 1 + 5 * len(PAIRS)
-    assert result["paid_now"]["calls"] == 1 + 5 * len(PAIRS)
-    assert result["leave_one_out"][POOL[2].id]["without"]["cost"] == result["arms"]["static"]["cost"]
-    assert result["arms"]["none"]["cost"]["calls"] == len(PAIRS)
-    assert again["paid_now"] == {"calls": 0, "usd": 0.0}
-    assert {k: v for k, v in again.items() if k != "paid_now"} == {k: v for k, v in result.items() if k != "paid_now"}
+    assert result.paid.calls == 1 + 5 * len(PAIRS)
+    assert result.left_out[POOL[2].id].cost == static.cost
+    assert none.cost.calls == len(PAIRS)
+    assert again == replace(result, paid=Paid(0, 0.0))
     text = "\n".join(lines(result, {POOL[0].id: "plant 0"}))
     assert "none            0.0% (0.0% to 8.8%) of 40 pairs; 40 calls" in text
     assert f"{POOL[0].id}  +100.0%" in text
@@ -214,10 +213,12 @@ def test_pairs_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> Non
 
     with asking(tmp_path, PlantedJudge({0: 100.0}), script=script) as (asked, ledger, _, _):
         result = evaluate(arms_of(a_pool(1, 0), leave_one_out=False), PAIRS[:10], asked, ledger)
-    assert result["arms"]["none"]["ranked"] == 9
-    assert result["arms"]["none"]["unranked"] == {"unusable": 1}
-    assert result["differences"]["static - none"]["n"] == 9
-    assert result["leave_one_out"] == {}
+    none = result.arms[0].accuracy
+    assert (none.estimate and none.estimate.n, none.asked, none.unranked) == (9, 10, {"unusable": 1})
+    gap = gains(result.arms)["static - none"]
+    assert gap is not None
+    assert gap.n == 9
+    assert result.left_out == {}
 
 
 def test_the_price_is_described() -> None:

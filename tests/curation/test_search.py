@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.curation.accuracy import Paid
 from cyclealign.curation.asking import Question, judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.pricing import largest, question_tokens
 from cyclealign.curation.search import LinearModel, Method, SearchPlan, search
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
+from cyclealign.evaluation.statistics import share
 from cyclealign.judge.template import load_template
 from cyclealign.types import UserError
 
@@ -45,21 +48,20 @@ def test_the_planted_set_is_found_within_the_calls(tmp_path: Path, method: Metho
         assert len(server.requests) <= calls
         with MeteredLedger(ledger.path, most_calls=calls) as again:  # all is on the ledger
             second = search(plan(method, calls, passes=passes), PAIRS, judge(box, again, seed=3), again)
-        assert len(server.requests) == found["paid_now"]["calls"] == len(set(server.counts()))
-    assert found["chosen"] == [POOL[1].id, POOL[4].id]
+        assert len(server.requests) == found.paid.calls == len(set(server.counts()))
+    assert found.chosen == (POOL[1].id, POOL[4].id)
     reporting = range(1, 101, 2)
-    assert found["reported"]["chosen"]["accuracy"] == sum(PLANTED.right(i, best) for i in reporting) / 50
-    assert found["reported"]["none"]["accuracy"] == sum(PLANTED.right(i, ()) for i in reporting) / 50
-    assert second["paid_now"] == {"calls": 0, "usd": 0.0}
-    assert {k: v for k, v in second.items() if k != "paid_now"} == {k: v for k, v in found.items() if k != "paid_now"}
+    assert found.shown.accuracy.estimate == share(sum(PLANTED.right(i, best) for i in reporting), 50)
+    assert found.bare.accuracy.estimate == share(sum(PLANTED.right(i, ()) for i in reporting), 50)
+    assert second == replace(found, paid=Paid(0, 0.0))
 
 
 def test_pairs_of_the_choice_are_not_reported_on(tmp_path: Path) -> None:
     with Loopback(judge=PLANTED) as server, MeteredLedger(tmp_path / "l.sqlite", most_calls=200) as ledger:
         box = BlackBoxConfig(model="judge", base_url=server.url)
         found = search(plan("greedy", 200), PAIRS, judge(box, ledger, seed=3), ledger)
-    assert {i["prompt_id"] for i in found["items"]} <= {p.prompt.id for p in PAIRS[1::2]}
-    assert found["calls"]["all"] - found["calls"]["choosing"] == 2 * len(found["items"])
+    assert {p.prompt.id for p in found.pairs} <= {p.prompt.id for p in PAIRS[1::2]}
+    assert found.calls - found.choosing == 2 * len(found.pairs)
 
 
 @pytest.mark.parametrize(

@@ -69,10 +69,10 @@ def test_pros_bleu_has_its_worked_examples() -> None:
 
 def test_text_figures_by_hand() -> None:
     figures = text_figures(["a b a b", "I'm sorry, I can't help.", "", "x y z w x y z w x y z w"], seed=0)
-    assert figures["empty_rate"]["value"] == 0.25
-    assert figures["refusal_rate"]["value"] == 0.25
+    assert figures["empty_rate"].value == 0.25
+    assert figures["refusal_rate"].value == 0.25
     assert repetition(["x", "y", "z", "w", "x", "y", "z", "w", "x", "y", "z", "w"]) == pytest.approx(1 - 4 / 9)
-    assert figures["repetitive_rate"]["value"] == 0.25
+    assert figures["repetitive_rate"].value == 0.25
 
 
 def test_self_bleu_is_high_for_copies_and_low_for_strangers() -> None:
@@ -196,7 +196,7 @@ def test_coherence_by_hand(capsys: Captured) -> None:
     chat = ["hi", "yes?", "red blue"]
     spoken = [{"context": chat, "response": w, "human": n} for n, w in enumerate(("x", "red", "blue"))]
     scored = evaluated("coherence", write("s.jsonl", spoken), "--scorer", "overlap")
-    assert [i["score"] for i in scored["items"]] == [0.0, 1.0, 1.0]
+    assert [i["values"]["score"] for i in scored["items"]] == [0.0, 1.0, 1.0]
     assert "c2.jsonl:1: expected score" in refused(capsys, "coherence", write("c2.jsonl", [{"human": 1}]))
     assert "c3.jsonl:1: expected human" in refused(capsys, "coherence", write("c3.jsonl", [{"score": 1}]))
     assert "three items" in refused(capsys, "coherence", write("c4.jsonl", rows[:2]))
@@ -211,7 +211,7 @@ def test_compare_pairs_items_and_corrects(capsys: Captured) -> None:
         rows = [{"prompt": p, "response": p if n < hits else r} for n, (p, r) in enumerate(texts)]
         result = evaluated("reward", write(f"{name}.jsonl", rows), "--scorer", "overlap")
         Path(f"{name}.json").write_text(json.dumps(result))
-    found = evaluated("compare", "low.json", "mid.json", "high.json")["metrics"]
+    found = evaluated("compare", "low.json", "mid.json", "high.json")
     gaps = found["differences"]
     assert set(gaps) == {"mid - low", "high - low", "high - mid"}
     assert gaps["high - low"]["difference"]["value"] == pytest.approx(
@@ -220,6 +220,9 @@ def test_compare_pairs_items_and_corrects(capsys: Captured) -> None:
     assert all(g["p_holm"] >= g["p"] for g in gaps.values())
     assert "differences" in Path("eval_compare.html").read_text()
     assert "two results at least" in refused(capsys, "compare", "low.json")
+    newer = json.loads(Path("low.json").read_text()) | {"format": 2}
+    Path("newer.json").write_text(json.dumps(newer))
+    assert "format 2 is newer than this version" in refused(capsys, "compare", "low.json", "newer.json")
     Path("none.json").write_text("[]")
     assert "expected a result" in refused(capsys, "compare", "low.json", "none.json")
 
@@ -239,6 +242,6 @@ def test_compare_reads_runs(tmp_path: Path, capsys: Captured) -> None:
     for trained, gain in ((0, 0.0), (2, 0.5)):
         rewards = {i: n + gain for n, i in enumerate(ids)}
         write_json(run.evaluation(trained) / "metrics.json", {"reward_by_prompt": rewards})
-    found = evaluated("compare", str(run.path))["metrics"]
+    found = evaluated("compare", str(run.path))
     assert found["subsets"]["run@start"]["reward"]["value"] == 4.0  # places 1, 3, 5 and 7: the others chose
     assert found["differences"]["run@kept - run@start"]["difference"]["value"] == pytest.approx(0.5)

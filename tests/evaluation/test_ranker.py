@@ -13,7 +13,7 @@ from report_page import Page
 
 from cyclealign.cli.main import main
 from cyclealign.evaluation.ranker import credit, ndcg, pair_accuracy
-from cyclealign.evaluation.result import make_result
+from cyclealign.evaluation.result import Item, make_result
 from cyclealign.reporting.eval_page import render_page
 from cyclealign.types import Ranking
 
@@ -56,10 +56,11 @@ def openai(server: Loopback, *more: str) -> list[str]:
 
 def test_a_judge_that_reads_length_is_right_on_half_and_never_flips() -> None:
     with Loopback(judge=prefers(len)) as server:
-        metrics = evaluated(*openai(server))["metrics"]
+        result = evaluated(*openai(server))
+    metrics = result["metrics"]
     assert value(metrics["accuracy"]) == 0.5
     assert metrics["accuracy"]["n"] == PAIRS
-    assert {name: s["items"] for name, s in metrics["subsets"].items()} == {"a": 12, "b": 12}
+    assert {name: s["items"] for name, s in result["subsets"].items()} == {"a": 12, "b": 12}
     position = metrics["position_bias"]
     assert value(position["flip_rate"]) == 0.0
     assert value(position["first_slot_share"]) == 0.5
@@ -205,9 +206,9 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys: Captured, arguments: list
 
 
 def test_items_of_the_page_are_filtered_by_outcome_and_subset() -> None:
-    def item(n: int, **more: Any) -> dict[str, Any]:
+    def item(n: int, **more: Any) -> Item:
         subset = f"</style><b>{n % 2}" if n % 3 else None
-        return {"id": str(n), "prompt": "q", "responses": {"a": "x", "b": "y"}, "subset": subset, **more}
+        return Item(key=str(n), id=str(n), prompt="q", responses={"a": "x", "b": "y"}, subset=subset, **more)
 
     items = [item(n, value=n % 2) for n in range(5)] + [item(5, value=None, unranked="error")]
     about = {"data": "d"}

@@ -24,14 +24,14 @@ def test_two_orders_by_hand() -> None:
     ]
     figures = two_order_figures(pairs)
     assert (figures["correct_given"], figures["correct_swapped"], figures["correct_both"]) == (2, 2, 1)
-    assert figures["accuracy"]["value"] == 0.5
-    assert figures["no_winner"]["value"] == 1 / 8
-    assert figures["same_winner"] == {**figures["same_winner"], "value": pytest.approx(1 / 3), "n": 3}
+    assert figures["accuracy"].value == 0.5
+    assert figures["no_winner"].value == 1 / 8
+    assert (figures["same_winner"].value, figures["same_winner"].n) == (pytest.approx(1 / 3), 3)
     position = figures["position_bias"]
-    assert position["flip_rate"]["value"] == pytest.approx(2 / 3)
+    assert position["flip_rate"].value == pytest.approx(2 / 3)
     # Presentations a: slots 1 and 2; b and c: slot 1 twice; d: in the swapped order "1" stood second.
-    assert position["first_slot_share"]["value"] == pytest.approx(5 / 7)
-    assert position["first_slot_flips"]["value"] == 1.0
+    assert position["first_slot_share"].value == pytest.approx(5 / 7)
+    assert position["first_slot_flips"].value == 1.0
 
 
 def test_class_agreement_by_hand() -> None:
@@ -84,4 +84,7 @@ def test_llmbar_is_recomputed_and_stands_as_recorded(shared_data: Path, tmp_path
     now, then = (json.loads(p.read_text()) for p in (out, ROOT / "evals/results/llmbar_recorded.json"))
     assert now["metrics"]["cells"] == 499
     counts = ("n", "correct_given", "correct_swapped", "correct_both")
-    assert [[i[c] for c in counts] for i in now["items"]] == [[i[c] for c in counts] for i in then["items"]]
+    assert [[i["values"][c] for c in counts] for i in now["items"]] == [
+        [i["values"][c] for c in counts] for i in then["items"]
+    ]
+    assert now["subsets"] == then["subsets"]

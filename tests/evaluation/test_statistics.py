@@ -21,7 +21,6 @@ from cyclealign.evaluation.statistics import (
     expanded_tails,
     holm,
     paired_difference,
-    recorded,
     share,
     sign_test,
 )
@@ -37,7 +36,6 @@ def test_wilson_has_its_published_values() -> None:
 
 def test_no_trials_have_no_share() -> None:
     assert share(0, 0) is None
-    assert recorded(None) is None
     assert bootstrap_mean([]) is None
 
 

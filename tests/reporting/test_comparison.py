@@ -10,7 +10,8 @@ from report_page import Node, Page, drawn_lines, every, figure
 from report_run import hand_made_run
 
 from cyclealign.cli.main import main
-from cyclealign.evaluation.statistics import paired_difference
+from cyclealign.evaluation.compare import compare, load_compared
+from cyclealign.evaluation.statistics import Estimate, paired_difference
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.comparison import columns_of, differences, render_comparison
@@ -97,3 +98,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_too_many_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="compares 2 to 6 runs, got 7"):
         columns_of([RunDir(tmp_path / str(n)) for n in range(7)])
+
+
+def test_one_interval_wherever_it_is_shown(tmp_path: Path) -> None:
+    """A run's page and ``eval compare RUN``; ``report A B`` and ``eval compare A B``."""
+    runs = [RunDir(run.path.rename(tmp_path / name)) for run, name in zip(two_runs(tmp_path), "ab", strict=True)]
+    compared = compare(load_compared([run.path for run in runs]), seed=42).differences
+    for run in runs:
+        row, name = headline(run)["rows"][0], run.path.name
+        estimate = compared[f"{name}@kept - {name}@start"].difference
+        assert estimate == Estimate(row["change"], row["low"], row["high"], 20)
+    ((_, _, gap),) = differences(columns_of(runs))
+    assert compared[f"{runs[1].path.name}@kept - {runs[0].path.name}@kept"].difference == gap
