@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RunFits:
+class RunRankers:
     """Fits on all interactions before the given one, all of which are complete, and keeps the weights beside it.
 
     ``cascade.json`` is written before the judge is asked anything of the interaction: a resumed run reads it, and so

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 from cyclealign.config.schema import Config
-from cyclealign.cycle.distilled_rankers import RunFits
+from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.loop import Parts
 from cyclealign.cycle.team import Team, launch_team
@@ -121,7 +121,7 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
         from cyclealign.rankers.cascade import CascadeRanker
         from cyclealign.rankers.reply_features import ReplyFeatures
 
-        return CascadeRanker(_judge(config, run, template), box.cascade, ReplyFeatures, RunFits(run, box.cascade))
+        return CascadeRanker(_judge(config, run, template), box.cascade, ReplyFeatures, RunRankers(run, box.cascade))
     return _judge(config, run, template)
 
 

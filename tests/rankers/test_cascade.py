@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from cyclealign.cli.main import main
 from cyclealign.config.schema import CascadeConfig, Config
 from cyclealign.cycle.agreeing import trusted
-from cyclealign.cycle.distilled_rankers import RunFits
+from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.export import preference_rows
 from cyclealign.cycle.run_metrics import interaction_metrics
 from cyclealign.files.jsonl import read_json, read_jsonl, write_json
@@ -415,7 +415,7 @@ def test_a_run_prunes_from_its_second_interaction_on_and_reports_it(tmp_path: Pa
     config = config_with(tmp_path, warm_up=30, audit=0.3)
     cycle = make_cycle(config, n_prompts=40)
     assert config.black_box.cascade is not None
-    fits = RunFits(cycle.run_dir, config.black_box.cascade)
+    fits = RunRankers(cycle.run_dir, config.black_box.cascade)
     ranker = CascadeRanker(cycle.parts.black_box, config.black_box.cascade, ByHash, fits)
     cycle.parts = replace(cycle.parts, black_box=ranker)
     cycle.run()
@@ -454,7 +454,7 @@ def test_weights_on_disk_are_what_a_resumed_interaction_uses(tmp_path: Path) -> 
     config = config_with(tmp_path, warm_up=30)
     cycle = make_cycle(config, n_prompts=40)
     assert config.black_box.cascade is not None
-    fits = RunFits(cycle.run_dir, config.black_box.cascade)
+    fits = RunRankers(cycle.run_dir, config.black_box.cascade)
     cycle.run()
     kept = fits(1, ByHash())
     cycle.run_dir.interaction(0).black_box.unlink()
