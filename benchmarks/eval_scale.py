@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from cyclealign.evaluation.judging import Judged
-from cyclealign.evaluation.ranker import item_of, ranker_metrics
+from cyclealign.evaluation.ranker import item_of, ranker_metrics, ranker_subsets
 from cyclealign.evaluation.result import Item, make_result, write_result
+from cyclealign.evaluation.statistics import Figures
 from cyclealign.evaluation.winrate import Outcome, outcome_item, winrate_metrics
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json

@@ -126,13 +126,6 @@ class Cascaded:
     scores: Mapping[str, float]
     audited: bool = False
 
-    def record(self) -> dict[str, Any]:
-        return {"kept": self.kept, "scores": dict(self.scores), "audited": self.audited}
-
-    @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Cascaded:
-        return Cascaded(kept=tuple(record["kept"]), scores=dict(record["scores"]), audited=record["audited"])
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Literal
 
 from cyclealign.cycle.interaction import Interaction
+from cyclealign.files.run_figures import Summary
 from cyclealign.files.run_records import read_rankings, read_sets, read_verdicts
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.prompting import presentations
 from cyclealign.rankers.agreement import Agreement, agree
 from cyclealign.rankers.chance import expected_lcs
@@ -52,21 +54,12 @@ def trusted(it: Interaction, agreed: Sequence[Agreement]) -> list[Agreement]:
     return [a for a in agreed if (taus[a.prompt_id] or 0.0) > 0]
 
 
-def agreement_record(a: Agreement) -> dict[str, Any]:
-    return {
-        "prompt_id": a.prompt_id,
-        "ids": a.ids,
-        "length": a.length,
-        "k": a.k,
-        "corrected": a.corrected,
-        "settled": a.settled,
-    }
-
-
-def summary(it: Interaction, agreed: Sequence[Agreement], *, passes: int) -> dict[str, Any]:
+def summary(
+    it: Interaction, agreed: Sequence[Agreement], *, passes: int, accepted: int, pool: DemonstrationPool
+) -> Summary:
     """Means over the prompts that both rankers ranked: LCS length, its mean by chance, agreement raw and corrected.
 
-    With a cascade, what it saved and lost (``pruning.cascade_figures``).
+    With a cascade, what it saved and lost (``pruning.cascade_figures``). ``pool``: as it is after the interaction.
     """
     verdicts = read_verdicts(it.files.black_box).values()
     rankings = [v for v in verdicts if isinstance(v, Ranking)]
@@ -74,18 +67,24 @@ def summary(it: Interaction, agreed: Sequence[Agreement], *, passes: int) -> dic
     reasons = [v.reason for v in verdicts if isinstance(v, Unranked)]
     taus = [v.confidence for v in verdicts if isinstance(v, Ranking) and v.confidence is not None]
     n = max(len(agreed), 1)
-    return {
-        **it.about,
-        "ranked": len(agreed),
-        "unranked": {r: reasons.count(r) for r in sorted(set(reasons))},
-        "lcs": sum(a.length for a in agreed) / n,
-        "lcs_by_chance": sum(expected_lcs(a.k) for a in agreed) / n,
-        "agreement": sum(a.length / a.k for a in agreed) / n,
-        "agreement_corrected": sum(a.corrected for a in agreed) / n,
-        "pass_tau": sum(taus) / len(taus) if taus else None,
-        "settled": sum(a.settled for a in agreed),
-        **({} if cascade is None else {"cascade": cascade}),
-    }
+    return Summary(
+        interaction=it.index,
+        batch=it.batch,
+        round=it.round,
+        prompts=len(it.active),
+        ranked=len(agreed),
+        unranked={r: reasons.count(r) for r in sorted(set(reasons))},
+        lcs=sum(a.length for a in agreed) / n,
+        lcs_by_chance=sum(expected_lcs(a.k) for a in agreed) / n,
+        agreement=sum(a.length / a.k for a in agreed) / n,
+        agreement_corrected=sum(a.corrected for a in agreed) / n,
+        pass_tau=sum(taus) / len(taus) if taus else None,
+        settled=sum(a.settled for a in agreed),
+        cascade=cascade,
+        accepted=accepted,
+        pool=len(pool.dynamic),
+        pool_version=pool.version,
+    )
 
 
 def training_examples(it: Interaction, target: Literal["black_box", "agreement"]) -> list[RankingExample]:

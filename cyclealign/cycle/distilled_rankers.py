@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cyclealign.config.schema import CascadeConfig
-from cyclealign.files.jsonl import read_json, write_json
+from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import CascadeFit
 from cyclealign.files.run_records import read_rankings, read_sets
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ class RunRankers:
         if not file.exists():
             found = self._fitted(interaction, features)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, {"useful": False} if found is None else found.record())
-        record = read_json(file)
-        return Distilled.from_record(record) if "weights" in record else None
+            write_record(file, CascadeFit(useful=False) if found is None else found.record())
+        return Distilled.from_record(read_record(CascadeFit, file))
 
     def _fitted(self, interaction: int, features: Features) -> Distilled | None:
         from cyclealign.rankers.distilled import distil, lists_of

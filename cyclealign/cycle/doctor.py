@@ -63,10 +63,8 @@ def _hardware() -> Iterator[Finding]:
     from cyclealign.files.environment import hardware
 
     found = hardware()
-    yield Finding("ok", "CPU", f"{found['cpu']}, {found['cores']} cores")
-    yield Finding(
-        "ok" if found["gpus"] else "note", "GPU", ", ".join(found["gpus"]) or "none (training runs on the CPU)"
-    )
+    yield Finding("ok", "CPU", f"{found.cpu}, {found.cores} cores")
+    yield Finding("ok" if found.gpus else "note", "GPU", ", ".join(found.gpus) or "none (training runs on the CPU)")
 
 
 def _vllm(config: Config | None) -> Finding:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cyclealign.config.schema import DriftConfig
+from cyclealign.files.run_figures import Metrics
 from cyclealign.types import (
     Generator,
     PolicyTrainer,
@@ -25,16 +27,17 @@ if TYPE_CHECKING:
         def white_box(self) -> PolicyTrainer: ...
 
 
-def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> str | None:
+def drift_broken(limits: DriftConfig, evaluations: Mapping[int, Metrics], trained: int) -> str | None:
     """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None."""
     now, start = evaluations.get(trained), evaluations.get(0)
-    if now is None or start is None or trained == 0 or not start["replies"]:
+    if now is None or start is None or trained == 0 or not start.replies:
         return None
-    if not now["replies"]:
+    if not now.replies:
         return "all replies are empty"
-    rise = now["nll_start"] / start["nll_start"] - 1
-    ratio = now["mean_words"] / max(start["mean_words"], 1e-9)
-    variety = now["distinct2"] / max(start["distinct2"], 1e-9)
+    # Both have replies, and so an NLL.
+    rise = (now.nll_start or 0.0) / (start.nll_start or 1e-9) - 1
+    ratio = now.mean_words / max(start.mean_words, 1e-9)
+    variety = now.distinct2 / max(start.distinct2, 1e-9)
     if limits.max_nll_rise is not None and rise > limits.max_nll_rise:
         return f"NLL under the start model rose by {rise:.1%} (drift.max_nll_rise {limits.max_nll_rise:.1%})"
     if limits.max_length_ratio is not None and not 1 / limits.max_length_ratio <= ratio <= limits.max_length_ratio:
@@ -44,7 +47,7 @@ def drift_broken(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], tr
     return None
 
 
-def kept_interaction(limits: DriftConfig, evaluations: dict[int, dict[str, Any]], trained: int) -> tuple[int, str]:
+def kept_interaction(limits: DriftConfig, evaluations: Mapping[int, Metrics], trained: int) -> tuple[int, str]:
     """How many interactions the kept model has been trained for, and why.
 
     ``best``: of those within the drift limits, the one with the highest mean reward on the choosing half; without
@@ -53,7 +56,7 @@ def kept_interaction(limits: DriftConfig, evaluations: dict[int, dict[str, Any]]
     if limits.keep == "last" or not evaluations:
         return trained, "last interaction"
     within = [n for n in evaluations if drift_broken(limits, evaluations, n) is None]
-    rewards = {n: evaluations[n]["reward_choosing"] for n in within if "reward_choosing" in evaluations[n]}
+    rewards = {n: reward for n in within if (reward := evaluations[n].reward_choosing) is not None}
     if not rewards:
         return max(within, default=0), "latest interaction within the drift limits"
     best = max(rewards, key=lambda n: (rewards[n], -n))

@@ -1,7 +1,6 @@
 """``Evaluator``: what a run measures of its own policy on held-out prompts.
 
-The even-numbered eval prompts choose the interaction that is kept, the odd-numbered ones report: a figure that
-took part in the choice would flatter it.
+Half of them choose the interaction that is kept, the others report (``evaluation.halves``).
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from cyclealign.cycle.team import Team
+from cyclealign.evaluation.halves import Halves
 from cyclealign.evaluation.labelled_pairs import accuracy, labelled_pairs
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
-from cyclealign.files.jsonl import Appender, write_json, write_jsonl
+from cyclealign.files.jsonl import Appender, write_jsonl
+from cyclealign.files.records import write_record
+from cyclealign.files.run_figures import Metrics
 from cyclealign.files.run_records import read_sets, set_record, verdict_record
 from cyclealign.rankers.scored import NamedScorer
 from cyclealign.types import (
@@ -66,17 +67,20 @@ class Evaluator:
             for name, verdicts in (("white_box", white), ("black_box", black)):
                 if verdicts:
                     write_jsonl(folder / f"{name}.jsonl", map(verdict_record, verdicts))
-            metrics = {
-                **reply_statistics([text for _, text in pairs]),
-                "kept_of_drawn": kept_of_drawn(sampled),
-                "nll_start": fmean(nll) if nll else None,
-                "nll_by_prompt": _by_prompt(sets, nll),
-                **self._rewards(sets),
-                "white_box_accuracy": accuracy(white),
-                "black_box_accuracy": accuracy(black),
-                "version": version.name,
-            }
-            write_json(folder / "metrics.json", metrics)
+            said = reply_statistics([text for _, text in pairs])
+            metrics = Metrics(
+                replies=said.replies,
+                mean_words=said.mean_words,
+                distinct1=said.distinct1,
+                distinct2=said.distinct2,
+                kept_of_drawn=kept_of_drawn(sampled),
+                nll_start=fmean(nll) if nll else None,
+                nll_by_prompt=_by_prompt(sets, nll),
+                white_box_accuracy=accuracy(white),
+                black_box_accuracy=accuracy(black),
+                version=version.name,
+            )
+            write_record(folder / "metrics.json", self._with_rewards(metrics, sets))
 
     def _sample(self, path: Path, generator: Generator, version: PolicyVersion, seed: int) -> None:
         done = read_sets(path)
@@ -90,24 +94,22 @@ class Evaluator:
                         file.add(set_record(item))
         generator.close()  # what follows needs the memory that an engine holds
 
-    def _rewards(self, sets: Sequence[CandidateSet]) -> dict[str, Any]:
+    def _with_rewards(self, metrics: Metrics, sets: Sequence[CandidateSet]) -> Metrics:
         """Mean score per prompt over its replies; means over the reporting and the choosing half."""
         if self.scorer is None:
-            return {}
+            return metrics
         scores = self.scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates])
         by_prompt = _by_prompt(sets, scores)
         if not by_prompt:
-            return {}
-        position = {p.id: n for n, p in enumerate(self.prompts)}
-        even = [v for i, v in by_prompt.items() if position[i] % 2 == 0]
-        odd = [v for i, v in by_prompt.items() if position[i] % 2 == 1]
-        choosing, reporting = even or odd, odd or even
-        return {
-            "scorer": self.scorer.name,
-            "reward": fmean(reporting),
-            "reward_choosing": fmean(choosing),
-            "reward_by_prompt": {p.id: by_prompt[p.id] for p in self.prompts if p.id in by_prompt},
-        }
+            return metrics
+        halves = Halves.of(self.prompts)
+        return replace(
+            metrics,
+            scorer=self.scorer.name,
+            reward=fmean(by_prompt[i] for i in halves.reporting(by_prompt)),
+            reward_choosing=fmean(by_prompt[i] for i in halves.choosing(by_prompt)),
+            reward_by_prompt={p.id: by_prompt[p.id] for p in self.prompts if p.id in by_prompt},
+        )
 
 
 def _by_prompt(sets: Sequence[CandidateSet], values: Sequence[float]) -> dict[str, float]:

@@ -9,20 +9,27 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
 from cyclealign.cycle.model_card import model_card
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.rankers.utilities import taught_tiers
-from cyclealign.types import CandidateSet, Ranking, UserError
+from cyclealign.types import CandidateSet, Message, Ranking, UserError
 
 log = logging.getLogger(__name__)
 Pairs = Literal["best_worst", "adjacent", "all"]
+
+
+class PreferenceRow(TypedDict):
+    """TRL's conversational preference row."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ def export_run(path: Path, wanted: Exports, out: Path) -> list[Path]:
     return written
 
 
-def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Iterator[dict[str, Any]]:
+def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Iterator[PreferenceRow]:
     """TRL's conversational preference rows {prompt, chosen, rejected} of one ranking.
 
     ``best_worst``: one row; ``adjacent``: every response of a tier over every one of the next; ``all``: over every
@@ -70,7 +77,7 @@ def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Itera
         found = [pair for better, worse in steps for pair in itertools.product(better, worse)]
     for better, worse in found:
         yield {
-            "prompt": [dict(m) for m in item.prompt.messages],
+            "prompt": list(item.prompt.messages),
             "chosen": [{"role": "assistant", "content": item.text(better)}],
             "rejected": [{"role": "assistant", "content": item.text(worse)}],
         }
@@ -91,13 +98,13 @@ def _write_pairs(run: RunDir, pairs: Pairs, out: Path) -> Path:
 
 def _kept_weights(run: RunDir) -> Path:
     """The adapter or model that the run kept. UserError where it kept none."""
-    if not (run.best / "kept.json").exists():
+    kept = run.kept()
+    if kept is None:
         raise UserError(f"{run.path}: the run has not finished; continue it with `cyclealign resume {run.path}`")
     for kind in ("adapter", "model"):
         if (run.best / kind).is_dir():
             return run.best / kind
-    why = read_json(run.best / "kept.json").get("why", "")
-    raise UserError(f"{run.path}: the run kept the start model ({why}), so there are no new weights")
+    raise UserError(f"{run.path}: the run kept the start model ({kept.why}), so there are no new weights")
 
 
 def _copied(source: Path, target: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cyclealign.files.jsonl import Appender
 from cyclealign.files.run_dir import InteractionDir
 from cyclealign.files.run_records import Verdict, read_sets, read_verdicts, set_record
+from cyclealign.files.run_state import Place
 from cyclealign.types import (
     CandidateSet,
     Generator,
@@ -29,8 +30,8 @@ class Interaction:
     files: InteractionDir
 
     @property
-    def about(self) -> dict[str, int]:
-        return {"interaction": self.index, "batch": self.batch, "round": self.round, "prompts": len(self.active)}
+    def place(self) -> Place:
+        return Place(interaction=self.index, batch=self.batch, round=self.round, prompts=len(self.active))
 
 
 def unranked_sets(

@@ -12,19 +12,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cyclealign.config.schema import Config
-from cyclealign.cycle.agreeing import accept, agreement_record, agreements, summary, training_examples, trusted
+from cyclealign.cycle.agreeing import accept, agreements, summary, training_examples, trusted
 from cyclealign.cycle.drift import drift_broken, kept_interaction
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.interaction import Interaction, counts_as_failed, final_verdicts, is_ranked, unranked_sets
 from cyclealign.cycle.learning_state import LearningState
 from cyclealign.cycle.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.cycle.team import Team
-from cyclealign.files.jsonl import Appender, write_json, write_jsonl
+from cyclealign.files.jsonl import Appender, write_jsonl
+from cyclealign.files.records import encode, write_record, write_records
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import train_row
 from cyclealign.files.run_records import Verdict, read_sets, verdict_record
+from cyclealign.files.run_state import Canary, Kept, Place, Stage, Timing
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import (
     BudgetExhausted,
@@ -76,7 +78,7 @@ class Loop:
             self._keep_best(stopped)
         except BaseException as error:
             # Also outside what the main process does alone: the others must not poll for a turn that never comes.
-            self.team.publish(ended=type(error).__name__, why=str(error))
+            self.team.failed(error)
             raise
         finally:
             self.parts.generator.close()
@@ -108,31 +110,31 @@ class Loop:
     def _interact(self, it: Interaction) -> list[str]:
         """One pass; returns the ids of the prompts that are settled."""
         self._check_canary(it)
-        self.team.share("generate_and_rank", lambda: self._generate_and_rank(it), **it.about)
+        self.team.share("generate_and_rank", lambda: self._generate_and_rank(it), it.place)
         self._white_box(it)
-        settled = self.team.share("agree", lambda: self._agree(it), **it.about)
+        settled = self.team.share("agree", lambda: self._agree(it), it.place)
         self.pool = self.pool.loaded(it.files.demonstrations)
         self._train(it)
         return settled
 
     def _check_canary(self, it: Interaction) -> None:
         """The generator serves what the trainer holds, before its candidates are paid for."""
-        if not self.team.share("canary", lambda: is_ranked(it), **it.about):
+        if not self.team.share("canary", lambda: is_ranked(it), it.place):
             self._compare(it.active[0], it.files.canary, f"interaction {it.index}")
 
     def _compare(self, prompt: Prompt, file: Path, where: str) -> None:
         """RunStopped where the generator's log-probs of a continuation are not the trainer's."""
 
-        def sample() -> dict[str, Any]:
+        def sample() -> tuple[tuple[int, ...], tuple[float, ...]]:
             taken = self.parts.generator.canary(prompt, self.policy.version)
-            return {"token_ids": taken.token_ids, "logprobs": taken.logprobs}
+            return taken.token_ids, taken.logprobs
 
-        record = self.team.share("canary", sample)
-        canary = CanarySample(prompt, tuple(record["token_ids"]), tuple(record["logprobs"]))
+        token_ids, logprobs = self.team.share("canary", sample)
+        canary = CanarySample(prompt, tuple(token_ids), tuple(logprobs))
         gap = self.policy.load().canary_gap(canary)
         limit = CANARY_TOLERANCE[self.config.policy.dtype]
         if self.team.is_main:
-            write_json(file, {"gap": gap, "limit": limit, "version": self.policy.version.name})
+            write_record(file, Canary(gap=gap, limit=limit, version=self.policy.version.name))
         if not gap <= limit:
             raise RunStopped(
                 f"{where}: the generator's log-probabilities differ from the trainer's by {gap:.3f} nats a token"
@@ -176,7 +178,7 @@ class Loop:
 
     def _white_box(self, it: Interaction) -> None:
         """The white box ranks the same sets by its own likelihood; every process takes part."""
-        if self.team.share("white_box", it.files.white_box.exists, **it.about):
+        if self.team.share("white_box", it.files.white_box.exists, it.place):
             return
         white_box = self.policy.load()
         sets = read_sets(it.files.candidates)
@@ -199,24 +201,23 @@ class Loop:
                 seed=derive_seed(self.config.seed, "accept", it.index),
             )
             pool = self.pool.updated(accepted)
-            pool_record = {"accepted": len(accepted), "pool": len(pool.dynamic), "pool_version": pool.version}
-            write_jsonl(it.files.agreement, [agreement_record(a) for a in agreed])
+            write_records(it.files.agreement, agreed)
             pool.save(it.files.demonstrations)
-            figures = summary(it, agreed, passes=self.config.black_box.passes)
-            write_json(it.files.summary, figures | pool_record)
+            passes = self.config.black_box.passes
+            write_record(it.files.summary, summary(it, agreed, passes=passes, accepted=len(accepted), pool=pool))
             self.parts.tracker.log(interaction_metrics(self.run_dir, it.index))
         return [a.prompt_id for a in agreed if a.settled]
 
     def _train(self, it: Interaction) -> None:
         """A ranking-loss pass over this interaction's lists; the train log, written last, marks it done."""
-        if self.team.share("train", lambda: it.files.trained, **it.about):
+        if self.team.share("train", lambda: it.files.trained, it.place):
             self.policy.trained = it.index
             return
         examples = training_examples(it, self.config.cycle.target)
         with self._timed("train", it.index):
             report = self.policy.fit(it.index, it.files, examples)
         if self.team.is_main:
-            write_jsonl(it.files.train_log, report.logs)
+            write_records(it.files.train_log, map(train_row, report.logs))
             self.policy.drop_old_optimiser()
 
     def _context(self, index: int) -> RankContext:
@@ -234,7 +235,7 @@ class Loop:
         if not self.parts.evaluator.prompts or every == 0 or (trained % every and not last):
             return None
         folder = self.run_dir.evaluation(trained)
-        if not self.team.share("evaluate", (folder / "metrics.json").exists, interaction=trained):
+        if not self.team.share("evaluate", (folder / "metrics.json").exists, Place(interaction=trained)):
             self.policy.load()
             context, version = self._context(trained), self.policy.version
             self._compare(self.parts.evaluator.prompts[0], folder / "canary.json", f"evaluation {trained}")
@@ -264,18 +265,19 @@ class Loop:
             if kept > 0:
                 weights = self.run_dir.interaction(kept - 1).weights
                 shutil.copytree(weights, self.run_dir.best / weights.name)
-            record = {"trained": kept, "of": trained, "why": why, "stopped": stopped}
-            write_json(self.run_dir.best / "kept.json", record | {"start_model": self.parts.start_model})
+            start = self.parts.start_model
+            record = Kept(trained=kept, of=trained, why=why, stopped=stopped, start_model=start)
+            write_record(self.run_dir.kept_file, record)
 
         self.team.share("keep_best", work)
-        self.team.publish(stage="finished", stopped=stopped)
+        self.team.finished(stopped)
 
     @contextmanager
-    def _timed(self, stage: str, index: int) -> Iterator[None]:
+    def _timed(self, stage: Stage, index: int) -> Iterator[None]:
         """Seconds per stage; a stage that a kill cut short leaves no row, its resumption does."""
         began = time.monotonic()
         yield
         if self.team.is_main:
-            row = {"stage": stage, "interaction": index, "seconds": time.monotonic() - began}
+            row = Timing(stage=stage, interaction=index, seconds=time.monotonic() - began)
             with Appender(self.run_dir.timings) as file:
-                file.add(row)
+                file.add(encode(row))

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cyclealign.config.schema import BUILTIN_POLICY, Config
-from cyclealign.files.jsonl import read_json
+from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
+from cyclealign.files.run_state import Kept
 from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.types import CandidateSet
 
 SAMPLES = 3
-# Key of an evaluation's metrics, what people call it, and how it is written.
-RESULTS = (
-    ("reward", "Reward ({scorer})", "{:.4f}"),
-    ("nll_start", "NLL under the start model (nats per token)", "{:.3f}"),
-    ("distinct2", "Distinct-2", "{:.3f}"),
-    ("mean_words", "Mean length (words)", "{:.1f}"),
-)
 
 
 def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
     """Markdown with the hub's YAML header. ``adapter``: a PEFT adapter, not a whole model."""
-    kept = read_json(run.best / "kept.json")
+    kept = read_record(Kept, run.kept_file)
     judge = config.black_box.model or config.black_box.path or config.black_box.backend
     loss = config.model_dump(mode="json")["loss"]
     fields = ", ".join(f"{k} {v}" for k, v in loss.items() if k != "name")
@@ -45,10 +39,10 @@ def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
             f"- Loss: {loss['name']} ({fields}); anchor {config.anchor.kind} with weight {config.anchor.weight}"
             f"{f'; leaf with weight {config.leaf.weight}' if config.leaf else ''}",
             f"- Weights: {_weights(config)}",
-            f"- Kept: after {kept['trained']} interactions, {kept['why']}",
+            f"- Kept: after {kept.trained} interactions, {kept.why}",
             "",
-            *_results(run, kept["trained"]),
-            *_samples(run, kept["trained"]),
+            *_results(run, kept.trained),
+            *_samples(run, kept.trained),
         ]
     )
 
@@ -58,7 +52,7 @@ def base_name(config: Config) -> str:
     return Path(config.policy.model).name if Path(config.policy.model).is_dir() else config.policy.model
 
 
-def _metadata(config: Config, adapter: bool) -> dict[str, Any]:
+def _metadata(config: Config, adapter: bool) -> Mapping[str, object]:
     on_hub = config.policy.model != BUILTIN_POLICY and not Path(config.policy.model).is_dir()
     return {
         "library_name": "peft" if adapter else "transformers",
@@ -79,10 +73,16 @@ def _results(run: RunDir, trained: int) -> list[str]:
     if 0 not in evaluations or trained not in evaluations:
         return []
     start, kept = evaluations[0], evaluations[trained]
+    measures = (
+        (f"Reward ({kept.scorer})", start.reward, kept.reward, 4),
+        ("NLL under the start model (nats per token)", start.nll_start, kept.nll_start, 3),
+        ("Distinct-2", start.distinct2, kept.distinct2, 3),
+        ("Mean length (words)", start.mean_words, kept.mean_words, 1),
+    )
     rows = [
-        f"| {title.format_map(kept)} | {form.format(start[key])} | {form.format(kept[key])} |"
-        for key, title, form in RESULTS
-        if start.get(key) is not None and kept.get(key) is not None
+        f"| {title} | {before:.{digits}f} | {after:.{digits}f} |"
+        for title, before, after, digits in measures
+        if before is not None and after is not None
     ]
     return ["## Results", "", "| on held-out prompts | start | this |", "|---|---|---|", *rows, ""]
 

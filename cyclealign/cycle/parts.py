@@ -11,8 +11,8 @@ from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.loop import Parts
 from cyclealign.cycle.team import Team, launch_team
-from cyclealign.files.jsonl import write_json
 from cyclealign.files.prompts import load_prompts
+from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
@@ -43,7 +43,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     from cyclealign.generation.backend import build_generator
     from cyclealign.training.policy_trainer import TrainablePolicy
 
-    team = launch_team(run.state_file)
+    team = launch_team(run.state_file, judge=config.black_box.judge)
     team.share("building", lambda: _record_environment(run))
     template = load_template(str(run.prompts / "template.yaml"))
     named = _checked_parts(config)
@@ -106,7 +106,7 @@ def _warm_start_examples(config: Config, sft: str) -> list[tuple[tuple[Message, 
 def _record_environment(run: RunDir) -> None:
     from cyclealign.files.environment import environment
 
-    write_json(run.environment, environment())
+    write_record(run.environment, environment())
 
 
 def _pool(config: Config, run: RunDir, template: RankTemplate) -> DemonstrationPool:

@@ -6,15 +6,14 @@ Transformers' integrations write names that begin with ``eval_`` as ``eval/…``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
-from cyclealign.files.jsonl import read_json
+from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import Accuracy, CascadeFigures, Metrics, Summary
 from cyclealign.judge.ledger import Ledger
 
-SUMMARY = ("ranked", "settled", "accepted", "pool", "agreement", "agreement_corrected", "pass_tau")
-CASCADE = ("pruned", "alone", "audited", "calls_saved", "tokens_saved", "tau", "best_first")
-EVALUATION = ("reward", "reward_choosing", "nll_start", "mean_words", "distinct1", "distinct2")
+Figures = Mapping[str, float | None]
 
 
 class Tracker(Protocol):
@@ -37,24 +36,56 @@ class NoTracker:
 
 def interaction_metrics(run: RunDir, index: int) -> dict[str, float]:
     """Of a summary that is on disk: agreement, counts, what was spent so far, and what a cascade saved and lost."""
-    summary = read_json(run.interaction(index).summary)
-    unranked = float(sum(summary["unranked"].values()))
-    figures = {"interaction": float(index), "unranked": unranked, **_numbers(summary, SUMMARY), **_spent(run)}
-    cascade = _numbers(summary.get("cascade") or {}, CASCADE)
-    figures |= {f"cascade_{name}": value for name, value in cascade.items()}
-    return {f"cycle/{name}": value for name, value in figures.items()}
+    s = read_record(Summary, run.interaction(index).summary)
+    figures: Figures = {
+        "interaction": index,
+        "unranked": sum(s.unranked.values()),
+        "ranked": s.ranked,
+        "settled": s.settled,
+        "accepted": s.accepted,
+        "pool": s.pool,
+        "agreement": s.agreement,
+        "agreement_corrected": s.agreement_corrected,
+        "pass_tau": s.pass_tau,
+    }
+    return _numbers("cycle/", {**figures, **_spent(run), **({} if s.cascade is None else _saved(s.cascade))})
+
+
+def _saved(c: CascadeFigures) -> Figures:
+    return {
+        "cascade_pruned": c.pruned,
+        "cascade_alone": c.alone,
+        "cascade_audited": c.audited,
+        "cascade_calls_saved": c.calls_saved,
+        "cascade_tokens_saved": c.tokens_saved,
+        "cascade_tau": c.tau,
+        "cascade_best_first": c.best_first,
+    }
 
 
 def evaluation_metrics(run: RunDir, trained: int) -> dict[str, float]:
     """Of an evaluation that is on disk: reward, drift, and both rankers' accuracy on labelled pairs."""
-    metrics = read_json(run.evaluation(trained) / "metrics.json")
-    boxes = {box: metrics[box]["accuracy"] for box in ("white_box_accuracy", "black_box_accuracy") if metrics.get(box)}
-    figures = {**_numbers(metrics, EVALUATION), **boxes, "interactions_trained": float(trained)}
-    return {f"eval_{name}": float(value) for name, value in figures.items()}
+    m = read_record(Metrics, run.evaluation(trained) / "metrics.json")
+    figures: Figures = {
+        "reward": m.reward,
+        "reward_choosing": m.reward_choosing,
+        "nll_start": m.nll_start,
+        "mean_words": m.mean_words,
+        "distinct1": m.distinct1,
+        "distinct2": m.distinct2,
+        "white_box_accuracy": _share(m.white_box_accuracy),
+        "black_box_accuracy": _share(m.black_box_accuracy),
+        "interactions_trained": trained,
+    }
+    return _numbers("eval_", figures)
 
 
-def _numbers(record: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
-    return {name: float(record[name]) for name in names if record.get(name) is not None}
+def _share(found: Accuracy | None) -> float | None:
+    return None if found is None else found.accuracy
+
+
+def _numbers(prefix: str, figures: Figures) -> dict[str, float]:
+    return {f"{prefix}{name}": float(value) for name, value in figures.items() if value is not None}
 
 
 def _spent(run: RunDir) -> dict[str, float]:

@@ -15,14 +15,15 @@ from cyclealign.cycle.parts import assemble
 from cyclealign.cycle.prompts import run_prompts
 from cyclealign.cycle.trusted_hosts import check_host, remember_host
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import write_json, write_jsonl
-from cyclealign.files.run_dir import RunDir
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.records import write_record
+from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import prompt_record
+from cyclealign.files.run_state import StaticUsed, TemplateUsed, Versions
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import find_template, load_template
 from cyclealign.models.processes import is_main
-from cyclealign.types import UserError
 
 
 class Cycle(Loop):
@@ -57,9 +58,9 @@ def new_cycle(config: Config) -> Cycle:
         write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
         shutil.copyfile(template, run.prompts / "template.yaml")
         pool.save(run.prompts / "demonstrations.jsonl")
-        shown = {"source": config.demonstrations.static, "version": pool.version, "count": len(static)}
-        used = {"source": config.black_box.template, "version": words.version}
-        write_json(run.prompts / "versions.json", {"demonstrations": shown, "template": used})
+        shown = StaticUsed(source=config.demonstrations.static, version=pool.version, count=len(static))
+        used = TemplateUsed(source=config.black_box.template, version=words.version)
+        write_record(run.prompts / "versions.json", Versions(demonstrations=shown, template=used))
         for url, key in _hosts(config):
             remember_host(url, key)
     return _unlocked_on_failure(config, run)
@@ -71,9 +72,7 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
     Raises:
         UserError: no run there, a change that is not allowed, or a host that this user has not used before.
     """
-    run = RunDir(path)
-    if not run.config.exists():
-        raise UserError(f"{path} is not a run directory: it has no config.yaml")
+    run = open_run(path)
     old = load_config(run.config)
     config = load_config(run.config, overrides)
     check_resume_changes(old, config)

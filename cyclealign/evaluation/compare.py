@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from cyclealign.evaluation.halves import Halves
 from cyclealign.evaluation.result import Difference, Result, make_result, read_result
 from cyclealign.evaluation.statistics import Estimate, bootstrap_mean, holm, paired_difference
-from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError
 
@@ -77,16 +77,15 @@ def _column(path: Path, result: Result, arm: str | None) -> Compared:
 
 def _of_run(path: Path) -> list[Compared]:
     run = RunDir(path)
-    evaluations, kept = run.evaluations(), run.best / "kept.json"
-    if not kept.exists() or not evaluations:
+    evaluations, kept = run.evaluations(), run.kept()
+    if kept is None or not evaluations:
         raise UserError(f"{path}: no finished run with evaluations")
-    position = {p.id: n for n, p in enumerate(run.eval_prompts())}
-    columns = {"start": 0, "kept": int(read_json(kept)["trained"])}
+    halves = Halves.of(run.eval_prompts())
+    columns = {"start": 0, "kept": kept.trained}
     found = []
     for name, trained in columns.items():
-        rewards = evaluations.get(trained, {}).get("reward_by_prompt") or {}
-        # The other half chose what is kept: it would flatter it.
-        reporting = {i: v for i, v in rewards.items() if position.get(i, 0) % 2 == 1} or rewards
+        rewards = evaluations[trained].rewards if trained in evaluations else {}
+        reporting = {i: rewards[i] for i in halves.reporting(rewards)}
         if not reporting:
             raise UserError(f"{path}: its evaluations have no reward (cycle.scorer)")
         found.append(Compared(name=f"{path.name}@{name}", eval="run", primary="reward", values=reporting))

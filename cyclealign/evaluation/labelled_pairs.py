@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cyclealign.files.run_figures import Accuracy
 from cyclealign.types import (
     Candidate,
     CandidateSet,
@@ -44,10 +45,10 @@ def labelled_pairs(prompts: Sequence[Prompt], limit: int | None = LABELLED_PAIRS
     return found[:limit]
 
 
-def accuracy(verdicts: Sequence[Ranking | Unranked]) -> dict[str, float] | None:
+def accuracy(verdicts: Sequence[Ranking | Unranked]) -> Accuracy | None:
     """Share of labelled pairs ranked as labelled, over the ranked ones; a tie counts half."""
     ranked = [v for v in verdicts if isinstance(v, Ranking)]
     if not ranked:
         return None
     right = sum(0.5 if len(v.tiers) == 1 else float(v.order[0] == "chosen") for v in ranked)
-    return {"accuracy": right / len(ranked), "ranked": len(ranked), "asked": len(verdicts)}
+    return Accuracy(accuracy=right / len(ranked), ranked=len(ranked), asked=len(verdicts))

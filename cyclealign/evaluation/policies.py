@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import BlackBoxConfig, Config
-from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import PolicyVersion, UserError
 
@@ -50,10 +48,11 @@ def find_policy(spec: str) -> Policy:
 def _of_run(run: RunDir, *, start: bool) -> Policy:
     config = load_config(run.config)
     base = str(run.start) if run.start.is_dir() else config.policy.model
-    if not start and not (run.best / "kept.json").exists():
+    kept = run.kept()
+    if not start and kept is None:
         raise UserError(f"{run.path}: the run has not finished, so it kept no model; {run.path}{START} is its start")
     version = PolicyVersion(name=f"{config.name}-start", base=base)
-    if not start and read_json(run.best / "kept.json")["trained"]:
+    if not start and kept is not None and kept.trained:
         adapter, model = run.best / "adapter", run.best / "model"
         name = f"{config.name}-kept"
         version = PolicyVersion(name, base, adapter) if adapter.is_dir() else PolicyVersion(name, str(model))
@@ -85,5 +84,5 @@ def taught_by(judge: BlackBoxConfig, spec: str) -> str | None:
     return f"the judge ({called}) taught {spec}: it is likely to prefer what it has taught; ask another judge too"
 
 
-def _name(box: BlackBoxConfig) -> Any:
+def _name(box: BlackBoxConfig) -> str | None:
     return box.model if box.judge == "openai" else str(box.path.resolve()) if box.path else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,25 @@ if TYPE_CHECKING:
 WORDS = re.compile(r"\w+|[^\w\s]")
 
 
-def reply_statistics(replies: Sequence[str]) -> dict[str, float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyStatistics:
+    """Figures of ``replies`` replies together; ``mean_words``: words a reply."""
+
+    replies: int
+    mean_words: float
+    distinct1: float
+    distinct2: float
+
+
+def reply_statistics(replies: Sequence[str]) -> ReplyStatistics:
     """Mean length in words, distinct-1 and distinct-2 (distinct n-grams over all n-grams, lower-cased words)."""
     tokens = [WORDS.findall(r.lower()) for r in replies]
-    return {
-        "replies": len(replies),
-        "mean_words": fmean(len(t) for t in tokens) if tokens else 0.0,
-        "distinct1": distinct_n(tokens, 1),
-        "distinct2": distinct_n(tokens, 2),
-    }
+    return ReplyStatistics(
+        replies=len(replies),
+        mean_words=fmean(len(t) for t in tokens) if tokens else 0.0,
+        distinct1=distinct_n(tokens, 1),
+        distinct2=distinct_n(tokens, 2),
+    )
 
 
 def kept_of_drawn(sets: Collection[CandidateSet]) -> float:

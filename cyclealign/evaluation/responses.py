@@ -14,8 +14,9 @@ from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.evaluation.policies import find_policy
 from cyclealign.files.jsonl import Appender, read_jsonl
 from cyclealign.files.prompts import load_prompts, parse_row
+from cyclealign.files.records import decode
 from cyclealign.files.rows import jsonl_rows
-from cyclealign.files.run_records import prompt_from, prompt_record
+from cyclealign.files.run_records import PromptRecord, prompt_record
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
 from cyclealign.judge.prompting import LETTERS_PER_TOKEN
 from cyclealign.types import PolicyVersion, Prompt, UserError, derive_seed
@@ -31,6 +32,13 @@ CHUNK = 64
 class Response:
     prompt: Prompt
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseRecord(PromptRecord):
+    """A line of what is kept beside a result, below its head."""
+
+    response: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +164,8 @@ def _sections(spec: str, sampling: Sampling) -> tuple[GeneratorConfig, PolicyCon
 def _kept(keep: Path) -> Iterator[tuple[str, Response]]:
     for record in read_jsonl(keep):
         if "responses_of" not in record:
-            prompt = prompt_from(record)
-            yield prompt.id, Response(prompt, record["response"])
+            found = decode(ResponseRecord, record)
+            yield found.prompt_id, Response(found.prompt, found.response)
 
 
 def _check_same(keep: Path, head: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from cyclealign.evaluation.statistics import Estimate, Figure, Figures
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.environment import environment
+from cyclealign.files.environment import Hardware, environment
+from cyclealign.files.records import decode, encode
 from cyclealign.types import CandidateSet, UserError, sha256_hex
 
 FORMAT = 1
@@ -84,7 +85,7 @@ class Result:
     arms: tuple[str, ...]
     versions: Mapping[str, str | None]
     python: str
-    hardware: Figures
+    hardware: Hardware
     commit: str | None
     items: tuple[Item, ...]
 
@@ -103,6 +104,7 @@ def make_result(
     warnings: Iterable[str] = (),
 ) -> Result:
     """A result with what it ran on."""
+    ran_on = environment()
     return Result(
         eval=name,
         about=dict(about),
@@ -115,13 +117,17 @@ def make_result(
         differences=dict(differences or {}),
         arms=tuple(arms),
         items=tuple(items),
-        **environment(),
+        versions=ran_on.versions,
+        python=ran_on.python,
+        hardware=ran_on.hardware,
+        commit=ran_on.commit,
     )
 
 
 def write_result(path: Path, result: Result) -> None:
     """Write the JSON, one item a line: whole or not at all."""
     own = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "items"}
+    own["hardware"] = encode(result.hardware)
     own["differences"] = {k: {f.name: getattr(d, f.name) for f in fields(d)} for k, d in result.differences.items()}
     head = json.dumps({"format": FORMAT} | _plain(own), indent=2, ensure_ascii=False)
     lines = ",\n".join(f"    {json.dumps(item.record(), ensure_ascii=False)}" for item in result.items)
@@ -143,7 +149,7 @@ def read_result(path: Path) -> Result:
         raise UserError(f"{path}: expected a result of cyclealign eval, demos eval or prompts eval (format {FORMAT})")
     try:
         return _result({k: v for k, v in found.items() if k != "format"})
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a result of format {FORMAT}: {error}") from error
 
 
@@ -152,6 +158,7 @@ def _result(found: dict[str, Any]) -> Result:
         "metrics": _figures(found["metrics"]),
         "subsets": {k: _figures(v) for k, v in found["subsets"].items()},
         "differences": {k: Difference(**_figures(v)) for k, v in found["differences"].items()},
+        "hardware": decode(Hardware, found["hardware"]),
         "items": tuple(Item(**item) for item in found["items"]),
         "warnings": tuple(found["warnings"]),
         "arms": tuple(found["arms"]),

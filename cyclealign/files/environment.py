@@ -6,9 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from cyclealign.files.packaged import PACKAGE
 
@@ -44,19 +46,41 @@ def commit() -> str | None:
         return None
 
 
-def hardware() -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """``gpus``: their names; ``platform``: the operating system."""
+
+    cpu: str
+    cores: int | None
+    gpus: tuple[str, ...]
+    platform: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """``environment.json``: versions by package (None: not installed), hardware, commit of a source checkout."""
+
+    FORMAT: ClassVar[int] = 1
+
+    versions: Mapping[str, str | None]
+    python: str
+    hardware: Hardware
+    commit: str | None
+
+
+def hardware() -> Hardware:
     """CPU model, cores, GPUs (names), operating system."""
-    return {"cpu": _cpu_model(), "cores": os.cpu_count(), "gpus": _gpu_names(), "platform": platform.platform()}
+    return Hardware(cpu=_cpu_model(), cores=os.cpu_count(), gpus=_gpu_names(), platform=platform.platform())
 
 
-def _gpu_names() -> list[str]:
+def _gpu_names() -> tuple[str, ...]:
     """Those that torch uses, where it is loaded; else those that the driver lists: no reason to load it."""
     torch = sys.modules.get("torch")
     if torch is not None:
-        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return tuple(line.partition(":")[2].strip() for line in lines if line.startswith("Model:"))
 
 
 def _cpu_model() -> str:
@@ -68,6 +92,6 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def environment() -> dict[str, Any]:
-    """Everything together, JSON-able."""
-    return {"versions": versions(), "python": platform.python_version(), "hardware": hardware(), "commit": commit()}
+def environment() -> Environment:
+    """Everything together."""
+    return Environment(versions=versions(), python=platform.python_version(), hardware=hardware(), commit=commit())

@@ -11,8 +11,8 @@ from typing import IO, Any
 from cyclealign.files.atomic import write_atomic
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:
@@ -24,13 +24,18 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Records of a file, none when it is missing. A last line without its newline is what a kill left: skipped."""
+    """Values of a file, none when it is missing; see ``whole_lines``."""
+    return map(json.loads, whole_lines(path))
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """Lines of a file, none when it is missing. A last line without its newline is what a kill left: skipped."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield line
 
 
 class Appender:

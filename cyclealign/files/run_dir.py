@@ -8,11 +8,13 @@ from __future__ import annotations
 import fcntl
 import shutil
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import read_json, read_jsonl
-from cyclealign.files.run_records import prompt_from
+from cyclealign.files.records import read_record, read_records
+from cyclealign.files.run_figures import Metrics
+from cyclealign.files.run_records import PromptRecord
+from cyclealign.files.run_state import Kept, State
 from cyclealign.types import Prompt, UserError
 
 
@@ -55,6 +57,7 @@ class RunDir:
         self.state_file = path / "state.json"
         self.timings = path / "timings.jsonl"
         self.best = path / "best"
+        self.kept_file = self.best / "kept.json"
         self.start = path / "start"
         self.report = path / "report.html"
         self._lock: IO[str] | None = None
@@ -73,6 +76,7 @@ class RunDir:
         self.lock()
         for stale in ("interactions", "evaluations", "prompts", "start"):
             shutil.rmtree(self.path / stale, ignore_errors=True)
+        self.state_file.unlink(missing_ok=True)
         write_atomic(self.config, config_yaml)
 
     def lock(self) -> None:
@@ -99,25 +103,30 @@ class RunDir:
         """Directory of the evaluation after ``trained`` interactions (0: the start model)."""
         return self.path / "evaluations" / f"{trained:04d}"
 
-    def evaluations(self) -> dict[int, dict[str, Any]]:
+    def evaluations(self) -> dict[int, Metrics]:
         """Metrics of all finished evaluations, by number of interactions trained."""
         found = sorted((self.path / "evaluations").glob("[0-9]*/metrics.json"))
-        return {int(p.parent.name): read_json(p) for p in found}
+        return {int(p.parent.name): read_record(Metrics, p) for p in found}
 
-    def state(self) -> dict[str, Any]:
-        """What ``state.json`` says; empty before the run began."""
-        return dict(read_json(self.state_file)) if self.state_file.exists() else {}
+    def state(self) -> State | None:
+        """What ``state.json`` says; None before the run began."""
+        return read_record(State, self.state_file) if self.state_file.exists() else None
+
+    def kept(self) -> Kept | None:
+        """What ``best/kept.json`` says; None while the run has not finished."""
+        return read_record(Kept, self.kept_file) if self.kept_file.exists() else None
 
     def train_prompts(self) -> list[Prompt]:
-        return [prompt_from(r) for r in read_jsonl(self.prompts / "train.jsonl")]
+        return [r.prompt for r in read_records(PromptRecord, self.prompts / "train.jsonl")]
 
     def eval_prompts(self) -> list[Prompt]:
-        return [prompt_from(r) for r in read_jsonl(self.prompts / "eval.jsonl")]
+        return [r.prompt for r in read_records(PromptRecord, self.prompts / "eval.jsonl")]
 
 
 def open_run(path: Path) -> RunDir:
-    """The run of a directory. UserError where it holds none."""
+    """The run of a directory. UserError where it holds none, or one of another format (``state.json`` says which)."""
     run = RunDir(path)
     if not run.config.is_file():
         raise UserError(f"{path}: not a run directory (no config.yaml in it)")
+    run.state()
     return run

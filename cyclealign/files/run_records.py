@@ -2,73 +2,125 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cyclealign.files.jsonl import read_jsonl
-from cyclealign.types import Candidate, CandidateSet, Cascaded, Prompt, Ranking, Unranked
+from cyclealign.files.records import Encoded, encode, read_records
+from cyclealign.types import Candidate, CandidateSet, Cascaded, Message, Prompt, Ranking, Unranked, UnrankedReason
 
 Verdict = Ranking | Unranked
 
 
-def prompt_record(prompt: Prompt) -> dict[str, Any]:
-    record: dict[str, Any] = {"prompt_id": prompt.id, "messages": list(prompt.messages)}
-    if prompt.chosen is not None and prompt.rejected is not None:
-        record |= {"chosen": prompt.chosen, "rejected": prompt.rejected}
-    return record
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRecord:
+    """A line of ``prompts/*.jsonl``."""
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    chosen: str | None = None
+    rejected: str | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        return Prompt(self.messages, self.chosen, self.rejected)
 
 
-def prompt_from(record: dict[str, Any]) -> Prompt:
-    return Prompt(tuple(record["messages"]), record.get("chosen"), record.get("rejected"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetRecord(PromptRecord):
+    """A line of ``candidates.jsonl``."""
+
+    candidates: tuple[Candidate, ...]
+    drawn: int
+
+    @property
+    def set(self) -> CandidateSet:
+        return CandidateSet(self.prompt, self.candidates, self.drawn)
 
 
-def set_record(item: CandidateSet) -> dict[str, Any]:
-    candidates = [dataclasses.asdict(c) for c in item.candidates]
-    return {**prompt_record(item.prompt), "candidates": candidates, "drawn": item.drawn}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictRecord:
+    """A line of ``*_box.jsonl``: ``tiers`` and what else the ranker gave, or why it is ``unranked``."""
+
+    prompt_id: str
+    unranked: UnrankedReason | None = None
+    detail: str | None = None
+    tiers: tuple[tuple[str, ...], ...] | None = None
+    scores: Mapping[str, float] | None = None
+    votes: Mapping[str, float] | None = None
+    confidence: float | None = None
+    passes: tuple[tuple[str, ...], ...] | None = None
+    cascade: Cascaded | None = None
+
+    def __post_init__(self) -> None:
+        if (self.tiers is None) == (self.unranked is None):
+            raise ValueError("tiers: expected either these or unranked")
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.unranked is not None:
+            return Unranked(self.prompt_id, self.unranked, self.detail or "")
+        return Ranking(
+            prompt_id=self.prompt_id,
+            tiers=self.tiers or (),
+            scores=self.scores,
+            votes=self.votes,
+            confidence=self.confidence,
+            passes=self.passes or (),
+            cascade=self.cascade,
+        )
 
 
-def set_from(record: dict[str, Any]) -> CandidateSet:
-    candidates = tuple(Candidate(**c) for c in record["candidates"])
-    return CandidateSet(prompt_from(record), candidates, record["drawn"])
+def prompt_record(prompt: Prompt) -> Encoded:
+    chosen, rejected = _labels(prompt)
+    return encode(PromptRecord(prompt_id=prompt.id, messages=prompt.messages, chosen=chosen, rejected=rejected))
 
 
-def verdict_record(verdict: Verdict) -> dict[str, Any]:
+def set_record(item: CandidateSet) -> Encoded:
+    chosen, rejected = _labels(item.prompt)
+    return encode(
+        SetRecord(
+            prompt_id=item.prompt.id,
+            messages=item.prompt.messages,
+            chosen=chosen,
+            rejected=rejected,
+            candidates=item.candidates,
+            drawn=item.drawn,
+        )
+    )
+
+
+def _labels(prompt: Prompt) -> tuple[str | None, str | None]:
+    """Both or neither: half a pair is no label."""
+    both = prompt.chosen is not None and prompt.rejected is not None
+    return (prompt.chosen, prompt.rejected) if both else (None, None)
+
+
+def verdict_record(verdict: Verdict) -> Encoded:
     if isinstance(verdict, Unranked):
-        return {"prompt_id": verdict.prompt_id, "unranked": verdict.reason, "detail": verdict.detail}
-    record: dict[str, Any] = {"prompt_id": verdict.prompt_id, "tiers": verdict.tiers}
-    extras = {
-        "scores": verdict.scores,
-        "votes": verdict.votes,
-        "confidence": verdict.confidence,
-        "passes": verdict.passes or None,
-        "cascade": verdict.cascade and verdict.cascade.record(),
-    }
-    return record | {k: v for k, v in extras.items() if v is not None}
-
-
-def verdict_from(record: dict[str, Any]) -> Verdict:
-    if "unranked" in record:
-        return Unranked(record["prompt_id"], record["unranked"], record.get("detail", ""))
-    return Ranking(
-        prompt_id=record["prompt_id"],
-        tiers=tuple(tuple(t) for t in record["tiers"]),
-        scores=record.get("scores"),
-        votes=record.get("votes"),
-        confidence=record.get("confidence"),
-        passes=tuple(tuple(p) for p in record.get("passes", ())),
-        cascade=Cascaded.from_record(record["cascade"]) if "cascade" in record else None,
+        reason, detail = verdict.reason, verdict.detail
+        return encode(VerdictRecord(prompt_id=verdict.prompt_id, unranked=reason, detail=detail))
+    return encode(
+        VerdictRecord(
+            prompt_id=verdict.prompt_id,
+            tiers=verdict.tiers,
+            scores=verdict.scores,
+            votes=verdict.votes,
+            confidence=verdict.confidence,
+            passes=verdict.passes or None,
+            cascade=verdict.cascade,
+        )
     )
 
 
 def read_sets(path: Path) -> dict[str, CandidateSet]:
     """Candidate sets of a ``candidates.jsonl``, by prompt id."""
-    return {r["prompt_id"]: set_from(r) for r in read_jsonl(path)}
+    return {r.prompt_id: r.set for r in read_records(SetRecord, path)}
 
 
 def read_verdicts(path: Path) -> dict[str, Verdict]:
     """Rankings and unranked items of a ``*_box.jsonl``, by prompt id."""
-    return {r["prompt_id"]: verdict_from(r) for r in read_jsonl(path)}
+    return {r.prompt_id: r.verdict for r in read_records(VerdictRecord, path)}
 
 
 def read_rankings(path: Path) -> dict[str, Ranking]:

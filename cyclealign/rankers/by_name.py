@@ -14,8 +14,9 @@ from cyclealign.config.extras import require_extra
 from cyclealign.config.loading import parsed_section
 from cyclealign.config.ranker_kinds import KINDS, NEEDED, Kind, Need, forms, named_kind
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.files.jsonl import read_json
+from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import CascadeFit
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
@@ -197,13 +198,17 @@ def _distilled(spec: RankerSpec) -> Ranker:
     from cyclealign.rankers.distilled import Distilled, DistilledRanker
     from cyclealign.rankers.reply_features import ReplyFeatures
 
-    return DistilledRanker(Distilled.from_record(read_json(fitted_file(spec))), ReplyFeatures())
+    fitted = Distilled.from_record(read_record(CascadeFit, fitted_file(spec)))
+    assert fitted is not None, "fitted_file names a file with weights"
+    return DistilledRanker(fitted, ReplyFeatures())
 
 
 def fitted_file(spec: RankerSpec) -> Path:
     """Where ``cascade:RUN`` finds its weights. UserError where that run has none."""
+    from cyclealign.rankers.distilled import Distilled
+
     files = [i.cascade for i in RunDir(Path(spec.place)).interactions() if i.cascade.exists()]
-    fitted = [file for file in files if "weights" in read_json(file)]
+    fitted = [file for file in files if Distilled.from_record(read_record(CascadeFit, file)) is not None]
     if not fitted:
         raise UserError(f"{spec.key}:{spec.place}: no local ranker there (black_box.backend: cascade makes one)")
     return fitted[-1]

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cyclealign.files.run_figures import CascadeFit
 from cyclealign.rankers.scored import ranked_by
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, derive_seed
 
@@ -56,19 +57,17 @@ class Distilled:
         weights = np.array([self.weights[name] for name in features.names])
         return {i: math.fsum(row * weights) for i, row in zip(item.ids, features(item), strict=True)}
 
-    def record(self) -> dict[str, Any]:
-        return {
-            "lists": self.lists,
-            "accuracy": self.accuracy,
-            "error": self.error,
-            "useful": self.useful,
-            "weights": dict(self.weights),
-        }
+    def record(self) -> CascadeFit:
+        return CascadeFit(
+            lists=self.lists, accuracy=self.accuracy, error=self.error, useful=self.useful, weights=self.weights
+        )
 
     @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Distilled:
-        names = ("weights", "lists", "accuracy", "error")
-        return Distilled(**{name: record[name] for name in names})
+    def from_record(record: CascadeFit) -> Distilled | None:
+        """None where nothing was fitted yet."""
+        if record.weights is None or record.lists is None or record.accuracy is None or record.error is None:
+            return None
+        return Distilled(weights=record.weights, lists=record.lists, accuracy=record.accuracy, error=record.error)
 
 
 def expected_agreement(scores: Mapping[str, float]) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
+from cyclealign.files.run_figures import CascadeFigures
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations
 from cyclealign.rankers.agreement import Tiers, kendall_tau
 from cyclealign.types import CandidateSet, Cascaded, Ranking
@@ -44,7 +44,7 @@ def best_first(pair: tuple[Ranking, Ranking]) -> float:
 
 def cascade_figures(
     sets: Mapping[str, CandidateSet], rankings: Sequence[Ranking], *, passes: int
-) -> dict[str, Any] | None:
+) -> CascadeFigures | None:
     """Calls and tokens saved against agreement lost; None where no list met a cascade.
 
     ``tokens_saved`` is an estimate of the texts that were not sent (``prompting.estimate_tokens``), all passes:
@@ -56,16 +56,16 @@ def cascade_figures(
         return None
     alone = [r for r in met if not r.judged]
     pairs = audits(met)
-    return {
-        "whole": len(rankings) - len(met),
-        "pruned": sum(0 < len(r.judged) < len(r.order) for r in met),
-        "alone": len(alone),
-        "audited": len(pairs),
-        "calls_saved": sum(orders(len(r.order), passes) for r in alone),
-        "tokens_saved": sum(_tokens_saved(sets[r.prompt_id], r, passes) for r in met),
-        "tau": fmean(map(audit_tau, pairs)) if pairs else None,
-        "best_first": fmean(map(best_first, pairs)) if pairs else None,
-    }
+    return CascadeFigures(
+        whole=len(rankings) - len(met),
+        pruned=sum(0 < len(r.judged) < len(r.order) for r in met),
+        alone=len(alone),
+        audited=len(pairs),
+        calls_saved=sum(orders(len(r.order), passes) for r in alone),
+        tokens_saved=sum(_tokens_saved(sets[r.prompt_id], r, passes) for r in met),
+        tau=fmean(map(audit_tau, pairs)) if pairs else None,
+        best_first=fmean(map(best_first, pairs)) if pairs else None,
+    )
 
 
 def orders(k: int, passes: int) -> int:

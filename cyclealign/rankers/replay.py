@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cyclealign.files.records import decode
 from cyclealign.rankers.scored import too_few
 from cyclealign.types import CandidateSet, Cascaded, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
 
@@ -235,14 +236,10 @@ def _cascade(where: str, names: set[str], line: Mapping[str, Any]) -> Cascaded |
     if line.get("cascade") is None:
         return None
     try:
-        found = Cascaded.from_record(line["cascade"])
-        fine = (
-            found.scores.keys() == names
-            and all(map(_is_number, found.scores.values()))
-            and names.issuperset(found.kept)
-            and isinstance(found.audited, bool)
-        )
-    except (KeyError, TypeError, ValueError):
+        found = decode(Cascaded, line["cascade"])
+        finite = all(map(math.isfinite, found.scores.values()))
+        fine = found.scores.keys() == names and finite and names.issuperset(found.kept)
+    except ValueError:
         fine = False
     _expect(fine, where, "cascade: expected kept, scores of each ranked candidate, and audited")
     return found

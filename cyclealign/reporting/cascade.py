@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cyclealign.files.jsonl import read_json
+from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import CascadeFigures, Summary
 from cyclealign.files.run_records import read_rankings
 from cyclealign.rankers.pruning import audit_tau, audits, best_first
 from cyclealign.reporting.figures import mean_interval
 from cyclealign.reporting.markup import Html, join, table, tag
 
-COUNTS = ("whole", "pruned", "alone", "audited", "calls_saved", "tokens_saved")
 Audits = tuple[list[float], list[float]]
 """Of the audited lists: tau, and whether the judge's first choice would still be first."""
 
@@ -21,11 +21,10 @@ def cascade_text(run: RunDir) -> str:
     counts, lost = _counts(run), _lost(run)
     if not counts:
         return ""
-    total = [sum(column) for column in zip(*counts.values(), strict=True)]
-    said = dict(zip(COUNTS, total, strict=True))
+    found = counts.values()
     line = (
-        f"{said['pruned']:,} lists pruned, {said['alone']:,} answered alone; {said['calls_saved']:,} calls and about"
-        f" {said['tokens_saved']:,} tokens saved"
+        f"{sum(c.pruned for c in found):,} lists pruned, {sum(c.alone for c in found):,} answered alone;"
+        f" {sum(c.calls_saved for c in found):,} calls and about {sum(c.tokens_saved for c in found):,} tokens saved"
     )
     taus, first = ([value for columns in lost.values() for value in columns[n]] for n in (0, 1))
     if not taus:
@@ -40,8 +39,12 @@ def cascade_section(run: RunDir) -> Html | None:
         return None
     head = ["interaction", "whole", "pruned", "alone", "audited", "calls saved", "tokens saved", "tau", "best first"]
     rows = [
-        (str(n), *(f"{value:,}" for value in values), *(_mean(column) for column in lost.get(n, ([], []))))
-        for n, values in counts.items()
+        (
+            str(n),
+            *(f"{n:,}" for n in (c.whole, c.pruned, c.alone, c.audited, c.calls_saved, c.tokens_saved)),
+            *(_mean(column) for column in lost.get(n, ([], []))),
+        )
+        for n, c in counts.items()
     ]
     note = (
         "Tau and best first: what the cascade would have said of the audited lists against the judge's order of all"
@@ -50,9 +53,9 @@ def cascade_section(run: RunDir) -> Html | None:
     return join([table(head, rows), tag("p", note, class_="note")])
 
 
-def _counts(run: RunDir) -> dict[int, tuple[int, ...]]:
-    found = {int(i.path.name): read_json(i.summary).get("cascade") for i in run.interactions() if i.summary.exists()}
-    return {n: tuple(int(figures[name]) for name in COUNTS) for n, figures in found.items() if figures}
+def _counts(run: RunDir) -> dict[int, CascadeFigures]:
+    found = [(int(i.path.name), read_record(Summary, i.summary)) for i in run.interactions() if i.summary.exists()]
+    return {n: summary.cascade for n, summary in found if summary.cascade is not None}
 
 
 def _lost(run: RunDir) -> dict[int, Audits]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from cyclealign.evaluation.statistics import Estimate, paired_difference
 from cyclealign.files.atomic import write_atomic
@@ -21,7 +20,7 @@ from cyclealign.reporting.figures import Facts, read_facts
 from cyclealign.reporting.forest import forest_plot
 from cyclealign.reporting.frame import Part, page
 from cyclealign.reporting.grids import Grid
-from cyclealign.reporting.headline import headline
+from cyclealign.reporting.headline import Headline, headline
 from cyclealign.reporting.markup import Html, join, table, tag
 from cyclealign.reporting.run_charts import charts_of, drawn
 from cyclealign.reporting.samples import conversation, replies
@@ -49,7 +48,7 @@ class Column:
     name: str
     run: RunDir
     facts: Facts
-    figures: Mapping[str, Any]
+    figures: Headline
     charts: Mapping[str, LineChart | BarChart | Grid]
 
 
@@ -97,8 +96,7 @@ def render_comparison(columns: Sequence[Column]) -> str:
 
 def _status(columns: Sequence[Column]) -> Html:
     return join(
-        tag("p", tag("b", c.name), f": {c.figures['status']}. Spend: {c.figures['spend']}.", class_="note")
-        for c in columns
+        tag("p", tag("b", c.name), f": {c.figures.status}. Spend: {c.figures.spend}.", class_="note") for c in columns
     )
 
 
@@ -113,15 +111,13 @@ def _sections(columns: Sequence[Column]) -> Iterator[Part]:
 
 def _figures(columns: Sequence[Column]) -> Html | None:
     """One table a measure: start, kept, change and interval of each run; and the change in reward as a plot."""
-    measures = list(dict.fromkeys(row["measure"] for c in columns for row in c.figures["rows"]))
+    measures = list(dict.fromkeys(row.measure for c in columns for row in c.figures.rows))
     if not measures:
         return None
-    found = {(c.name, row["measure"]): row for c in columns for row in c.figures["rows"]}
+    found = {(c.name, row.measure): row for c in columns for row in c.figures.rows}
     head = ["run", "start", "kept", "change", "95% interval"]
     tables = [
-        join(
-            [tag("h3", m), table(head, [(c.name, *found[c.name, m]["text"]) for c in columns if (c.name, m) in found])]
-        )
+        join([tag("h3", m), table(head, [(c.name, *found[c.name, m].text) for c in columns if (c.name, m) in found])])
         for m in measures
     ]
     return join([*_reward_plot(columns), *tables])
@@ -130,11 +126,9 @@ def _figures(columns: Sequence[Column]) -> Html | None:
 def _reward_plot(columns: Sequence[Column]) -> list[Html]:
     changes = []
     for c in columns:
-        row = next(
-            (r for r in c.figures["rows"] if r["measure"].startswith("reward") and r["change"] is not None), None
-        )
-        if row is not None:
-            estimate = Estimate(row["change"], row["low"], row["high"], c.figures["prompts"])
+        row = next((r for r in c.figures.rows if r.measure.startswith("reward") and r.change is not None), None)
+        if row is not None and row.change is not None:
+            estimate = Estimate(row.change, row.low, row.high, c.figures.prompts)
             changes.append((c.name, estimate))
     if not changes:
         return []
@@ -165,12 +159,12 @@ def ends(gap: Estimate) -> str:
 
 
 def _kept_rewards(facts: Facts) -> dict[str, float]:
-    found = {} if facts.compared is None else facts.evaluations[facts.compared].get("reward_by_prompt", {})
-    return {i: v for i, v in found.items() if facts.position.get(i, 0) % 2 == 1} or found
+    found = facts.rewards(facts.compared)
+    return {i: found[i] for i in facts.halves.reporting(found)}
 
 
-def _scorer(facts: Facts) -> Any:
-    return facts.evaluations.get(0, {}).get("scorer")
+def _scorer(facts: Facts) -> str | None:
+    return facts.evaluations[0].scorer if 0 in facts.evaluations else None
 
 
 def _differences(columns: Sequence[Column]) -> Html | None:
@@ -222,7 +216,7 @@ def _samples(columns: Sequence[Column]) -> Html | None:
         for c in columns
     ]
     common = [i for i in sets[0] if all(i in own for own in sets[1:])]
-    reporting = [i for i in common if columns[0].facts.position.get(i, 0) % 2 == 1] or common
+    reporting = columns[0].facts.halves.reporting(common)
     if not reporting:
         return None
     articles = []
@@ -234,15 +228,7 @@ def _samples(columns: Sequence[Column]) -> Html | None:
 
 def _settings(columns: Sequence[Column]) -> Html | None:
     """Keys of the resolved configurations that are not the same in all runs."""
-    flat = [dict(_leaves(c.facts.config)) for c in columns]
+    flat = [dict(c.facts.settings.leaves) for c in columns]
     keys = list(dict.fromkeys(key for own in flat for key in own))
     rows = [(key, *(own.get(key, "") for own in flat)) for key in keys if len({own.get(key) for own in flat}) > 1]
     return table(["key", *(c.name for c in columns)], rows) if rows else tag("p", "The same in all runs.")
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, str(value)

@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from cyclealign.evaluation.halves import Halves
 from cyclealign.evaluation.intervals import Z95, wilson
 from cyclealign.evaluation.statistics import paired_difference
-from cyclealign.files.jsonl import read_json
 from cyclealign.files.run_dir import RunDir
-from cyclealign.files.strict_yaml import read_yaml
+from cyclealign.files.run_figures import Metrics
+from cyclealign.files.run_state import Kept, State
+from cyclealign.reporting.settings import Settings, read_settings
 
 
 @dataclass(frozen=True)
 class Facts:
     """What the small files of a run say. ``evaluations``: metrics by number of interactions trained.
 
-    ``kept``: ``best/kept.json``, None while the run goes on. ``position``: place of each eval prompt, by id.
+    ``kept``: ``best/kept.json``, None while the run goes on. ``halves``: of the eval prompts.
     """
 
-    config: dict[str, Any]
-    state: dict[str, Any]
-    kept: dict[str, Any] | None
-    evaluations: dict[int, dict[str, Any]]
-    position: dict[str, int]
+    settings: Settings
+    state: State | None
+    kept: Kept | None
+    evaluations: Mapping[int, Metrics]
+    halves: Halves
 
     @property
     def compared(self) -> int | None:
         """The evaluation that stands against the start: the kept one's, before the end the latest one's."""
         if self.kept is not None:
-            trained = int(self.kept["trained"])
-            return trained if trained in self.evaluations else None
+            return self.kept.trained if self.kept.trained in self.evaluations else None
         return max((n for n in self.evaluations if n > 0), default=None)
 
     @property
     def label(self) -> str:
         return "kept" if self.kept is not None else "latest"
 
+    @property
+    def judge(self) -> str | None:
+        """The back end that was asked; None before the run began."""
+        return None if self.state is None else self.state.judge
+
+    def rewards(self, trained: int | None) -> Mapping[str, float]:
+        """Reward by prompt of an evaluation; empty where there is none."""
+        found = None if trained is None else self.evaluations.get(trained)
+        return {} if found is None else found.rewards
+
 
 def read_facts(run: RunDir) -> Facts:
     """Read them; what is not there yet is empty."""
-    kept = run.best / "kept.json"
-    config = read_yaml(run.config.read_text(encoding="utf-8"), str(run.config)) if run.config.exists() else {}
     return Facts(
-        config=config if isinstance(config, dict) else {},
+        settings=read_settings(run),
         state=run.state(),
-        kept=read_json(kept) if kept.exists() else None,
+        kept=run.kept(),
         evaluations=run.evaluations(),
-        position={p.id: n for n, p in enumerate(run.eval_prompts())},
+        halves=Halves.of(run.eval_prompts()),
     )
 
 
@@ -81,19 +89,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
 
 
 def paired_ids(facts: Facts, trained: int) -> list[str]:
-    """Eval prompts of the reporting half (odd positions) that have a reward both at the start and then.
-
-    All of them where none has an odd position, which is what an evaluation of a single prompt reports.
-    """
-    start, then = (facts.evaluations.get(n, {}).get("reward_by_prompt", {}) for n in (0, trained))
-    both = [i for i in start if i in then]
-    return [i for i in both if facts.position.get(i, 0) % 2 == 1] or both
+    """Eval prompts of the reporting half (``evaluation.halves``) that have a reward both at the start and then."""
+    start, then = facts.rewards(0), facts.rewards(trained)
+    return facts.halves.reporting(i for i in start if i in then)
 
 
 def reward_change(facts: Facts, trained: int) -> tuple[float, float, float, tuple[float, float] | None] | None:
     """Mean reward at the start and then, the change and its paired interval; None where there is no reward."""
     ids = paired_ids(facts, trained)
-    before, after = ([facts.evaluations[n]["reward_by_prompt"][i] for i in ids] for n in (0, trained))
+    before, after = ([facts.rewards(n)[i] for i in ids] for n in (0, trained))
     gain = paired_difference(before, after)
     if gain is None:
         return None

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
 
 from cyclealign.evaluation.replies import WORDS
 from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import Accuracy, Metrics
 from cyclealign.files.run_records import read_sets, read_verdicts
+from cyclealign.files.run_state import Kept
 from cyclealign.reporting.cascade import cascade_text
 from cyclealign.reporting.figures import (
     Facts,
@@ -33,91 +35,127 @@ Words = Mapping[str, list[list[str]]]
 """Lower-cased words of every reply, by prompt."""
 
 
-def headline(run: RunDir) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measure; ``low``, ``high``: 95% interval of the change. None: not known.
+
+    ``text``: the numbers as (start, kept, change, interval), ready to print.
+    """
+
+    measure: str
+    start: float
+    kept: float | None
+    change: float | None
+    low: float | None
+    high: float | None
+    text: tuple[str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
     """What the run achieved, from the start model (``start``) to the ``kept`` one (``latest`` while it goes on).
 
-    Keys: ``name``; ``status``; ``kept``: {``trained``, ``of``, ``why``} or None; ``label``: ``kept`` or ``latest``;
-    ``compared``: how many interactions that model was trained for, or None; ``prompts``: how many eval prompts the
-    reward is paired over; ``spend``: one line; ``cascade``: one line, or empty;
-    ``rows``: one dict a measure, with ``measure``, the numbers ``start``, ``kept``, ``change``, ``low``, ``high`` (95%
-    interval of the change) where they are known, else None, and ``text``: those as (start, kept, change, interval),
-    ready to print.
+    ``label``: ``kept`` or ``latest``; ``compared``: how many interactions that model was trained for, or None;
+    ``prompts``: how many eval prompts the reward is paired over; ``spend``: one line; ``cascade``: one line, or empty.
     """
+
+    name: str
+    status: str
+    kept: Kept | None
+    label: str
+    compared: int | None
+    prompts: int
+    spend: str
+    cascade: str
+    rows: tuple[Row, ...]
+
+    @property
+    def kept_text(self) -> str:
+        """``the model after 2 of 3 interactions; why``; empty while nothing is kept."""
+        if self.kept is None:
+            return ""
+        trained = f"the model after {self.kept.trained} of {self.kept.of} interactions"
+        return f"{trained if self.kept.trained else 'the start model'}; {self.kept.why}"
+
+
+def headline(run: RunDir) -> Headline:
+    """Of a run at any moment."""
     facts = read_facts(run)
-    kept = {key: facts.kept.get(key) for key in ("trained", "of", "why")} if facts.kept else None
-    return {
-        "name": facts.config.get("name", run.path.name),
-        "status": status(facts),
-        "kept": kept,
-        "label": facts.label,
-        "compared": facts.compared,
-        "prompts": len(paired_ids(facts, facts.compared)) if facts.compared is not None else 0,
-        "spend": spend_text(run, facts),
-        "cascade": cascade_text(run),
-        "rows": _rows(run, facts),
-    }
+    return Headline(
+        name=facts.settings.name or run.path.name,
+        status=status(facts),
+        kept=facts.kept,
+        label=facts.label,
+        compared=facts.compared,
+        prompts=len(paired_ids(facts, facts.compared)) if facts.compared is not None else 0,
+        spend=spend_text(run, facts),
+        cascade=cascade_text(run),
+        rows=tuple(_rows(run, facts)),
+    )
 
 
 def status(facts: Facts) -> str:
     """One line: finished, stopped and by what, or where it was last seen."""
     state = facts.state
-    if not state:
+    if state is None:
         return "not started"
-    if state.get("stage") == "finished":
-        why = state.get("stopped")
-        return f"finished early: {why}" if why else "finished"
-    at = f"stage {state.get('stage')}"
-    at += f", interaction {state['interaction']}" if "interaction" in state else ""
-    if "ended" in state:
-        why = f": {state['why']}" if state.get("why") else ""
-        return f"ended by {state['ended']}{why} ({at}); resume it to go on"
-    seen = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(state.get("at", 0.0))))
+    if state.stage == "finished":
+        return f"finished early: {state.stopped}" if state.stopped else "finished"
+    at = f"stage {state.stage}"
+    at += f", interaction {state.interaction}" if state.interaction is not None else ""
+    if state.ended is not None:
+        why = f": {state.why}" if state.why else ""
+        return f"ended by {state.ended}{why} ({at}); resume it to go on"
+    seen = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(state.at))
     return f"not finished: {at}, last sign of life {seen}"
 
 
-def _rows(run: RunDir, facts: Facts) -> list[dict[str, Any]]:
+def _rows(run: RunDir, facts: Facts) -> Iterator[Row]:
     start = facts.evaluations.get(0)
     if start is None:
-        return []
+        return
     trained = facts.compared
-    then = facts.evaluations[trained] if trained is not None else {}
-    rows = []
+    then = facts.evaluations[trained] if trained is not None else None
     reward = reward_change(facts, trained) if trained is not None else None
     if reward is not None:
-        rows.append(_row(f"reward ({start['scorer']})", *reward, digits=4))
-    elif "reward" in start:
-        rows.append(_row(f"reward ({start['scorer']})", start["reward"], None, None, None, digits=4))
-    intervals = _reply_intervals(run, facts) if trained is not None else {}
-    for measure, key, digits in (
-        ("NLL under the start model, nats a token", "nll_start", 3),
-        ("distinct-2, share of bigrams", "distinct2", 3),
-        ("length, words a reply", "mean_words", 1),
-    ):
-        if start.get(key) is not None:
-            found = _measured(measure, start[key], then.get(key), intervals.get(key), digits, relative=True)
-            rows.append(found)
+        yield _row(f"reward ({start.scorer})", *reward, digits=4)
+    elif start.reward is not None:
+        yield _row(f"reward ({start.scorer})", start.reward, None, None, None, digits=4)
+    yield from _reply_rows(run, start, then, trained)
     for box in ("white_box", "black_box"):
-        before, after = (m.get(f"{box}_accuracy") or {} for m in (start, then))
-        if before:
+        before, after = _accuracy(start, box), _accuracy(then, box)
+        if before is not None:
             name = f"{box.replace('_', ' ')}'s accuracy on labelled pairs"
-            interval = _accuracy_interval(run, box, trained, before, after) if trained is not None and after else None
-            rows.append(_measured(name, before["accuracy"], after.get("accuracy"), interval, 3))
-    return rows
+            if trained is None or after is None:
+                yield _measured(name, before.accuracy, None, None, 3)
+            else:
+                interval = _accuracy_interval(run, box, trained, before, after)
+                yield _measured(name, before.accuracy, after.accuracy, interval, 3)
 
 
-def _reply_intervals(run: RunDir, facts: Facts) -> dict[str, Interval]:
-    """Of the changes in NLL, length and distinct-2, over prompts; of those that the records give."""
-    trained = facts.compared
-    assert trained is not None
-    ends = [facts.evaluations[n] for n in (0, trained)]
-    nll = [m.get("nll_by_prompt") or {} for m in ends]
-    first, second = (_words(run, n) for n in (0, trained))
-    lengths = [{i: fmean(map(len, replies)) for i, replies in words.items()} for words in (first, second)]
-    return {
-        "nll_start": _paired(nll[0], nll[1]),
-        "mean_words": _paired(lengths[0], lengths[1]),
-        "distinct2": _distinct_interval(first, second),
-    }
+def _accuracy(metrics: Metrics | None, box: str) -> Accuracy | None:
+    if metrics is None:
+        return None
+    return metrics.white_box_accuracy if box == "white_box" else metrics.black_box_accuracy
+
+
+def _reply_rows(run: RunDir, start: Metrics, then: Metrics | None, trained: int | None) -> Iterator[Row]:
+    """NLL, distinct-2 and length, with intervals of their changes over prompts where the records give them."""
+    nll = distinct = length = None
+    if then is not None and trained is not None:
+        first, second = (_words(run, n) for n in (0, trained))
+        before, after = ({i: fmean(map(len, said)) for i, said in words.items()} for words in (first, second))
+        nll = _paired(start.nll_by_prompt, then.nll_by_prompt)
+        distinct, length = _distinct_interval(first, second), _paired(before, after)
+    measures: tuple[tuple[str, Callable[[Metrics], float | None], Interval, int], ...] = (
+        ("NLL under the start model, nats a token", lambda m: m.nll_start, nll, 3),
+        ("distinct-2, share of bigrams", lambda m: m.distinct2, distinct, 3),
+        ("length, words a reply", lambda m: m.mean_words, length, 1),
+    )
+    for name, of, interval, digits in measures:
+        value = of(start)
+        if value is not None:
+            yield _measured(name, value, None if then is None else of(then), interval, digits, relative=True)
 
 
 def _words(run: RunDir, trained: int) -> dict[str, list[list[str]]]:
@@ -154,14 +192,10 @@ def _distinct_without_each(words: Words, ids: list[str]) -> tuple[float, list[fl
     return len(total) / max(size, 1), without
 
 
-def _accuracy_interval(
-    run: RunDir, box: str, trained: int, before: Mapping[str, float], after: Mapping[str, float]
-) -> Interval:
+def _accuracy_interval(run: RunDir, box: str, trained: int, before: Accuracy, after: Accuracy) -> Interval:
     """Paired over the labelled pairs where the verdicts are on record; else as if the two were independent."""
     first, second = (_right(run, box, n) for n in (0, trained))
-    return _paired(first, second) or newcombe(
-        before["accuracy"], int(before["ranked"]), after["accuracy"], int(after["ranked"])
-    )
+    return _paired(first, second) or newcombe(before.accuracy, before.ranked, after.accuracy, after.ranked)
 
 
 def _right(run: RunDir, box: str, trained: int) -> dict[str, float]:
@@ -172,7 +206,7 @@ def _right(run: RunDir, box: str, trained: int) -> dict[str, float]:
 
 def _measured(
     name: str, start: float, then: float | None, interval: Interval, digits: int, *, relative: bool = False
-) -> dict[str, Any]:
+) -> Row:
     change = None if then is None else then - start
     return _row(name, start, then, change, interval, digits=digits, relative=relative)
 
@@ -186,7 +220,7 @@ def _row(
     *,
     digits: int,
     relative: bool = False,
-) -> dict[str, Any]:
+) -> Row:
     share = f" ({change / start:+.1%})" if relative and change is not None and start else ""
     text = (
         f"{start:.{digits}f}",
@@ -195,5 +229,4 @@ def _row(
         f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}" if interval else "",
     )
     low, high = interval or (None, None)
-    numbers = {"start": start, "kept": kept, "change": change, "low": low, "high": high}
-    return {"measure": measure, **numbers, "text": text}
+    return Row(measure=measure, start=start, kept=kept, change=change, low=low, high=high, text=text)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import read_json
+from cyclealign.files.environment import Environment
+from cyclealign.files.records import encode, read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.cascade import cascade_section
 from cyclealign.reporting.changes import demonstrations, interactions
 from cyclealign.reporting.figures import Facts, read_facts
 from cyclealign.reporting.frame import Part, page
-from cyclealign.reporting.headline import headline
+from cyclealign.reporting.headline import Headline, headline
 from cyclealign.reporting.markup import Html, details, join, table, tag
 from cyclealign.reporting.ranking_charts import position_note
 from cyclealign.reporting.run_charts import run_charts
@@ -35,8 +35,7 @@ def render_report(run: RunDir) -> str:
     """The page as text. A part of the run that does not exist yet is left out of it."""
     facts, figures = read_facts(run), headline(run)
     rules = "".join(f.rules() for f in (REWARD, OUTCOME, interaction_filter(run)))
-    name = str(figures["name"])
-    return page(name, f"{name}: cyclealign run", [_headline(figures)], _sections(run, facts), rules)
+    return page(figures.name, f"{figures.name}: cyclealign run", [_headline(figures)], _sections(run, facts), rules)
 
 
 def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:
@@ -58,29 +57,25 @@ def _charts(run: RunDir, facts: Facts) -> Html | None:
     return join([tag("div", *charts, class_="charts"), tag("p", note, class_="note") if note else None])
 
 
-def _headline(figures: dict[str, Any]) -> Html:
-    kept, label = figures["kept"], figures["label"]
-    lines = [tag("p", figures["status"], class_="status")]
-    if kept is not None:
-        trained = f"the model after {kept['trained']} of {kept['of']} interactions"
-        which = trained if kept["trained"] else "the start model"
-        lines.append(tag("p", f"Kept: {which}; {kept['why']}."))
-    lines.append(tag("p", f"Spend: {figures['spend']}."))
-    lines += [tag("p", f"Cascade: {figures['cascade']}.")] if figures["cascade"] else []
-    rows = [(row["measure"], *row["text"]) for row in figures["rows"]]
+def _headline(figures: Headline) -> Html:
+    lines = [tag("p", figures.status, class_="status")]
+    lines += [tag("p", f"Kept: {figures.kept_text}.")] if figures.kept_text else []
+    lines.append(tag("p", f"Spend: {figures.spend}."))
+    lines += [tag("p", f"Cascade: {figures.cascade}.")] if figures.cascade else []
+    rows = [(row.measure, *row.text) for row in figures.rows]
     if not rows:
         return join(
             [*lines, tag("p", "There is no finished evaluation (data.eval_prompts, cycle.eval_every).", class_="note")]
         )
     note = (
-        f"Reward: mean over the {figures['prompts']} held-out prompts of the reporting half (odd positions; the even"
+        f"Reward: mean over the {figures.prompts} held-out prompts of the reporting half (odd positions; the even"
         " ones choose what is kept). 95% intervals are of the change, paired over prompts (Student's); of"
         " distinct-2 by a jackknife over prompts; of accuracies paired where their verdicts are on record, else as if"
         " independent (Newcombe)."
     )
-    if figures["compared"] is None:
-        note = f"The {label} model has not been evaluated."
-    head = ["measure", "start", label, "change", "95% interval"]
+    if figures.compared is None:
+        note = f"The {figures.label} model has not been evaluated."
+    head = ["measure", "start", figures.label, "change", "95% interval"]
     return join([*lines, tag("div", table(head, rows), class_="headline"), tag("p", note, class_="note")])
 
 
@@ -93,10 +88,12 @@ def _files(run: RunDir) -> Html | None:
 def _environment(path: Path) -> Html | None:
     if not path.exists():
         return None
-    return details("versions and hardware", table(["what", "value"], list(_flat(read_json(path)))))
+    return details(
+        "versions and hardware", table(["what", "value"], list(_flat(encode(read_record(Environment, path)))))
+    )
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:
     """Leaves of nested JSON objects, with dotted names."""
     if not isinstance(value, dict):
         yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)

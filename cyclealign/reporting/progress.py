@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import Timing
 from cyclealign.reporting.status import Status, duration, money, read_status
 from cyclealign.types import UserError
 
@@ -53,7 +54,7 @@ def _watch(run: RunDir, done: threading.Event, bars: Bars | None) -> None:
     while not done.wait(POLL_SECONDS):
         try:
             status = read_status(run)
-        except (OSError, ValueError, KeyError, UserError):
+        except (OSError, UserError):
             continue  # a file in the middle of its first write: the next look will find it whole
         if bars is not None:
             bars.update(status)
@@ -154,8 +155,8 @@ def run_seconds_left(run: RunDir, status: Status) -> float | None:
     """Most seconds for the interactions to come, from the mean of those that were trained; None before the first."""
     if not status.trained:
         return None
-    rows = [row for row in read_jsonl(run.timings) if row["stage"] != "evaluate" or row["interaction"] > 0]
-    return sum(float(row["seconds"]) for row in rows) / status.trained * max(status.planned - status.trained, 0)
+    rows = [row for row in read_records(Timing, run.timings) if row.stage != "evaluate" or row.interaction > 0]
+    return sum(row.seconds for row in rows) / status.trained * max(status.planned - status.trained, 0)
 
 
 def progress_line(status: Status, elapsed: float) -> str:

@@ -94,7 +94,7 @@ def position_chart(run: RunDir, facts: Facts) -> LineChart | None:
 
 def position_note(run: RunDir, facts: Facts) -> str | None:
     """Why there is no chart of the position bias, where there are rankings and none."""
-    backend = (facts.config.get("black_box") or {}).get("backend")
+    backend = facts.settings.backend
     if backend in KINDS and KINDS[backend].scores and any(read_rankings(i.black_box) for i in run.interactions()):
         return f"Position bias: none to measure; this black box ({backend}) scores each candidate by itself."
     return None
@@ -102,10 +102,8 @@ def position_note(run: RunDir, facts: Facts) -> str | None:
 
 def presented(interaction: InteractionDir, facts: Facts) -> Iterator[Pass]:
     """What the judge saw and answered: the orders are drawn again from the seeds that the ranker drew them from."""
-    name, seed, n = facts.config.get("name"), facts.config.get("seed"), int(interaction.path.name)
-    box = facts.config.get("black_box") or {}
-    replayed = "replay" in (box.get("backend"), (box.get("cascade") or {}).get("judge"))  # another run's orders
-    if name is None or seed is None or replayed:
+    name, seed, n = facts.settings.name, facts.settings.seed, int(interaction.path.name)
+    if name is None or seed is None or facts.judge in (None, "replay"):  # replayed: in another run's orders
         return
     sets = read_sets(interaction.candidates)
     for prompt_id, ranking in read_rankings(interaction.black_box).items():

@@ -7,11 +7,13 @@ so charts of both kinds stand at the same n.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cyclealign.evaluation.intervals import wilson
-from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import Accuracy, Metrics
+from cyclealign.rankers.agreement import Agreement
 from cyclealign.rankers.chance import expected_lcs
 from cyclealign.reporting.charts import BarChart, Line, LineChart, bar_chart, line_chart
 from cyclealign.reporting.figures import Facts, mean_interval, reward_change
@@ -22,6 +24,7 @@ from cyclealign.reporting.ranking_charts import confusion_grids, position_chart
 from cyclealign.reporting.spend import spend_chart, time_chart
 
 TRAINED = "interactions trained"
+Measure = Callable[[Metrics], float | None]
 
 
 def run_charts(run: RunDir, facts: Facts) -> list[Html]:
@@ -64,12 +67,12 @@ def reward_chart(facts: Facts) -> LineChart | None:
             intervals.append((start + interval[0], start + interval[1]) if interval else None)
     if not points:
         return None
-    choosing = _measured(facts, "reward_choosing")
+    choosing = _measured(facts, lambda m: m.reward_choosing)
     return LineChart(
         key="reward",
         title="Reward on held-out prompts",
         x_label=TRAINED,
-        y_label=f"mean score ({facts.evaluations[0]['scorer']})",
+        y_label=f"mean score ({facts.evaluations[0].scorer})",
         lines=(Line("reporting half", tuple(points), tuple(intervals)), Line("choosing half", choosing)),
         rules=(("start", points[0][1]),),
         mark=_kept(facts),
@@ -82,12 +85,12 @@ def agreement_charts(run: RunDir, facts: Facts) -> Iterator[LineChart]:
     """The longest common subsequence of both rankings, as a share of the list, and corrected for chance."""
     raw, chance, corrected = [], [], []
     for interaction in run.interactions():
-        records = list(read_jsonl(interaction.agreement))
-        if records:
+        found = list(read_records(Agreement, interaction.agreement))
+        if found:
             n = float(interaction.path.name)
-            raw.append((n, mean_interval([r["length"] / r["k"] for r in records])))
-            chance.append((n, sum(expected_lcs(r["k"]) / r["k"] for r in records) / len(records)))
-            corrected.append((n, mean_interval([r["corrected"] for r in records])))
+            raw.append((n, mean_interval([a.length / a.k for a in found])))
+            chance.append((n, sum(expected_lcs(a.k) / a.k for a in found) / len(found)))
+            corrected.append((n, mean_interval([a.corrected for a in found])))
     if not raw:
         return
     note = "Band: 95% interval of the mean over prompts. Prompts that are settled leave the batch."
@@ -105,7 +108,7 @@ def agreement_charts(run: RunDir, facts: Facts) -> Iterator[LineChart]:
         x_label=TRAINED,
         y_label="(LCS − E[LCS]) / (K − E[LCS])",
         lines=(_with_intervals("chance-corrected agreement", corrected),),
-        rules=(("chance", 0.0), *_limit(facts, "demonstrations", "gate", "gate for a prompt")),
+        rules=(("chance", 0.0), *_limit("gate for a prompt", facts.settings.gate)),
         note=note,
     )
 
@@ -113,11 +116,15 @@ def agreement_charts(run: RunDir, facts: Facts) -> Iterator[LineChart]:
 def accuracy_chart(facts: Facts) -> LineChart | None:
     """Share of labelled pairs that each ranker orders as labelled, with Wilson intervals."""
     lines = []
-    for name, key in (("white box", "white_box_accuracy"), ("black box", "black_box_accuracy")):
-        found = [(n, m[key]) for n, m in sorted(facts.evaluations.items()) if m.get(key)]
+    by_box: tuple[tuple[str, Callable[[Metrics], Accuracy | None]], ...] = (
+        ("white box", lambda m: m.white_box_accuracy),
+        ("black box", lambda m: m.black_box_accuracy),
+    )
+    for name, of in by_box:
+        found = [(float(n), a) for n, m in sorted(facts.evaluations.items()) if (a := of(m)) is not None]
         if found:
-            points = tuple((float(n), float(a["accuracy"])) for n, a in found)
-            lines.append(Line(name, points, tuple(wilson(a["accuracy"], a["ranked"]) for _, a in found)))
+            points = tuple((n, a.accuracy) for n, a in found)
+            lines.append(Line(name, points, tuple(wilson(a.accuracy, a.ranked) for _, a in found)))
     if not lines:
         return None
     return LineChart(
@@ -133,35 +140,39 @@ def accuracy_chart(facts: Facts) -> LineChart | None:
 
 def drift_charts(facts: Facts) -> Iterator[LineChart]:
     """What must not run away, relative to the start model, with the limits of the config's ``drift`` section."""
-    limits = facts.config.get("drift") or {}
-    rise, ratio, variety = (limits.get(k) for k in ("max_nll_rise", "max_length_ratio", "min_distinct2"))
-    rules = {
-        "nll_start": [("limit", 1 + rise)] if rise is not None else [],
-        "mean_words": [("limit", ratio), ("limit", 1 / ratio)] if ratio is not None else [],
-        "distinct2": [("limit", variety)] if variety is not None else [],
-    }
-    for key, title in (
-        ("nll_start", "Drift: NLL of new replies under the start model"),
-        ("mean_words", "Drift: length of replies"),
-        ("distinct2", "Drift: distinct-2 of replies"),
-    ):
-        first = facts.evaluations.get(0, {}).get(key)
+    rise, ratio = facts.settings.max_nll_rise, facts.settings.max_length_ratio
+    drifts: tuple[tuple[str, str, Measure, list[tuple[str, float]]], ...] = (
+        (
+            "nll-start",
+            "NLL of new replies under the start model",
+            lambda m: m.nll_start,
+            _limit("limit", None if rise is None else 1 + rise),
+        ),
+        (
+            "mean-words",
+            "length of replies",
+            lambda m: m.mean_words,
+            [] if ratio is None else [("limit", ratio), ("limit", 1 / ratio)],
+        ),
+        ("distinct2", "distinct-2 of replies", lambda m: m.distinct2, _limit("limit", facts.settings.min_distinct2)),
+    )
+    for key, title, of, limits in drifts:
+        first = of(facts.evaluations[0]) if 0 in facts.evaluations else None
         if first and len(facts.evaluations) > 1:
-            points = tuple((n, value / first) for n, value in _measured(facts, key))
             yield LineChart(
-                key=f"drift-{key.replace('_', '-')}",
-                title=title,
+                key=f"drift-{key}",
+                title=f"Drift: {title}",
                 x_label=TRAINED,
                 y_label="relative to the start model",
-                lines=(Line("this run", points),),
-                rules=(("start", 1.0), *rules[key]),
+                lines=(Line("this run", tuple((n, value / first) for n, value in _measured(facts, of))),),
+                rules=(("start", 1.0), *limits),
                 mark=_kept(facts),
             )
 
 
-def _measured(facts: Facts, key: str) -> tuple[tuple[float, float], ...]:
-    found = [(float(n), m.get(key)) for n, m in sorted(facts.evaluations.items())]
-    return tuple((n, float(y)) for n, y in found if y is not None)
+def _measured(facts: Facts, of: Measure) -> tuple[tuple[float, float], ...]:
+    found = [(float(n), of(m)) for n, m in sorted(facts.evaluations.items())]
+    return tuple((n, y) for n, y in found if y is not None)
 
 
 def _with_intervals(name: str, found: list[tuple[float, tuple[float, tuple[float, float] | None]]]) -> Line:
@@ -169,9 +180,8 @@ def _with_intervals(name: str, found: list[tuple[float, tuple[float, tuple[float
 
 
 def _kept(facts: Facts) -> tuple[str, float] | None:
-    return ("kept", float(facts.kept["trained"])) if facts.kept and facts.kept["trained"] in facts.evaluations else None
+    return ("kept", float(facts.kept.trained)) if facts.kept and facts.kept.trained in facts.evaluations else None
 
 
-def _limit(facts: Facts, section: str, key: str, name: str) -> list[tuple[str, float]]:
-    value = (facts.config.get(section) or {}).get(key)
-    return [] if value is None else [(name, float(value))]
+def _limit(name: str, value: float | None) -> list[tuple[str, float]]:
+    return [] if value is None else [(name, value)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.files.run_records import Verdict, read_sets, read_verdicts
+from cyclealign.rankers.agreement import Agreement
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, tag
@@ -45,8 +45,7 @@ def before_and_after(run: RunDir, facts: Facts) -> Html | None:
     """Replies of the start model and of the kept one to the same prompts: the first of the reporting half."""
     start, trained = read_sets(run.evaluation(0) / "candidates.jsonl"), facts.compared
     then = read_sets(run.evaluation(trained) / "candidates.jsonl") if trained else {}
-    reporting = [i for i, place in facts.position.items() if place % 2 == 1] or list(facts.position)
-    shown = [i for i in reporting if i in start][:COMPARED]
+    shown = [i for i in facts.halves.reporting(facts.halves.position) if i in start][:COMPARED]
     if not shown:
         return None
     note = f"The first {len(shown)} held-out prompts of the reporting half, not chosen; seeds as before."
@@ -71,20 +70,15 @@ def before_and_after(run: RunDir, facts: Facts) -> Html | None:
 
 
 def _movement(facts: Facts, prompt_id: str, trained: int | None) -> str:
-    before, after = (_reward(facts, prompt_id, n) for n in (0, trained))
+    before, after = (facts.rewards(n).get(prompt_id) for n in (0, trained))
     if before is None or after is None:
         return "none"
     return "same" if before == after else "risen" if after > before else "fallen"
 
 
-def _reward(facts: Facts, prompt_id: str, trained: int | None) -> float | None:
-    found = facts.evaluations.get(-1 if trained is None else trained, {}).get("reward_by_prompt", {}).get(prompt_id)
-    return None if found is None else float(found)
-
-
 def replies(title: str, item: CandidateSet, facts: Facts, trained: int) -> Html:
     """One model's replies to a prompt, with their mean reward where there is one."""
-    score = _reward(facts, item.prompt.id, trained)
+    score = facts.rewards(trained).get(item.prompt.id)
     head = title if score is None else f"{title}, mean reward {score:.3f}"
     texts = [passage(c.text) for c in item.candidates]
     more = details(f"{len(texts) - OPEN_REPLIES} more", *texts[OPEN_REPLIES:]) if texts[OPEN_REPLIES:] else None
@@ -106,7 +100,7 @@ def rankings(run: RunDir) -> Html | None:
 
 def _shown_interactions(run: RunDir) -> list[InteractionDir]:
     """The latest, the first, and some between them, evenly spaced; of those that have verdicts. Latest first."""
-    found = [i for i in run.interactions() if any(read_jsonl(i.black_box))]
+    found = [i for i in run.interactions() if read_verdicts(i.black_box)]
     if len(found) > INTERACTIONS:
         places = {round(n * (len(found) - 1) / (INTERACTIONS - 1)) for n in range(INTERACTIONS)}
         found = [found[n] for n in sorted(places)]
@@ -116,7 +110,7 @@ def _shown_interactions(run: RunDir) -> list[InteractionDir]:
 def _of_interaction(run: RunDir, interaction: InteractionDir) -> Iterator[tuple[Mapping[str, str], Html]]:
     sets, black = read_sets(interaction.candidates), read_verdicts(interaction.black_box)
     white = read_verdicts(interaction.white_box)
-    agreed = {r["prompt_id"]: r for r in read_jsonl(interaction.agreement)}
+    agreed = {a.prompt_id: a for a in read_records(Agreement, interaction.agreement)}
     ids = [p.id for p in run.train_prompts() if p.id in sets and p.id in black]
     outcomes = {i: outcome(black[i], agreed.get(i)) for i in ids}
     for i in even_choice(outcomes, RANKED):
@@ -124,15 +118,15 @@ def _of_interaction(run: RunDir, interaction: InteractionDir) -> Iterator[tuple[
         yield about, _ranked(sets[i], black[i], white.get(i), agreed.get(i), about["interaction"])
 
 
-def outcome(black: Verdict, agreed: Mapping[str, Any] | None) -> str:
-    """The value of ``OUTCOME`` for a prompt, from the black box's verdict and the agreement's record."""
+def outcome(black: Verdict, agreed: Agreement | None) -> str:
+    """The value of ``OUTCOME`` for a prompt, from the black box's verdict and its agreement with the white box."""
     if not isinstance(black, Ranking):
         return "unranked"
     if agreed is None:
         return "open"
-    if agreed["settled"]:
+    if agreed.settled:
         return "settled"
-    return "agreed" if agreed["corrected"] > 0 else "apart"
+    return "agreed" if agreed.corrected > 0 else "apart"
 
 
 def even_choice(outcomes: Mapping[str, str], limit: int) -> list[str]:
@@ -145,12 +139,12 @@ def even_choice(outcomes: Mapping[str, str], limit: int) -> list[str]:
 
 
 def _ranked(
-    item: CandidateSet, black: Verdict, white: Verdict | None, agreed: Mapping[str, Any] | None, interaction: str
+    item: CandidateSet, black: Verdict, white: Verdict | None, agreed: Agreement | None, interaction: str
 ) -> Html:
     order = black.order if isinstance(black, Ranking) else item.ids
     ids = [*order, *(i for i in item.ids if i not in order)]
     letters = {i: letter(n) for n, i in enumerate(item.ids)}
-    common = tuple(agreed["ids"]) if agreed else ()
+    common = agreed.ids if agreed else ()
     lines = [f"interaction {interaction}"]
     if isinstance(black, Ranking):
         lines.append(f"black box {_spelled(black, letters)}{_by_whom(black, letters)}")
@@ -159,7 +153,7 @@ def _ranked(
     if isinstance(white, Ranking):
         lines.append(f"white box {_spelled(white, letters)}")
     if agreed:
-        lines.append(f"agreed {' > '.join(letters[i] for i in common)} ({agreed['corrected']:+.2f} against chance)")
+        lines.append(f"agreed {' > '.join(letters[i] for i in common)} ({agreed.corrected:+.2f} against chance)")
     cards = [
         tag("section", tag("h4", _head(letters[i], i, black, white, i in common)), passage(item.text(i))) for i in ids
     ]

@@ -6,8 +6,9 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Collection
 
-from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import Timing
 from cyclealign.judge.ledger import Ledger, Spend
 from cyclealign.reporting.charts import BarChart
 from cyclealign.reporting.figures import Facts
@@ -33,15 +34,14 @@ def spending(run: RunDir) -> tuple[Spend, Groups] | str:
 def spend_text(run: RunDir, facts: Facts) -> str:
     """One line on what was paid for."""
     found = spending(run)
-    black_box = facts.config.get("black_box") or {}
     if isinstance(found, str) or not found[0].calls:
-        backend = black_box.get("backend", "unknown")
+        backend = facts.settings.backend or "unknown"
         return f"{found if isinstance(found, str) else 'no paid calls'} (black box: {backend})"
     total = found[0]
     tokens = f"{total.input_tokens:,} tokens in, {total.output_tokens:,} out"
-    money = f"{total.usd:.4f} USD" if black_box.get("price") else "no price given"
-    if black_box.get("price") and black_box.get("budget_usd") is not None:
-        money += f" of {black_box['budget_usd']:g}"
+    money = f"{total.usd:.4f} USD" if facts.settings.priced else "no price given"
+    if facts.settings.priced and facts.settings.budget_usd is not None:
+        money += f" of {facts.settings.budget_usd:g}"
     open_calls = (
         f"; {total.unfinished} without a reply, at most {total.reserved_usd:.4f} USD" if total.unfinished else ""
     )
@@ -105,8 +105,8 @@ def _ordered(purposes: Collection[str]) -> list[str]:
 def time_chart(run: RunDir) -> BarChart | None:
     """Minutes per stage; evaluation n, which comes before interaction n, stands in its bar."""
     seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for row in read_jsonl(run.timings):
-        seconds[row["interaction"]][row["stage"]] += row["seconds"]
+    for row in read_records(Timing, run.timings):
+        seconds[row.interaction][row.stage] += row.seconds
     if not seconds:
         return None
     stages = list(dict.fromkeys([*STAGES, *(stage for s in seconds.values() for stage in s)]))

@@ -7,12 +7,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cyclealign.files.jsonl import read_jsonl
+from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
-from cyclealign.files.strict_yaml import read_yaml
+from cyclealign.files.run_state import State, Timing
 from cyclealign.judge.ledger import Ledger, Spend
+from cyclealign.rankers.agreement import Agreement
+from cyclealign.reporting.settings import read_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +48,16 @@ def read_status(run: RunDir) -> Status:
     state = run.state()
     interactions = run.interactions()
     last = interactions[-1] if interactions else None
-    settled = {r["prompt_id"] for i in interactions for r in read_jsonl(i.agreement) if r["settled"]}
-    black_box, cycle = _section(run, "black_box"), _section(run, "cycle")
-    done, total = _stage_progress(run, state)
+    settled = {a.prompt_id for i in interactions for a in read_records(Agreement, i.agreement) if a.settled}
+    settings = read_settings(run)
+    done, total = (None, None) if state is None else _stage_progress(run, state)
     prompts = _lines(run.prompts / "train.jsonl")
-    judge = (black_box.get("cascade") or {}).get("judge", black_box.get("backend"))
-    spend, measured = _spend(run) if judge == "openai" else (None, Spend())
+    spend, measured = _spend(run) if state is not None and state.judge == "openai" else (None, Spend())
     return Status(
-        stage=str(state.get("stage", "not begun")),
-        alive="ended" not in state and state.get("stage") != "finished" and _alive(state.get("pid")),
-        interaction=state.get("interaction"),
-        active=int(state.get("prompts", 0)),
+        stage="not begun" if state is None else state.stage,
+        alive=state is not None and state.ended is None and state.stage != "finished" and _alive(state.pid),
+        interaction=None if state is None else state.interaction,
+        active=0 if state is None else state.prompts or 0,
         candidates=_lines(last.candidates) if last else 0,
         ranked=_lines(last.black_box) if last else 0,
         prompts=prompts,
@@ -65,24 +65,24 @@ def read_status(run: RunDir) -> Status:
         trained=sum(i.trained for i in interactions),
         spend=spend,
         measured=measured,
-        budget_usd=black_box.get("budget_usd"),
-        seconds=sum(float(row["seconds"]) for row in read_jsonl(run.timings)),
-        quiet=max(time.time() - float(state["at"]), 0.0) if "at" in state else 0.0,
-        stopped=state.get("stopped"),
+        budget_usd=settings.budget_usd,
+        seconds=sum(row.seconds for row in read_records(Timing, run.timings)),
+        quiet=0.0 if state is None else max(time.time() - state.at, 0.0),
+        stopped=None if state is None else state.stopped,
         done=done,
         total=total,
-        planned=math.ceil(prompts / int(cycle.get("batch_size", 1))) * int(cycle.get("max_interactions", 1)),
+        planned=math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
     )
 
 
-def _stage_progress(run: RunDir, state: dict[str, Any]) -> tuple[int | None, int | None]:
+def _stage_progress(run: RunDir, state: State) -> tuple[int | None, int | None]:
     """How much of the present stage is done, of how much: ranked prompts, sampled evaluations, steps."""
-    stage, index = state.get("stage"), state.get("interaction")
+    stage, index = state.stage, state.interaction
     if index is not None and stage == "generate_and_rank":
-        return _lines(run.interaction(index).black_box), int(state.get("prompts", 0))
+        return _lines(run.interaction(index).black_box), state.prompts or 0
     if index is not None and stage == "evaluate":
         return _lines(run.evaluation(index) / "candidates.jsonl"), _lines(run.prompts / "eval.jsonl")
-    return state.get("done"), state.get("of")
+    return state.done, state.of
 
 
 def status_lines(status: Status) -> list[str]:
@@ -129,12 +129,6 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _section(run: RunDir, name: str) -> dict[str, Any]:
-    config = read_yaml(run.config.read_text(encoding="utf-8"), str(run.config))
-    section = config.get(name) if isinstance(config, dict) else None
-    return section if isinstance(section, dict) else {}
-
-
 def _spend(run: RunDir) -> tuple[Spend, Spend]:
     """All that was paid for, and the part of it that only measured the black box."""
     if not run.ledger.exists():
@@ -143,12 +137,12 @@ def _spend(run: RunDir) -> tuple[Spend, Spend]:
         return ledger.spend(), ledger.spend_by("purpose").get("eval", Spend())
 
 
-def _alive(pid: Any) -> bool:
+def _alive(pid: int) -> bool:
     """Whether a process of that id lives on this machine; another machine's run reads as not running."""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except PermissionError:
         return True
-    except (OSError, TypeError, ValueError):
+    except (OSError, OverflowError):
         return False
     return True

@@ -19,20 +19,21 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     """Write the report and print the figures that stand at its top; works at any moment of a run."""
     console = console or Console()
     figures = headline(run)
-    if figures["rows"]:
-        table = Table(title=f"{figures['name']}: held-out prompts, start model against {figures['label']}")
+    if figures.rows:
+        table = Table(title=f"{figures.name}: held-out prompts, start model against {figures.label}")
         table.add_column("measure")
-        for column in ("start", figures["label"], "change", "95% interval"):
+        for column in ("start", figures.label, "change", "95% interval"):
             table.add_column(column, justify="right")
-        for row in figures["rows"]:
-            table.add_row(row["measure"], *row["text"])
+        for row in figures.rows:
+            table.add_row(row.measure, *row.text)
         console.print(table)
     # Names and paths may hold brackets, which rich would take for markup; and a path must not be wrapped.
-    cascade = f"cascade: {figures['cascade']}" if figures["cascade"] else ""
+    cascade = f"cascade: {figures.cascade}" if figures.cascade else ""
+    kept = f"kept: {figures.kept_text}" if figures.kept_text else ""
     page = f"report: {write_report(run)}"
-    for line in (figures["status"], _kept(figures["kept"]), figures["spend"], cascade, page):
+    for line in (figures.status, kept, figures.spend, cascade, page):
         if line:
-            console.print(str(line), markup=False, highlight=False, soft_wrap=True)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None = None) -> None:
@@ -43,7 +44,7 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
     table.add_column("measure")
     for column in columns:
         table.add_column(Text(column.name), justify="right", overflow="fold")
-    rows = {(c.name, row["measure"]): row["text"] for c in columns for row in c.figures["rows"]}
+    rows = {(c.name, row.measure): row.text for c in columns for row in c.figures.rows}
     for measure in dict.fromkeys(measure for _, measure in rows):
         texts = [rows.get((c.name, measure), ("",) * 4) for c in columns]
         table.add_row(Text(measure), *(f"{change}\n{interval}" for _, _, change, interval in texts))
@@ -53,11 +54,3 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     page = write_comparison(out, columns)
     console.print(f"comparison: {page}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _kept(kept: dict[str, object] | None) -> str:
-    if kept is None:
-        return ""
-    trained = f"the model after {kept['trained']} of {kept['of']} interactions"
-    which = trained if kept["trained"] else "the start model"
-    return f"kept: {which}; {kept['why']}"

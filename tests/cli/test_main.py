@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from tiny_policy import save_tiny
 
 from cyclealign.cli.main import main
 from cyclealign.cycle import doctor
-from cyclealign.files.jsonl import write_json
+from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import State
 from cyclealign.types import BudgetExhausted, RunStopped
 
 Captured = pytest.CaptureFixture[str]
@@ -248,8 +250,10 @@ def test_status_of_a_live_run(tmp_path: Path, capsys: Captured) -> None:
 
     run = finished_run(tmp_path)
     run.lock()
-    about = {"stage": "generate_and_rank", "interaction": 1, "prompts": 7, "pid": os.getpid(), "at": time.time() - 65}
-    write_json(run.state_file, about)
+    seen = read_record(State, run.state_file)
+    since = time.time() - 65
+    now = replace(seen, stage="generate_and_rank", interaction=1, prompts=7, pid=os.getpid(), at=since)
+    write_record(run.state_file, now)
     call = Call(endpoint="e", model="m", messages=[], schema=None, options={}, purpose="rank")
     with Ledger(run.ledger) as ledger:
         row = ledger.start(call, reserved_usd=0.5)

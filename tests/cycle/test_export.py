@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyclealign.cycle.export import Exports, export_run, preference_rows
-from cyclealign.files.jsonl import write_json
 from cyclealign.files.prompts import load_prompts
+from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import Kept
 from cyclealign.types import Candidate, CandidateSet, Ranking, UserError
 
 
@@ -158,7 +159,8 @@ def test_a_run_that_kept_the_start_model_has_nothing_to_give(tmp_path: Path) -> 
 
     run = finished_run(tmp_path)
     shutil.rmtree(run.best / "adapter")
-    write_json(run.best / "kept.json", {"interaction": -1, "trained": 0, "why": "all others drifted"})
+    why = "all others drifted"
+    write_record(run.kept_file, Kept(trained=0, of=2, why=why, stopped=None, start_model="m"))
     with pytest.raises(UserError, match=r"kept the start model \(all others drifted\)"):
         export_run(run.path, Exports(merged=True), tmp_path / "out")
 

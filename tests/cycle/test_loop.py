@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeGenerator, FakeRanker, FakeTrainer, Fuse, Killed, config_in, make_cycle, prompts
+from report_run import metrics
 
 from cyclealign.config.schema import DriftConfig
 from cyclealign.cycle.drift import drift_broken
@@ -62,7 +63,7 @@ def test_every_stage_leaves_its_records(tmp_path: Path) -> None:
             expected.length,
             expected.corrected,
         )
-    assert cycle.run_dir.state()["stage"] == "finished"
+    assert cycle.run_dir.state().stage == "finished"
     assert (run / "best" / "adapter" / "weights").exists() == (read_json(run / "best" / "kept.json")["trained"] > 0)
 
 
@@ -201,8 +202,10 @@ def test_what_was_trained_last_is_always_measured(tmp_path: Path, every: int, me
 
 
 def test_collapse_breaks_the_limits_and_shows_in_what_was_drawn() -> None:
-    start = {"replies": 8, "nll_start": 2.0, "mean_words": 9.0, "distinct2": 0.8}
-    assert drift_broken(DriftConfig(), {0: start, 1: {**start, "replies": 0}}, 1) == "all replies are empty"
+    held_out = prompts(2)
+    start = metrics(0, {p.id: 0.5 for p in held_out}, list(held_out))
+    empty = replace(start, replies=0, nll_start=None)
+    assert drift_broken(DriftConfig(), {0: start, 1: empty}, 1) == "all replies are empty"
     assert drift_broken(DriftConfig(), {0: start, 1: start}, 1) is None
     prompt = prompts(1)[0]
     sets = [CandidateSet(prompt, (Candidate("0", "a"), Candidate("1", "b")), 2), CandidateSet(prompt, (), 6)]

@@ -8,10 +8,11 @@ import pytest
 
 from cyclealign.config.loading import dump_config, load_config
 from cyclealign.config.schema import Config
-from cyclealign.cycle import parts as building
+from cyclealign.cycle import starting
 from cyclealign.cycle.trusted_hosts import remember_host
-from cyclealign.files.jsonl import read_json
+from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import StaticUsed, TemplateUsed, Versions
 from cyclealign.judge.demonstration_files import content_version, load_demonstrations
 from cyclealign.judge.template import load_template
 from cyclealign.types import UserError
@@ -26,14 +27,14 @@ def test_a_run_records_which_demonstrations_and_template_it_used(
         run.unlock()
         return run
 
-    monkeypatch.setattr(building, "_unlocked_on_failure", begun)
-    run = building.new_cycle(load_config("quickstart", [f"output_dir={tmp_path}"]))
+    monkeypatch.setattr(starting, "_unlocked_on_failure", begun)
+    run = starting.new_cycle(load_config("quickstart", [f"output_dir={tmp_path}"]))
     assert isinstance(run, RunDir)
     found = load_demonstrations(run.prompts / "demonstrations.jsonl")
-    assert read_json(run.prompts / "versions.json") == {
-        "demonstrations": {"source": "builtin:rank", "version": content_version(found), "count": len(found)},
-        "template": {"source": "rank", "version": load_template("rank").version},
-    }
+    assert read_record(Versions, run.prompts / "versions.json") == Versions(
+        demonstrations=StaticUsed(source="builtin:rank", version=content_version(found), count=len(found)),
+        template=TemplateUsed(source="rank", version=load_template("rank").version),
+    )
 
 
 def test_a_run_from_elsewhere_sends_no_key_to_hosts_that_it_names(
@@ -47,15 +48,15 @@ def test_a_run_from_elsewhere_sends_no_key_to_hosts_that_it_names(
     run = RunDir(tmp_path / "r")
     run.create(dump_config(load_config("quickstart", [f"output_dir={tmp_path}", "name=r", server, judge])))
     run.unlock()
-    monkeypatch.setattr(building, "_unlocked_on_failure", lambda _, run: run.unlock())
+    monkeypatch.setattr(starting, "_unlocked_on_failure", lambda _, run: run.unlock())
     with pytest.raises(UserError, match=r"OPENAI_API_KEY to api\.example\.org.*--trust-host"):
-        building.resumed_cycle(run.path)
+        starting.resumed_cycle(run.path)
     remember_host("https://api.example.org/v1", "OPENAI_API_KEY")
     with pytest.raises(UserError, match=r"VLLM_API_KEY to gpu\.example\.org.*--trust-host"):
-        building.resumed_cycle(run.path)
-    building.resumed_cycle(run.path, trust_host=True)
-    building.resumed_cycle(run.path)
+        starting.resumed_cycle(run.path)
+    starting.resumed_cycle(run.path, trust_host=True)
+    starting.resumed_cycle(run.path)
     monkeypatch.delenv("VLLM_API_KEY")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
     remember_host("https://api.example.org/v1", "OPENAI_API_KEY")
-    building.resumed_cycle(run.path)  # no key to send to the servers
+    starting.resumed_cycle(run.path)  # no key to send to the servers

@@ -57,7 +57,7 @@ def test_a_run_reaches_tensorboard_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["train/accuracy"] == [(int(r["step"]), pytest.approx(r["accuracy"])) for r in rows]
     ends = [0, *(int(max(r["step"] for r in read_jsonl(i.train_log))) for i in run.interactions())]
     assert ends[-1] == len(rows) > 2
-    nll = [m["nll_start"] for m in run.evaluations().values()]
+    nll = [m.nll_start for m in run.evaluations().values()]
     assert found["eval/nll_start"] == [(s, pytest.approx(v)) for s, v in zip(ends, nll, strict=True)]
     summaries = [read_json(i.summary) for i in run.interactions()]
     for name in ("agreement", "agreement_corrected", "settled", "ranked", "pool"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
-from finished_run import finished_run, prompt
+from finished_run import finished_run, metrics, prompt
 from tiny_policy import save_tiny
 
 from cyclealign.cli.main import main
@@ -19,7 +20,8 @@ from cyclealign.evaluation.likelihood import divergence
 from cyclealign.evaluation.retrieval import measured
 from cyclealign.evaluation.reward import sigmoid
 from cyclealign.evaluation.text import bleu_char_pro_compat, repetition, self_bleu, text_figures
-from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.records import write_record
 from cyclealign.files.run_records import prompt_record
 
 Captured = pytest.CaptureFixture[str]
@@ -241,7 +243,7 @@ def test_compare_reads_runs(tmp_path: Path, capsys: Captured) -> None:
     ids = [prompt(f"q{n}").id for n in range(8)]
     for trained, gain in ((0, 0.0), (2, 0.5)):
         rewards = {i: n + gain for n, i in enumerate(ids)}
-        write_json(run.evaluation(trained) / "metrics.json", {"reward_by_prompt": rewards})
+        write_record(run.evaluation(trained) / "metrics.json", replace(metrics(trained, 3.0), reward_by_prompt=rewards))
     found = evaluated("compare", str(run.path))
     assert found["subsets"]["run@start"]["reward"]["value"] == 4.0  # places 1, 3, 5 and 7: the others chose
     assert found["differences"]["run@kept - run@start"]["difference"]["value"] == pytest.approx(0.5)

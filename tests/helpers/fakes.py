@@ -164,7 +164,7 @@ def make_cycle(
         evaluator=Evaluator(tuple(run.eval_prompts()), LengthScorer(), config.generator.chunk),
         start_model="start-model",
     )
-    return Loop(config, run, parts, Team(run.state_file, launch="test"))
+    return Loop(config, run, parts, Team(run.state_file, judge=config.black_box.judge, launch="test"))
 
 
 def config_in(folder: Path, **sections: dict[str, Any]) -> Config:

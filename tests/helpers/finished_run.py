@@ -18,9 +18,13 @@ from cyclealign.config.schema import (
     Price,
 )
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.records import write_record, write_records
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import Metrics, TrainRow
 from cyclealign.files.run_records import prompt_record, set_record, verdict_record
+from cyclealign.files.run_state import Kept, State, Timing
+from cyclealign.rankers.agreement import Agreement
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking, Unranked
 
 TEXTS = ("good yes", "yes", "no", "bad no")
@@ -65,7 +69,6 @@ def finished_run(folder: Path) -> RunDir:
     write_atomic(run.config, dump_config(config))
     write_jsonl(run.prompts / "train.jsonl", [prompt_record(prompt(t)) for t in ("hello a", "hello b")])
     write_jsonl(run.prompts / "eval.jsonl", [prompt_record(prompt("hello eval"))])
-    agreed = {"ids": ["c0", "c1", "c3"], "length": 3, "k": 4, "corrected": 0.37}
     for n in (0, 1):
         files = run.interaction(n)
         sets = [candidate_set("hello a"), candidate_set("hello b")]
@@ -73,22 +76,35 @@ def finished_run(folder: Path) -> RunDir:
         write_jsonl(files.candidates, map(set_record, sets))
         ranking = Ranking(prompt_id=first, tiers=(("c0",), ("c1", "c2"), ("c3",)))
         write_jsonl(files.black_box, map(verdict_record, (ranking, Unranked(second, "refusal", "no"))))
-        write_jsonl(files.agreement, [agreed | {"prompt_id": first, "settled": n == 1}])
-        write_jsonl(files.train_log, [{"loss": 1.0}])
+        write_records(files.agreement, [Agreement(first, ("c0", "c1", "c3"), 3, 4, 0.37, settled=n == 1)])
+        write_records(files.train_log, [TrainRow(loss=1.0, step=n + 1.0)])
     for n, words in ((0, 2.0), (2, 3.0)):
         folder_of = run.evaluation(n)
         text = "```\n# <b>before</b>" if n == 0 else "after | that"
         write_jsonl(
             folder_of / "candidates.jsonl", [set_record(CandidateSet(prompt("hello eval"), (Candidate("0", text),)))]
         )
-        figures = {"replies": 1, "mean_words": words, "distinct1": 1.0, "distinct2": 1.0, "nll_start": 2.0 + n / 10}
-        write_json(folder_of / "metrics.json", figures | {"version": f"run-v{n}"})
-    write_jsonl(run.timings, [{"stage": "train", "interaction": 0, "seconds": 61.0}])
-    write_json(
-        run.state_file, {"stage": "finished", "stopped": None, "pid": 1, "at": 0.0, "prompts": 2, "interaction": 1}
-    )
+        write_record(folder_of / "metrics.json", metrics(n, words))
+    write_records(run.timings, [Timing(stage="train", interaction=0, seconds=61.0)])
+    about = {"interaction": 1, "prompts": 2}
+    ended = State(stage="finished", launch="1-1", pid=1, at=0.0, judge="openai", values={}, **about)
+    write_record(run.state_file, ended)
     save_adapter(run.best / "adapter", policy)
     why = "highest reward on the choosing half"
-    kept = {"interaction": 1, "trained": 2, "of": 2, "why": why, "start_model": str(policy)}
-    write_json(run.best / "kept.json", kept)
+    write_record(run.kept_file, Kept(trained=2, of=2, why=why, stopped=None, start_model=str(policy)))
     return run
+
+
+def metrics(n: int, words: float) -> Metrics:
+    return Metrics(
+        replies=1,
+        mean_words=words,
+        distinct1=1.0,
+        distinct2=1.0,
+        kept_of_drawn=1.0,
+        nll_start=2.0 + n / 10,
+        nll_by_prompt={},
+        white_box_accuracy=None,
+        black_box_accuracy=None,
+        version=f"run-v{n}",
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from report_run import hand_made_run
+from report_run import hand_made_run, state
 
-from cyclealign.files.jsonl import read_json, read_jsonl, write_json, write_jsonl
+from cyclealign.files.environment import Environment, Hardware
+from cyclealign.files.jsonl import read_jsonl, write_jsonl
+from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import Summary
+from cyclealign.files.run_state import Kept
 
 HOSTILE = "</div><script>alert('x')</script><img src=\"https://evil.example/p.png\" onerror='alert(1)'>&lt;\x00\x1b[31m"
 
@@ -27,15 +32,17 @@ def hostile_run(path: Path) -> RunDir:
     # The ids that the pages join by come from the content, so the changed prompts need their records renamed.
     rename_prompts(run)
     for n, metrics in run.evaluations().items():
-        write_json(run.evaluation(n) / "metrics.json", metrics | {"scorer": HOSTILE})
+        write_record(run.evaluation(n) / "metrics.json", replace(metrics, scorer=HOSTILE))
     for interaction in run.interactions():
         records = list(read_jsonl(interaction.demonstrations))
         write_jsonl(interaction.demonstrations, [r | {"responses": [HOSTILE, "b"]} for r in records])
-        summary = read_json(interaction.summary)
-        write_json(interaction.summary, summary | {"unranked": {HOSTILE: 1}})
-    write_json(run.environment, {"versions": {HOSTILE: HOSTILE}, "gpus": [HOSTILE]})
-    write_json(run.best / "kept.json", {"trained": 2, "of": 3, "why": HOSTILE, "stopped": HOSTILE, "start_model": "m"})
-    write_json(run.state_file, {"stage": "finished", "stopped": HOSTILE})
+        summary = read_record(Summary, interaction.summary)
+        write_record(interaction.summary, replace(summary, unranked={HOSTILE: 1}))
+    hardware = Hardware(cpu=HOSTILE, cores=2, gpus=(HOSTILE,), platform=HOSTILE)
+    versions = {HOSTILE: HOSTILE}
+    write_record(run.environment, Environment(versions=versions, python=HOSTILE, hardware=hardware, commit=HOSTILE))
+    write_record(run.kept_file, Kept(trained=2, of=3, why=HOSTILE, stopped=HOSTILE, start_model="m"))
+    write_record(run.state_file, state("finished", 2, stopped=HOSTILE, judge=HOSTILE))
     return run
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.environment import Environment, Hardware
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.records import write_record, write_records
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_figures import Accuracy, Metrics, Summary, TrainRow
 from cyclealign.files.run_records import prompt_record, set_record, verdict_record
+from cyclealign.files.run_state import Kept, Stage, State, Timing
 from cyclealign.judge.ledger import Call, Ledger
 from cyclealign.rankers.agreement import agree
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking
 
 REWARDS = {0: 0.40, 1: 0.46, 2: 0.53, 3: 0.51}  # mean reward after n interactions, before noise
-STAGES = {"generate_and_rank": 40.0, "white_box": 5.0, "train": 30.0}
+STAGES: dict[Stage, float] = {"generate_and_rank": 40.0, "white_box": 5.0, "train": 30.0}
 CONFIG = """\
 name: {name}
 black_box:
@@ -62,49 +67,53 @@ def hand_made_run(
     run = RunDir(path)
     held_out, train = prompts(n_eval, "held out"), prompts(n_train, "train")
     write_atomic(run.config, CONFIG.format(name=name))
-    write_json(run.environment, {"versions": {"torch": "2.13.0", "vllm": None}, "hardware": {"gpus": [], "cores": 2}})
+    hardware = Hardware(cpu="x86", cores=2, gpus=(), platform="Linux")
+    versions = {"torch": "2.13.0", "vllm": None}
+    write_record(run.environment, Environment(versions=versions, python="3.12.0", hardware=hardware, commit=None))
     write_jsonl(run.prompts / "train.jsonl", [prompt_record(p) for p in train])
     write_jsonl(run.prompts / "eval.jsonl", [prompt_record(p) for p in held_out])
     noise = {p.id: rng.gauss(0.0, 0.1) for p in held_out}
     for n in range(interactions + 1):
         write_jsonl(run.evaluation(n) / "candidates.jsonl", [set_record(candidate_set(p, k, rng)) for p in held_out])
         rewards = {p.id: REWARDS[n] + noise[p.id] + rng.gauss(0.0, 0.05) for p in held_out}
-        write_json(run.evaluation(n) / "metrics.json", metrics(n, rewards, held_out))
-    timings = [{"stage": "evaluate", "interaction": 0, "seconds": 20.0}]
+        write_record(run.evaluation(n) / "metrics.json", metrics(n, rewards, held_out))
+    timings = [Timing(stage="evaluate", interaction=0, seconds=20.0)]
     for n in range(interactions):
         write_interaction(run, n, train, k, rng)
-        timings += [{"stage": s, "interaction": n, "seconds": t + n} for s, t in STAGES.items()]
-        timings += [{"stage": "evaluate", "interaction": n + 1, "seconds": 21.0 + n}]
-    write_jsonl(run.timings, timings)
+        timings += [Timing(stage=s, interaction=n, seconds=t + n) for s, t in STAGES.items()]
+        timings += [Timing(stage="evaluate", interaction=n + 1, seconds=21.0 + n)]
+    write_records(run.timings, timings)
     write_ledger(run.ledger, interactions)
-    kept = {
-        "trained": 2,
-        "of": interactions,
-        "why": "highest reward on the choosing half",
-        "stopped": None,
-        "start_model": "m",
-    }
-    write_json(run.best / "kept.json", kept)
-    write_json(run.state_file, {"stage": "finished", "stopped": None, "interaction": interactions - 1, "at": 1.7e9})
+    why = "highest reward on the choosing half"
+    write_record(run.kept_file, Kept(trained=2, of=interactions, why=why, stopped=None, start_model="m"))
+    write_record(run.state_file, state("finished", interactions - 1))
     return run
 
 
-def metrics(n: int, rewards: dict[str, float], held_out: list[Prompt]) -> dict[str, Any]:
+def state(stage: Stage, interaction: int, **more: Any) -> State:
+    """A state file's record, of a run that asks an API and was last seen in 2023."""
+    seen = State(stage=stage, launch="1-1", pid=1, at=1.7e9, judge="openai", values={}, interaction=interaction)
+    return replace(seen, **more)
+
+
+def metrics(n: int, rewards: dict[str, float], held_out: list[Prompt]) -> Metrics:
     halves = [[rewards[p.id] for i, p in enumerate(held_out) if i % 2 == half] for half in (0, 1)]
-    return {
-        "replies": len(held_out),
-        "mean_words": 12.0 + n,
-        "distinct1": 0.4,
-        "distinct2": 0.80 - 0.01 * n,
-        "nll_start": 2.0 + 0.05 * n,
-        "scorer": "by-hand",
-        "reward": sum(halves[1]) / len(halves[1]),
-        "reward_choosing": sum(halves[0]) / len(halves[0]),
-        "reward_by_prompt": rewards,
-        "white_box_accuracy": {"accuracy": 0.5 + 0.05 * n, "ranked": 64, "asked": 64},
-        "black_box_accuracy": {"accuracy": 0.75, "ranked": 60, "asked": 64},
-        "version": f"hand-made-v{n:04d}",
-    }
+    return Metrics(
+        replies=len(held_out),
+        mean_words=12.0 + n,
+        distinct1=0.4,
+        distinct2=0.80 - 0.01 * n,
+        kept_of_drawn=1.0,
+        nll_start=2.0 + 0.05 * n,
+        nll_by_prompt={},
+        scorer="by-hand",
+        reward=sum(halves[1]) / len(halves[1]),
+        reward_choosing=sum(halves[0]) / len(halves[0]),
+        reward_by_prompt=rewards,
+        white_box_accuracy=Accuracy(accuracy=0.5 + 0.05 * n, ranked=64, asked=64),
+        black_box_accuracy=Accuracy(accuracy=0.75, ranked=60, asked=64),
+        version=f"hand-made-v{n:04d}",
+    )
 
 
 def write_interaction(run: RunDir, n: int, train: list[Prompt], k: int, rng: random.Random) -> None:
@@ -116,22 +125,30 @@ def write_interaction(run: RunDir, n: int, train: list[Prompt], k: int, rng: ran
     write_jsonl(files.candidates, [set_record(s) for s in sets])
     write_jsonl(files.black_box, [verdict_record(v) for v in black])
     write_jsonl(files.white_box, [verdict_record(v) for v in white])
-    records = [
-        {
-            "prompt_id": a.prompt_id,
-            "ids": a.ids,
-            "length": a.length,
-            "k": a.k,
-            "corrected": a.corrected,
-            "settled": a.settled,
-        }
-        for a in agreed
-    ]
-    write_jsonl(files.agreement, records)
+    write_records(files.agreement, agreed)
     write_jsonl(files.demonstrations, [demonstration("static"), demonstration("static"), demonstration(str(n))])
-    counts = {"prompts": len(train), "ranked": len(train), "unranked": {"unusable": 1}, "settled": 2, "accepted": 5}
-    write_json(files.summary, {"interaction": n, "batch": 0, "round": n, **counts, "pool": 1, "pass_tau": 0.5})
-    write_jsonl(files.train_log, [{"loss": 2.0 / (10 * n + s), "step": 10.0 * n + s} for s in range(1, 11)])
+    write_record(files.summary, summary(n, len(train)))
+    write_records(files.train_log, [TrainRow(loss=2.0 / (10 * n + s), step=10.0 * n + s) for s in range(1, 11)])
+
+
+def summary(n: int, ranked: int) -> Summary:
+    return Summary(
+        interaction=n,
+        batch=0,
+        round=n,
+        prompts=ranked,
+        ranked=ranked,
+        unranked={"unusable": 1},
+        lcs=2.0,
+        lcs_by_chance=1.9,
+        agreement=0.5,
+        agreement_corrected=0.1,
+        pass_tau=0.5,
+        settled=2,
+        accepted=5,
+        pool=1,
+        pool_version="0" * 16,
+    )
 
 
 def demonstration(source: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +24,10 @@ from cyclealign.cycle.agreeing import trusted
 from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.export import preference_rows
 from cyclealign.cycle.run_metrics import interaction_metrics
-from cyclealign.files.jsonl import read_json, read_jsonl, write_json
-from cyclealign.files.run_records import read_rankings, verdict_from, verdict_record
+from cyclealign.files.jsonl import read_json, read_jsonl
+from cyclealign.files.records import decode, read_record, write_record
+from cyclealign.files.run_figures import CascadeFigures, CascadeFit, Summary
+from cyclealign.files.run_records import VerdictRecord, read_rankings, verdict_record
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.rankers.by_name import ranker_spec
@@ -144,7 +147,7 @@ def test_properties_of_every_verdict(seed: int, keep: int) -> None:
             assert all(verdict.cascade.scores[i] < worst_kept for i in item.ids if i not in asked)
         if not asked:
             assert expected_agreement(verdict.cascade.scores) >= 0.7
-        assert verdict_from(verdict_record(verdict)) == verdict
+        assert decode(VerdictRecord, json.loads(json.dumps(verdict_record(verdict)))).verdict == verdict
     kinds = {(bool(v.judged), v.cascade is not None and v.cascade.audited) for v in found.values()}
     assert kinds == {(True, True), (True, False), (False, False)}
 
@@ -370,16 +373,11 @@ def test_figures_of_an_interaction_by_hand() -> None:
     found = cascade_figures({i.prompt.id: i for i in items.values()}, rankings, passes=2)
     candidate = estimate_tokens("0.0")
     chat = estimate_message_tokens(items["alone"].prompt.messages)
-    assert found == {
-        "whole": 1,
-        "pruned": 1,
-        "alone": 1,
-        "audited": 1,
-        "calls_saved": 2,
-        "tokens_saved": 2 * (2 * candidate + 4 * candidate + chat),
-        "tau": pytest.approx(1 - 2 * 2 / 6),  # c1 c0 c2 c3 against c2 c1 c0 c3: two pairs of six
-        "best_first": 0.0,
-    }
+    assert found is not None
+    assert found.tau == pytest.approx(1 - 2 * 2 / 6)  # c1 c0 c2 c3 against c2 c1 c0 c3: two pairs of six
+    saved = 2 * (2 * candidate + 4 * candidate + chat)
+    counts = {"whole": 1, "pruned": 1, "alone": 1, "audited": 1, "calls_saved": 2, "tokens_saved": saved}
+    assert found == CascadeFigures(**counts, tau=found.tau, best_first=0.0)
     assert cascade_figures({}, rankings[:1], passes=2) is None
     (pair,) = audits(rankings)
     assert pair[0].order == ("c1", "c0", "c2", "c3")
@@ -420,18 +418,19 @@ def test_a_run_prunes_from_its_second_interaction_on_and_reports_it(tmp_path: Pa
     cycle.parts = replace(cycle.parts, black_box=ranker)
     cycle.run()
     first, second = cycle.run_dir.interaction(0), cycle.run_dir.interaction(1)
-    assert read_json(first.cascade) == {"useful": False}
+    assert read_record(CascadeFit, first.cascade) == CascadeFit(useful=False)
     assert all(r.cascade is None for r in read_rankings(first.black_box).values())
-    fit = read_json(second.cascade)
-    assert fit["useful"]
-    assert fit["lists"] == 40
+    fit = read_record(CascadeFit, second.cascade)
+    assert fit.useful
+    assert fit.lists == 40
     rankings = read_rankings(second.black_box)
     assert {len(r.judged) for r in rankings.values()} == {2, 4}
-    figures = read_json(second.summary)["cascade"]
-    assert figures["pruned"] + figures["audited"] == len(rankings)
-    assert figures["tau"] == figures["best_first"] == 1.0
-    assert "cascade" not in read_json(first.summary)
-    assert interaction_metrics(cycle.run_dir, 1)["cycle/cascade_pruned"] == figures["pruned"]
+    figures = read_record(Summary, second.summary).cascade
+    assert figures is not None
+    assert figures.pruned + figures.audited == len(rankings)
+    assert figures.tau == figures.best_first == 1.0
+    assert read_record(Summary, first.summary).cascade is None
+    assert interaction_metrics(cycle.run_dir, 1)["cycle/cascade_pruned"] == figures.pruned
     # Demonstrations are only made of lists that the judge saw whole.
     shown = {r["source"] for r in read_jsonl(second.demonstrations)}
     assert shown <= {"0", "1"}
@@ -441,9 +440,9 @@ def test_a_run_prunes_from_its_second_interaction_on_and_reports_it(tmp_path: Pa
 
     it = Interaction(1, 0, 1, prompts(40), second)
     assert {a.prompt_id for a in trusted(it, agreements(it))} <= whole
-    text = headline(cycle.run_dir)["cascade"]
-    assert f"{figures['pruned']} lists pruned, 0 answered alone" in text
-    assert f"on {figures['audited']} audited lists tau 1.00" in text
+    text = headline(cycle.run_dir).cascade
+    assert f"{figures.pruned} lists pruned, 0 answered alone" in text
+    assert f"on {figures.audited} audited lists tau 1.00" in text
     page = render_report(cycle.run_dir)
     assert "answered alone" in page
     assert "pruned by the cascade" in page
@@ -546,7 +545,7 @@ def test_what_a_run_has_distilled_ranks_and_is_measured_by_itself(
         folder = Path(f"run/interactions/000{number}")
         folder.mkdir(parents=True)
         assert main(evaluated) == (0 if number else 2)
-        write_json(folder / "cascade.json", replace(GOOD, weights=weights).record())
+        write_record(folder / "cascade.json", replace(GOOD, weights=weights).record())
     assert "no local ranker there" in capsys.readouterr().err
     assert main(evaluated) == 0
     result = read_json(Path("eval_ranker.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from report_run import hand_made_run
 from cyclealign.cli.main import main
 from cyclealign.evaluation.compare import compare, load_compared
 from cyclealign.evaluation.statistics import Estimate, paired_difference
-from cyclealign.files.jsonl import write_json
+from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.comparison import columns_of, differences, render_comparison
 from cyclealign.reporting.headline import headline
@@ -24,8 +25,8 @@ def two_runs(folder: Path) -> list[RunDir]:
     first, second = (hand_made_run(folder / name / "seed-0", name=name) for name in ("low", "high"))
     second.config.write_text(second.config.read_text().replace("gate: 0.3", "gate: 0.5"))
     metrics = second.evaluations()[2]
-    higher = {i: v + 0.1 + 0.001 * n for n, (i, v) in enumerate(metrics["reward_by_prompt"].items())}
-    write_json(second.evaluation(2) / "metrics.json", metrics | {"reward_by_prompt": higher})
+    higher = {i: v + 0.1 + 0.001 * n for n, (i, v) in enumerate(metrics.rewards.items())}
+    write_record(second.evaluation(2) / "metrics.json", replace(metrics, reward_by_prompt=higher))
     return [first, second]
 
 
@@ -34,7 +35,7 @@ def test_differences_are_paired_over_the_reporting_prompts(tmp_path: Path) -> No
     ((first, second, gap),) = differences(columns_of(runs))
     assert (first, second, gap.n) == ("low/seed-0", "high/seed-0", 20)
     odd = [p.id for p in runs[0].eval_prompts()][1::2]
-    kept = [[run.evaluations()[2]["reward_by_prompt"][i] for i in odd] for run in runs]
+    kept = [[run.evaluations()[2].rewards[i] for i in odd] for run in runs]
     assert gap == paired_difference(*kept)
     assert gap.value == pytest.approx(0.12)
 
@@ -42,7 +43,7 @@ def test_differences_are_paired_over_the_reporting_prompts(tmp_path: Path) -> No
 def test_runs_of_other_scorers_are_not_compared(tmp_path: Path) -> None:
     runs = two_runs(tmp_path)
     start = runs[1].evaluations()[0]
-    write_json(runs[1].evaluation(0) / "metrics.json", start | {"scorer": "another"})
+    write_record(runs[1].evaluation(0) / "metrics.json", replace(start, scorer="another"))
     assert differences(columns_of(runs)) == []
 
 
@@ -52,7 +53,7 @@ def test_the_page_lays_the_runs_over_each_other(tmp_path: Path) -> None:
     reward = figure(root, "reward")
     assert [e.text for e in reward.all("span", class_="entry")] == ["low/seed-0", "high/seed-0"]
     low, high = drawn_lines(reward)
-    assert [y for _, y in low] == pytest.approx([m["reward"] for m in runs[0].evaluations().values()], abs=2e-3)
+    assert [y for _, y in low] == pytest.approx([m.reward for m in runs[0].evaluations().values()], abs=2e-3)
     assert high[2][1] - low[2][1] == pytest.approx(0.12, abs=2e-3)
     looks = {(p.attributes["stroke"], p.attributes.get("stroke-dasharray")) for p in reward.all("polyline")}
     assert len(looks) == 2
@@ -66,7 +67,7 @@ def test_the_page_lays_the_runs_over_each_other(tmp_path: Path) -> None:
     assert len(samples.all("article")) == 12
     assert [h.text.split(",")[0] for h in samples.all("article")[0].all("h4")] == ["low/seed-0", "high/seed-0"]
     figures = root.all("section", id="figures")[0].all("table")
-    assert [c.text for c in figures[1].all("tr")[2].all("td")] == list(headline(runs[1])["rows"][0]["text"])
+    assert [c.text for c in figures[1].all("tr")[2].all("td")] == list(headline(runs[1]).rows[0].text)
 
 
 def test_hostile_runs_are_escaped(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from report_run import hand_made_run
+from report_run import hand_made_run, state
 from rich.console import Console
 
 from cyclealign.cycle.team import Team
-from cyclealign.files.jsonl import read_jsonl, write_json, write_jsonl
+from cyclealign.files.jsonl import read_jsonl, write_jsonl
+from cyclealign.files.records import read_records, write_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import Place, Timing
 from cyclealign.judge.ledger import Spend
 from cyclealign.reporting import progress
 from cyclealign.reporting.progress import Bars, Pace, progress_line, run_seconds_left, said, shown
@@ -28,8 +30,7 @@ def running(folder: Path, *, ranked: int = 20) -> RunDir:
     files = run.interaction(2)
     write_jsonl(files.black_box, list(read_jsonl(files.black_box))[:ranked])
     files.train_log.unlink()
-    state = {"stage": "generate_and_rank", "interaction": 2, "prompts": 30, "pid": 1, "at": time.time()}
-    write_json(run.state_file, state)
+    write_record(run.state_file, state("generate_and_rank", 2, prompts=30, at=time.time()))
     return run
 
 
@@ -62,24 +63,25 @@ def test_status_tells_how_far_the_stage_is(tmp_path: Path) -> None:
     run = running(tmp_path)
     status = read_status(run)
     assert (status.done, status.total, status.planned, status.trained) == (20, 30, 6, 2)
-    write_json(run.state_file, {"stage": "evaluate", "interaction": 1, "at": 0.0})
+    write_record(run.state_file, state("evaluate", 1))
     assert (read_status(run).done, read_status(run).total) == (40, 40)
-    Team(run.state_file).publish(stage="train", interaction=2)
+    team = Team(run.state_file, judge="openai")
+    team.share("train", lambda: None, Place(interaction=2))
     assert (read_status(run).done, read_status(run).total) == (None, None)
-    team = Team(run.state_file)
-    team.share("train", lambda: None, interaction=2)
     team.progress(3, 8)
     assert (read_status(run).done, read_status(run).total) == (3, 8)
     team.progress(4, 8)  # within the same second: not worth a write
     assert read_status(run).done == 3
-    team.share("evaluate", lambda: None, interaction=9)
-    assert "done" not in run.state()
+    team.share("evaluate", lambda: None, Place(interaction=9))
+    state_now = run.state()
+    assert state_now is not None
+    assert (state_now.done, state_now.prompts) == (None, None)
 
 
 def test_time_left_is_bounded_by_the_interactions_to_come(tmp_path: Path) -> None:
     run = running(tmp_path)
-    rows = [r for r in read_jsonl(run.timings) if r["stage"] != "evaluate" or r["interaction"] > 0]
-    assert run_seconds_left(run, read_status(run)) == pytest.approx(sum(r["seconds"] for r in rows) / 2 * 4)
+    rows = [r for r in read_records(Timing, run.timings) if r.stage != "evaluate" or r.interaction > 0]
+    assert run_seconds_left(run, read_status(run)) == pytest.approx(sum(r.seconds for r in rows) / 2 * 4)
     for interaction in run.interactions():
         interaction.train_log.unlink(missing_ok=True)
     assert run_seconds_left(run, read_status(run)) is None
@@ -112,7 +114,7 @@ def test_bars_show_stage_rate_money_and_time_left(tmp_path: Path) -> None:
     assert "$0.0300 of $5.00 · at most" in said_so
     assert "25 of 30 ranked" in said_so
     assert "/s · 0 s left" in said_so
-    write_json(run.state_file, {"stage": "train", "interaction": 2, "done": 1, "of": 4, "at": 0.0})
+    write_record(run.state_file, state("train", 2, done=1, of=4))
     bars.update(read_status(run))
     bars.progress.console.print(bars.progress.get_renderable())
     assert "generate and rank 2: 0 s" in out.getvalue()
@@ -126,7 +128,7 @@ def test_away_from_a_terminal_there_is_one_line_a_stage(
     run = running(tmp_path)
     with shown(run):
         time.sleep(0.3)
-        write_json(run.state_file, {"stage": "train", "interaction": 2, "at": 0.0})
+        write_record(run.state_file, state("train", 2))
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
     assert [line.rpartition(" · ")[0] for line in lines] == [

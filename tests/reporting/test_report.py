@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fakes import Fuse, Killed, config_in, make_cycle
 from hostile_run import HOSTILE, hostile_run
 from report_page import Node, Page, every, page
-from report_run import demonstration, hand_made_run
+from report_run import demonstration, hand_made_run, state
 
-from cyclealign.files.jsonl import read_jsonl, write_json, write_jsonl
+from cyclealign.files.jsonl import read_jsonl, write_jsonl
+from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.markup import CUT, Html, passage, tag
@@ -95,7 +97,7 @@ def test_before_and_after_are_the_first_reporting_prompts_side_by_side(tmp_path:
         before, after = article.all("section")
         assert [n.text for n in before.all("div", class_="text")] == [c["text"] for c in start[prompt.id]["candidates"]]
         assert [n.text for n in after.all("div", class_="text")] == [c["text"] for c in kept[prompt.id]["candidates"]]
-        assert after.all("h4")[0].text == f"kept model, mean reward {rewards[2]['reward_by_prompt'][prompt.id]:.3f}"
+        assert after.all("h4")[0].text == f"kept model, mean reward {rewards[2].rewards[prompt.id]:.3f}"
 
 
 def test_rankings_show_both_orders_side_by_side(tmp_path: Path) -> None:
@@ -130,8 +132,8 @@ def test_rankings_show_both_orders_side_by_side(tmp_path: Path) -> None:
 def test_samples_can_be_filtered_without_a_script(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     metrics = run.evaluations()[2]
-    fallen = metrics["reward_by_prompt"] | {run.eval_prompts()[n].id: -1.0 for n in (1, 5)}
-    write_json(run.evaluation(2) / "metrics.json", metrics | {"reward_by_prompt": fallen})
+    fallen = dict(metrics.rewards) | {run.eval_prompts()[n].id: -1.0 for n in (1, 5)}
+    write_record(run.evaluation(2) / "metrics.json", replace(metrics, reward_by_prompt=fallen))
     root = page(run)
     style = root.all("style")[0].text
     for section in ("samples", "rankings"):
@@ -184,7 +186,7 @@ def test_a_run_killed_anywhere_has_a_page(tmp_path: Path, steps: int) -> None:
     try:
         cycle.run()
     except Killed:
-        assert headline(cycle.run_dir)["status"].startswith(("ended by Killed (stage ", "not finished: stage "))
+        assert headline(cycle.run_dir).status.startswith(("ended by Killed (stage ", "not finished: stage "))
     root = Page(write_report(cycle.run_dir).read_text(encoding="utf-8")).root
     assert root.all("h1")[0].text == cycle.run_dir.path.name
 
@@ -208,7 +210,7 @@ def test_whatever_is_missing_the_rest_is_shown(tmp_path: Path, missing: str) -> 
 
 def test_an_empty_directory_has_a_page(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert headline(run)["rows"] == []
+    assert headline(run).rows == ()
     text = page(run).text
     assert "not started" in text
     assert "There is no finished evaluation" in text
@@ -217,19 +219,19 @@ def test_an_empty_directory_has_a_page(tmp_path: Path) -> None:
 def test_before_the_end_the_latest_evaluation_stands_against_the_start(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     shutil.rmtree(run.best)
-    write_json(run.state_file, {"stage": "train", "interaction": 2, "at": 1_700_000_000.0})
+    write_record(run.state_file, state("train", 2))
     figures = headline(run)
-    assert (figures["label"], figures["compared"], figures["kept"]) == ("latest", 3, None)
-    assert figures["status"] == "not finished: stage train, interaction 2, last sign of life 2023-11-14 22:13 UTC"
-    assert figures["rows"][1]["kept"] == 2.15
+    assert (figures.label, figures.compared, figures.kept) == ("latest", 3, None)
+    assert figures.status == "not finished: stage train, interaction 2, last sign of life 2023-11-14 22:13 UTC"
+    assert figures.rows[1].kept == 2.15
 
 
 def test_a_kept_model_without_an_evaluation_has_no_figures_of_another_one(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     shutil.rmtree(run.evaluation(2))
     figures = headline(run)
-    assert figures["compared"] is None
-    assert {row["kept"] for row in figures["rows"]} == {None}
+    assert figures.compared is None
+    assert {row.kept for row in figures.rows} == {None}
     assert "The kept model has not been evaluated." in page(run).text
 
 
@@ -238,7 +240,7 @@ def test_a_ledger_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
     for extra in tmp_path.glob("ledger.sqlite*"):
         extra.unlink()
     run.ledger.write_bytes(b"not a database" * 100)
-    assert "cannot be" in headline(run)["spend"]
+    assert "cannot be" in headline(run).spend
     assert page(run).all("h1")
 
 
@@ -246,8 +248,8 @@ def test_one_bad_evaluation_prompt_reports_on_itself(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path, n_eval=2)
     write_jsonl(run.prompts / "eval.jsonl", list(read_jsonl(run.prompts / "eval.jsonl"))[:1])
     for n, metrics in run.evaluations().items():
-        first = next(iter(metrics["reward_by_prompt"].items()))
-        write_json(run.evaluation(n) / "metrics.json", metrics | {"reward_by_prompt": dict([first])})
-    reward = headline(run)["rows"][0]
-    assert reward["change"] == pytest.approx(reward["kept"] - reward["start"])
-    assert reward["low"] is None  # one prompt has no interval
+        first = next(iter(metrics.rewards.items()))
+        write_record(run.evaluation(n) / "metrics.json", replace(metrics, reward_by_prompt=dict([first])))
+    reward = headline(run).rows[0]
+    assert reward.change == pytest.approx(reward.kept - reward.start)
+    assert reward.low is None  # one prompt has no interval

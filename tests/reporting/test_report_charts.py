@@ -39,16 +39,16 @@ def test_reward_chart_holds_the_data(tmp_path: Path) -> None:
     metrics = run.evaluations()
     chart = figure(page(run), "reward")
     reporting, choosing = drawn_lines(chart)
-    assert reporting == near([(n, metrics[n]["reward"]) for n in range(4)], 1e-3)
-    assert choosing == near([(n, metrics[n]["reward_choosing"]) for n in range(4)], 1e-3)
+    assert reporting == near([(n, metrics[n].reward) for n in range(4)], 1e-3)
+    assert choosing == near([(n, metrics[n].reward_choosing) for n in range(4)], 1e-3)
     # The band: the change's interval, set on the start; of no width there.
     (ax, bx), (ay, by) = axis(chart, "x", "x"), axis(chart, "y", "y")
     outline = [p.split(",") for p in (chart.all("polygon")[0].attributes["points"] or "").split()]
     band = [(ax * float(x) + bx, ay * float(y) + by) for x, y in outline]
-    row = headline(run)["rows"][0]
-    assert band[0] == pytest.approx((0, row["start"]), abs=1e-3)
-    assert band[2] == pytest.approx((2, row["start"] + row["low"]), abs=1e-3)
-    assert band[-3] == pytest.approx((2, row["start"] + row["high"]), abs=1e-3)
+    row = headline(run).rows[0]
+    assert band[0] == pytest.approx((0, row.start), abs=1e-3)
+    assert band[2] == pytest.approx((2, row.start + row.low), abs=1e-3)
+    assert band[-3] == pytest.approx((2, row.start + row.high), abs=1e-3)
     kept = chart.all("line", class_="mark")[0]
     assert ax * kept.number("x1") + bx == pytest.approx(2.0, abs=0.01)
 

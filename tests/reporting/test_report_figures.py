@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from report_run import REWARDS, hand_made_run
 from cyclealign.evaluation.intervals import wilson
 from cyclealign.evaluation.replies import WORDS, reply_statistics
 from cyclealign.evaluation.statistics import paired_difference
-from cyclealign.files.jsonl import write_json, write_jsonl
+from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.records import write_record
 from cyclealign.files.run_records import read_sets, verdict_record
 from cyclealign.reporting.figures import jackknife, mean_interval, newcombe
 from cyclealign.reporting.headline import headline
@@ -54,34 +56,34 @@ def test_intervals_of_drift_are_over_prompts(tmp_path: Path) -> None:
     ids = [p.id for p in run.eval_prompts()]
     nll = {0: dict.fromkeys(ids, 2.0), 2: {i: 2.0 + 0.01 * n for n, i in enumerate(ids)}}
     for n, own in nll.items():
-        write_json(run.evaluation(n) / "metrics.json", run.evaluations()[n] | {"nll_by_prompt": own})
-    rows = headline(run)["rows"]
-    assert (rows[1]["low"], rows[1]["high"]) == ends(list(nll[0].values()), list(nll[2].values()))
+        write_record(run.evaluation(n) / "metrics.json", replace(run.evaluations()[n], nll_by_prompt=own))
+    rows = headline(run).rows
+    assert (rows[1].low, rows[1].high) == ends(list(nll[0].values()), list(nll[2].values()))
     replies = [read_sets(run.evaluation(n) / "candidates.jsonl") for n in (0, 2)]
     words = [[np.mean([len(WORDS.findall(c.text)) for c in s[i].candidates]) for i in ids] for s in replies]
-    assert (rows[3]["low"], rows[3]["high"]) == pytest.approx(ends(*words), abs=1e-12)
+    assert (rows[3].low, rows[3].high) == pytest.approx(ends(*words), abs=1e-12)
 
     def distinct2(sets: dict[str, CandidateSet], left_out: str) -> float:
         texts = [c.text for i, s in sets.items() if i != left_out for c in s.candidates]
-        return reply_statistics(texts)["distinct2"]
+        return reply_statistics(texts).distinct2
 
     whole = distinct2(replies[1], "") - distinct2(replies[0], "")
     without = [distinct2(replies[1], i) - distinct2(replies[0], i) for i in ids]
-    assert (rows[2]["low"], rows[2]["high"]) == pytest.approx(jackknife(whole, without), abs=1e-12)
+    assert (rows[2].low, rows[2].high) == pytest.approx(jackknife(whole, without), abs=1e-12)
 
 
 def test_accuracies_are_paired_where_the_verdicts_are_on_record(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
-    rows = headline(run)["rows"]
-    assert (rows[4]["low"], rows[4]["high"]) == newcombe(0.5, 64, 0.6, 64)
-    assert (rows[5]["low"], rows[5]["high"]) == newcombe(0.75, 60, 0.75, 60)
+    rows = headline(run).rows
+    assert (rows[4].low, rows[4].high) == newcombe(0.5, 64, 0.6, 64)
+    assert (rows[5].low, rows[5].high) == newcombe(0.75, 60, 0.75, 60)
     right = {0: [1, 0, 0.5, 0] * 10, 2: [1, 1, 0.5, 0] * 10}
     orders = {1: (("chosen",), ("rejected",)), 0: (("rejected",), ("chosen",)), 0.5: (("chosen", "rejected"),)}
     for n, values in right.items():
         verdicts = [Ranking(prompt_id=str(i), tiers=orders[v]) for i, v in enumerate(values)]
         write_jsonl(run.evaluation(n) / "black_box.jsonl", map(verdict_record, verdicts))
-    black = headline(run)["rows"][5]
-    assert (black["low"], black["high"]) == ends(right[0], right[2])
+    black = headline(run).rows[5]
+    assert (black.low, black.high) == ends(right[0], right[2])
 
 
 def test_mean_interval() -> None:
@@ -96,23 +98,23 @@ def test_headline_by_value(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     metrics, figures = run.evaluations(), headline(run)
     odd = [p.id for n, p in enumerate(run.eval_prompts()) if n % 2 == 1]
-    before, after = ([metrics[n]["reward_by_prompt"][i] for i in odd] for n in (0, 2))
+    before, after = ([metrics[n].rewards[i] for i in odd] for n in (0, 2))
     gain = np.subtract(after, before)
     half = 2.093024054408263 * gain.std(ddof=1) / math.sqrt(20)  # Student's t of 19
-    reward, nll, distinct2, words, white, black = figures["rows"]
-    assert reward["start"] == pytest.approx(metrics[0]["reward"], abs=1e-12)
-    assert reward["kept"] == pytest.approx(metrics[2]["reward"], abs=1e-12)
-    assert reward["change"] == pytest.approx(gain.mean(), abs=1e-12)
-    assert (reward["low"], reward["high"]) == pytest.approx((gain.mean() - half, gain.mean() + half), abs=1e-12)
-    assert reward["low"] < REWARDS[2] - REWARDS[0] < reward["high"]
-    assert nll["text"] == ("2.000", "2.100", "+0.100 (+5.0%)", "")
-    assert distinct2["text"][:3] == ("0.800", "0.780", "-0.020 (-2.5%)")
-    assert words["text"][:3] == ("12.0", "14.0", "+2.0 (+16.7%)")
-    assert white["text"][:3] == ("0.500", "0.600", "+0.100")
-    assert black["text"][:3] == ("0.750", "0.750", "+0.000")
-    assert figures["kept"] == {"trained": 2, "of": 3, "why": "highest reward on the choosing half"}
-    assert (figures["status"], figures["label"], figures["prompts"]) == ("finished", "kept", 20)
-    assert figures["spend"].startswith("0.0300 USD, 31 calls (0 failed), 15,000 tokens in, 240 out; 1 without a reply")
+    reward, nll, distinct2, words, white, black = figures.rows
+    assert reward.start == pytest.approx(metrics[0].reward, abs=1e-12)
+    assert reward.kept == pytest.approx(metrics[2].reward, abs=1e-12)
+    assert reward.change == pytest.approx(gain.mean(), abs=1e-12)
+    assert (reward.low, reward.high) == pytest.approx((gain.mean() - half, gain.mean() + half), abs=1e-12)
+    assert reward.low < REWARDS[2] - REWARDS[0] < reward.high
+    assert nll.text == ("2.000", "2.100", "+0.100 (+5.0%)", "")
+    assert distinct2.text[:3] == ("0.800", "0.780", "-0.020 (-2.5%)")
+    assert words.text[:3] == ("12.0", "14.0", "+2.0 (+16.7%)")
+    assert white.text[:3] == ("0.500", "0.600", "+0.100")
+    assert black.text[:3] == ("0.750", "0.750", "+0.000")
+    assert figures.kept_text == "the model after 2 of 3 interactions; highest reward on the choosing half"
+    assert (figures.status, figures.label, figures.prompts) == ("finished", "kept", 20)
+    assert figures.spend.startswith("0.0300 USD, 31 calls (0 failed), 15,000 tokens in, 240 out; 1 without a reply")
 
 
 def test_the_page_shows_the_headline_as_the_terminal_does(tmp_path: Path) -> None:
@@ -120,28 +122,29 @@ def test_the_page_shows_the_headline_as_the_terminal_does(tmp_path: Path) -> Non
     header = page(run).all("header")[0]
     rows = [[cell.text for cell in row.children if isinstance(cell, Node)] for row in header.all("tr")]
     assert rows[0] == ["measure", "start", "kept", "change", "95% interval"]
-    assert rows[1:] == [[row["measure"], *row["text"]] for row in headline(run)["rows"]]
+    assert rows[1:] == [[row.measure, *row.text] for row in headline(run).rows]
 
 
 def test_a_prompt_without_a_reply_at_one_end_is_left_out_of_the_pairs(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     gone = run.eval_prompts()[1].id
     metrics = run.evaluations()[2]
-    del metrics["reward_by_prompt"][gone]
-    write_json(run.evaluation(2) / "metrics.json", metrics)
+    left = {i: reward for i, reward in metrics.rewards.items() if i != gone}
+    write_record(run.evaluation(2) / "metrics.json", replace(metrics, reward_by_prompt=left))
     odd = [p.id for n, p in enumerate(run.eval_prompts()) if n % 2 == 1 and p.id != gone]
-    figures, start = headline(run), run.evaluations()[0]["reward_by_prompt"]
-    assert figures["prompts"] == len(odd) == 19
-    assert figures["rows"][0]["start"] == pytest.approx(np.mean([start[i] for i in odd]), abs=1e-12)
+    figures, start = headline(run), run.evaluations()[0].rewards
+    assert figures.prompts == len(odd) == 19
+    assert figures.rows[0].start == pytest.approx(np.mean([start[i] for i in odd]), abs=1e-12)
 
 
 def test_without_a_scorer_there_is_drift_but_no_reward(tmp_path: Path) -> None:
     run = hand_made_run(tmp_path)
     for n, metrics in run.evaluations().items():
-        kept = {k: v for k, v in metrics.items() if "reward" not in k and k != "scorer" and "accuracy" not in k}
-        write_json(run.evaluation(n) / "metrics.json", kept)
+        kept = replace(metrics, scorer=None, reward=None, reward_choosing=None, reward_by_prompt=None)
+        kept = replace(kept, white_box_accuracy=None, black_box_accuracy=None)
+        write_record(run.evaluation(n) / "metrics.json", kept)
     root = page(run)
-    assert [row["measure"].split(",")[0] for row in headline(run)["rows"]] == [
+    assert [row.measure.split(",")[0] for row in headline(run).rows] == [
         "NLL under the start model",
         "distinct-2",
         "length",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 from fakes import config_in, make_cycle
 
 from cyclealign.files.jsonl import read_json, read_jsonl
-from cyclealign.files.run_records import verdict_from, verdict_record
+from cyclealign.files.records import decode, read_record
+from cyclealign.files.run_figures import CascadeFit, Metrics, Summary
+from cyclealign.files.run_records import VerdictRecord, verdict_record
+from cyclealign.files.run_state import Canary, Kept, State, Versions
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "run_directory.md").read_text(encoding="utf-8")
 EXAMPLES = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", DOC, re.S) for line in block.splitlines()]
@@ -47,7 +51,18 @@ def test_verdict_examples_are_verdicts() -> None:
     verdicts = [e for e in EXAMPLES if "tiers" in e or "detail" in e]
     assert len(verdicts) == 4
     for example in verdicts:
-        assert json.loads(json.dumps(verdict_record(verdict_from(example)))) == example
+        assert json.loads(json.dumps(verdict_record(decode(VerdictRecord, example).verdict))) == example
+
+
+def test_examples_of_whole_files_are_read_by_their_records(tmp_path: Path) -> None:
+    kinds = (State, Kept, Canary, Versions, Summary, Metrics, CascadeFit)
+    read = []
+    for number, example in enumerate(e for e in EXAMPLES if "format" in e):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(example), encoding="utf-8")
+        fits = [kind for kind in kinds if set(example) <= {"format", *(f.name for f in dataclasses.fields(kind))}]
+        read += [type(read_record(kind, path)) for kind in fits]
+    assert sorted(k.__name__ for k in read) == sorted(k.__name__ for k in kinds)
 
 
 def test_every_file_of_a_run_is_described(run: Path) -> None:
