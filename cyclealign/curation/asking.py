@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
-from cyclealign.evaluation.labelled_pairs import labelled_pairs
+from cyclealign.evaluation.labelled_pairs import labelled_credit, labelled_pairs
 from cyclealign.evaluation.statistics import Figure
 from cyclealign.files.prompts import load_prompts
 from cyclealign.judge.demonstrations import DemonstrationPool
@@ -45,7 +45,7 @@ class Question(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """1 where the labelled reply came first, 0.5 for a tie, 0 else; None without a verdict, with why."""
+    """``labelled_credit`` of the verdict: 1 where the labelled reply came first; None without one, with why."""
 
     score: float | None
     unranked: UnrankedReason | None = None
@@ -78,7 +78,7 @@ class Judge:
 def outcome(verdict: Ranking | Unranked) -> Outcome:
     if isinstance(verdict, Unranked):
         return Outcome(None, verdict.reason)
-    return Outcome(0.5 if len(verdict.tiers) == 1 else float(verdict.order[0] == "chosen"))
+    return Outcome(labelled_credit(verdict))
 
 
 def _without_own(question: Question) -> tuple[Demonstration, ...]:

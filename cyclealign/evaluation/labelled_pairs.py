@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cyclealign.files.run_figures import Accuracy
@@ -46,9 +47,21 @@ def labelled_pairs(prompts: Sequence[Prompt], limit: int | None = LABELLED_PAIRS
 
 
 def accuracy(verdicts: Sequence[Ranking | Unranked]) -> Accuracy | None:
-    """Share of labelled pairs ranked as labelled, over the ranked ones; a tie counts half."""
+    """Mean ``labelled_credit`` of labelled pairs, over the ranked ones; a tie counts half."""
     ranked = [v for v in verdicts if isinstance(v, Ranking)]
     if not ranked:
         return None
-    right = sum(0.5 if len(v.tiers) == 1 else float(v.order[0] == "chosen") for v in ranked)
+    right = math.fsum(map(labelled_credit, ranked))
     return Accuracy(accuracy=right / len(ranked), ranked=len(ranked), asked=len(verdicts))
+
+
+def labelled_credit(ranking: Ranking) -> float:
+    """``credit`` of a list whose best candidate by label is the one with the id ``chosen``, whatever K."""
+    return credit(ranking, dict.fromkeys(ranking.order, 0.0) | {"chosen": 1.0})
+
+
+def credit(ranking: Ranking, grades: Mapping[str, float]) -> float:
+    """Share of the ranking's first tier that is best by label: 1 right, 0 wrong, 1/2 for a tied pair."""
+    best = max(grades.values())
+    top = ranking.tiers[0]
+    return sum(grades[i] == best for i in top) / len(top)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from cyclealign.evaluation.labelled_pairs import credit
 from cyclealign.evaluation.policies import Policy
-from cyclealign.evaluation.ranker import credit
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Item, Result, item_key, make_result
 from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from cyclealign.evaluation.bias import length_bias, passes_of, position_bias, self_consistency
 from cyclealign.evaluation.judging import Judge, Judged, judged
+from cyclealign.evaluation.labelled_pairs import credit
 from cyclealign.evaluation.result import Item, Result, item_key, make_result
 from cyclealign.evaluation.statistics import Figure, Figures, bootstrap_mean, share
 from cyclealign.files.labelled import LabelledItem, by_subset
@@ -97,13 +98,6 @@ def _accuracies(pairs: Sequence[tuple[LabelledItem, Ranking | None]], seed: int)
         for name, measure in (("pair_accuracy", pair_accuracy), ("kendall_tau", _tau), ("ndcg", ndcg)):
             metrics[name] = bootstrap_mean([measure(r, i.grades) for i, r in lists], seed=seed)
     return metrics
-
-
-def credit(ranking: Ranking, grades: Mapping[str, float]) -> float:
-    """Share of the ranking's first tier that is best by label: 1 right, 0 wrong, 1/2 for a tied pair."""
-    best = max(grades.values())
-    top = ranking.tiers[0]
-    return sum(grades[i] == best for i in top) / len(top)
 
 
 def pair_accuracy(ranking: Ranking, grades: Mapping[str, float]) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from cyclealign.evaluation.labelled_pairs import labelled_credit
 from cyclealign.evaluation.replies import WORDS
 from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.files.run_dir import RunDir
@@ -200,8 +201,7 @@ def _accuracy_interval(run: RunDir, box: str, trained: int, before: Accuracy, af
 
 def _right(run: RunDir, box: str, trained: int) -> dict[str, float]:
     verdicts = read_verdicts(run.evaluation(trained) / f"{box}.jsonl")
-    ranked = {i: v for i, v in verdicts.items() if isinstance(v, Ranking)}
-    return {i: 0.5 if len(v.tiers) == 1 else float(v.order[0] == "chosen") for i, v in ranked.items()}
+    return {i: labelled_credit(v) for i, v in verdicts.items() if isinstance(v, Ranking)}
 
 
 def _measured(

@@ -12,7 +12,8 @@ from loopback import Loopback, prefers, same_slot
 from report_page import Page
 
 from cyclealign.cli.main import main
-from cyclealign.evaluation.ranker import credit, ndcg, pair_accuracy
+from cyclealign.evaluation.labelled_pairs import credit
+from cyclealign.evaluation.ranker import ndcg, pair_accuracy
 from cyclealign.evaluation.result import Item, make_result
 from cyclealign.reporting.eval_page import render_page
 from cyclealign.types import Ranking
