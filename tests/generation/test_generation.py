@@ -378,7 +378,8 @@ def test_the_childs_environment_has_nothing_of_the_launcher() -> None:
 
 
 def test_an_engine_ends_with_its_parent() -> None:
-    child = "from cyclealign.generation.vllm_worker import _end_with_parent as e; import time; e(); time.sleep(60)"
+    child = "from cyclealign.generation.vllm_worker import _end_with_parent as e; import time; e(); "
+    child += "print('up', flush=True); time.sleep(60)"
     parent = (
         "import subprocess, sys, time\n"
         f"print(subprocess.Popen([sys.executable, '-c', {child!r}]).pid, flush=True)\n"
@@ -386,8 +387,8 @@ def test_an_engine_ends_with_its_parent() -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
-    pid = int(process.stdout.readline())
-    time.sleep(5)  # the child has to come up before its parent goes
+    said = {process.stdout.readline().strip() for _ in range(2)}  # the child has to come up before its parent goes
+    pid = int((said - {"up"}).pop())
     process.kill()
     process.stdout.close()
     process.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -27,16 +26,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(1500)
-def test_twenty_kills_change_nothing_and_repeat_only_what_was_in_flight(tmp_path: Path) -> None:
-    kills_change_nothing(tmp_path, 20, spread=0.4)
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_kills_change_nothing_and_repeat_only_what_was_in_flight(tmp_path: Path, kills: int) -> None:
+    kills_change_nothing(tmp_path, kills, spread=0.4)
+    code, output = finish(start("status", str(tmp_path / "whole" / "r")))
+    assert code == 0, output
+    assert "finished" in output
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif("VLLM_KILLS" not in os.environ, reason="half a minute a kill: VLLM_KILLS=20 asks for twenty")
+@pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_kills_change_nothing_where_vllm_generates(tmp_path: Path) -> None:
     vllm = ("generator.backend=vllm", "data.limit=12", "generator.chunk=4", "cycle.max_interactions=2")
-    kills_change_nothing(tmp_path, int(os.environ["VLLM_KILLS"]), *vllm, spread=2.0)
+    kills_change_nothing(tmp_path, 20, *vllm, spread=2.0)
 
 
 def kills_change_nothing(tmp_path: Path, wanted: int, *more: str, spread: float) -> None:
@@ -79,6 +82,7 @@ def test_a_budget_stops_the_run_cleanly_and_a_larger_one_goes_on(tmp_path: Path)
         after = [r["prompt_id"] for r in read_jsonl(run / "interactions" / "0000" / "black_box.jsonl")]
         assert after[: len(ranked)] == ranked
         assert len(set(after)) == 20
+        assert json.loads((run / "best" / "kept.json").read_text())["trained"] == 1
         assert requests_answered(tmp_path / "log.jsonl") == done_calls(run) > before
 
 
@@ -108,13 +112,3 @@ def test_the_last_line_of_a_failed_run_names_the_server(tmp_path: Path) -> None:
     last = output.strip().splitlines()[-1]
     assert re.search(r"error: .*127\.0\.0\.1:9", last)
     assert not list(tmp_path.glob("r/interactions/*"))
-
-
-def test_status_reads_a_finished_run(tmp_path: Path) -> None:
-    with judge_server(tmp_path / "log.jsonl") as url:
-        code, output = finish(start("run", *arguments(tmp_path, url, "data.limit=4", "cycle.max_interactions=1")))
-        assert code == 0, output
-    code, output = finish(start("status", str(tmp_path / "r")))
-    assert code == 0, output
-    assert "finished" in output
-    assert json.loads((tmp_path / "r" / "best" / "kept.json").read_text())["trained"] == 1
