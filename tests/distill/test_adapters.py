@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_encoders
 import torch
+from learning import assert_below
 from torch import Tensor
 
 from cyclealign.distill.adapters import (
@@ -157,17 +158,22 @@ def bare(
     return loss(scores).loss.item()
 
 
+@pytest.mark.learns
 @families
 @pytest.mark.parametrize("ragged", [False, True], ids=["uniform", "ragged"])
 def test_trainer_sees_the_bare_loss_and_lowers_it(family: Family, ragged: bool, tmp_path: Path) -> None:
+    # A cross-encoder scores all pairs alike at first, and leaves that point slowly.
+    pace = {"max_steps": 8, "learning_rate": 3e-2} if family is FAMILIES["cross"] else {}
     for number, loss in enumerate(LOSSES):
         model = family.make(tmp_path / f"model{number}")
         documents = DOCUMENTS if ragged else [row[:2] for row in DOCUMENTS]
         expected = bare(loss, family, model, documents, SCORES if ragged else [row[:2] for row in SCORES])
-        trainer = family.train(model, family.objective(model, loss), RAGGED if ragged else UNIFORM, tmp_path / "out")
+        trainer = family.train(
+            model, family.objective(model, loss), RAGGED if ragged else UNIFORM, tmp_path / "out", **pace
+        )
         logged = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         assert logged[0] == pytest.approx(expected, abs=2e-4), loss.name
-        assert logged[-1] < logged[0], loss.name
+        assert_below(logged[-1], logged[0])
 
 
 @families

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_encoders
+from learning import assert_below
 from stopping import stopped_at
 
 from cyclealign.cli.main import main
@@ -47,6 +48,7 @@ def summary(name: str = "margin-mse") -> dict[str, float]:
     return found
 
 
+@pytest.mark.learns
 def test_a_dot_student_learns_the_margins_and_finds_the_documents() -> None:
     tiny_encoders.dense(Path("bert")).save("student")
     texts = {line.split("\t")[n] for line in LINES for n in (3, 4)}
@@ -61,7 +63,7 @@ def test_a_dot_student_learns_the_margins_and_finds_the_documents() -> None:
     found = summary()
     assert found["lists"] == 4
     assert found["pairs"] == 8
-    assert found["last_loss"] < 0.05 * found["first_loss"]
+    assert_below(found["last_loss"], 0.05 * found["first_loss"])
     assert set(found["before"]) == set(found["after"]) == {"mrr@10", "ndcg@10", "recall@100"}  # type: ignore[call-overload]
     assert found["after"]["recall@100"] == 1.0  # type: ignore[index]
     from sentence_transformers import SentenceTransformer
@@ -71,16 +73,17 @@ def test_a_dot_student_learns_the_margins_and_finds_the_documents() -> None:
     for line in LINES:
         positive, negative, *told = line.split("\t")
         query, better, worse = model.encode(told)
-        assert query @ (better - worse) == pytest.approx(float(positive) - float(negative), abs=1.0)
+        assert_below(abs(query @ (better - worse) - (float(positive) - float(negative))), 1.0)
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("kind", ["colbert", "cross_encoder", "cosine", "prettr", "tk"])
 def test_other_students_lower_the_loss(kind: str) -> None:
     folder = tiny_encoders.save_encoder(Path("student"), layers=3, head=kind == "cross_encoder")
     loss = "loss={name: cprd, rank_cut: 1, temperature: 0.1}" if kind == "cosine" else "loss.name=margin_mse"
     short = ("student.max_query_tokens=8", "student.max_document_tokens=16")
     assert distill(f"student.model={folder}", f"student.kind={kind}", "student.layers=2", loss, *short) == 0
-    assert summary()["last_loss"] < summary()["first_loss"]
+    assert_below(summary()["last_loss"], summary()["first_loss"])
     config = json.loads(next(Path("runs/margin-mse/model").rglob("config.json")).read_text())
     assert config["num_hidden_layers"] == 2
 
@@ -110,6 +113,7 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     assert "runs/part: scores.tsv has changed since this run began" in capsys.readouterr().err
 
 
+@pytest.mark.learns
 def test_levels_are_learned_in_the_teachers_direction() -> None:
     tiny_encoders.dense(Path("bert")).save("student")
     assert distill("student.model=student", "loss={name: quantidce, squash: sigmoid}", "steps=40") == 0
@@ -208,6 +212,7 @@ def test_a_student_trains_on_texts_as_it_encodes_them(kind: str) -> None:
     assert student.model.prompts["document"] == "blue blue "
 
 
+@pytest.mark.learns
 def test_a_loss_that_stands_still_is_told(caplog: pytest.LogCaptureFixture) -> None:
     student = f"student.model={tiny_encoders.save_encoder(Path('student'))}"
     assert distill(student, "name=learns") == 0
@@ -272,16 +277,21 @@ def test_labelled_lists_begin_with_the_best_judged_documents() -> None:
     assert rows["scores"] == [[1.0, 0.0]] * 4  # the file's positives, its scores unread
 
 
+@pytest.mark.learns
 def test_a_teacher_is_trained_from_labels_and_re_ranks_the_first_stage() -> None:
     files = write_collection()
+    # Both queries prefer the same documents, so that nothing hangs on when a tiny encoder leaves the saddle at which
+    # it reads the document alone: that moment differs with the processor's rounding.
+    Path("run.trec").write_text("\n".join([*RUN[:2], "q1 Q0 d1 1 1.5 bm25", RUN[3]]) + "\n")
+    Path("qrels.tsv").write_text("q0\td0\t2\nq0\td2\t1\nq0\td1\t0\nq1\td0\t1\n")
     folder = tiny_encoders.save_encoder(Path("student"), head=True)
     config = ["distill", "margin_mse", "distill/bert_cat", f"student.model={folder}", "data={scores: run.trec, "]
     config[-1] += f"teacher: labels, {files}}}"
     evaluate = f"evaluate={{{files}, candidates: run.trec}}"
-    assert main([*config, evaluate, *QUICK, "steps=150", "training.learning_rate=0.005"]) == 0
+    assert main([*config, evaluate, *QUICK]) == 0
     found: Any = summary("bert-cat")
     assert found["lists"] == 2
-    assert found["last_loss"] < 0.2 * found["first_loss"]
+    assert_below(found["last_loss"], 0.5 * found["first_loss"])
     # Of q0 the run has one relevant document, at best first; of q1 none.
     assert found["before"].keys() == found["after"].keys() == {"rerank_mrr@10", "rerank_ndcg@10"}
     assert found["after"]["rerank_mrr@10"] == pytest.approx(0.5)

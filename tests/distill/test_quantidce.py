@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tiny_encoders
 import torch
+from learning import assert_below
 
 from cyclealign.cli.main import main
 from cyclealign.files.dialogues import read_levels, read_ratings
@@ -100,11 +101,12 @@ def logits(model: Path) -> torch.Tensor:
     return torch.as_tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.learns
 def test_levels_make_an_order_and_ratings_a_scale(trained: Path) -> None:
     found = json.loads((trained / "runs/quantidce/summary.json").read_text())
     assert (found["pretraining"]["rows"], found["finetuning"]["rows"]) == (2, 16)
     assert (found["pretraining"]["steps"], found["finetuning"]["steps"]) == (30, 30)
-    assert found["pretraining"]["last_loss"] < 0.3 * found["pretraining"]["first_loss"]
+    assert_below(found["pretraining"]["last_loss"], 0.3 * found["pretraining"]["first_loss"])
     human = torch.tensor([sum(row["human"]) / 2 for row in RATINGS], dtype=torch.float64)
     errors = {}
     for stage in ("pretrained", "model"):
@@ -112,9 +114,10 @@ def test_levels_make_an_order_and_ratings_a_scale(trained: Path) -> None:
         assert score[human == MARKS[0]].min() > score[human == MARKS[1]].max(), stage
         assert score[human == MARKS[1]].min() > score[human == MARKS[2]].max(), stage
         errors[stage] = float((score - human).square().mean())
-    assert errors["model"] < 0.7 * errors["pretrained"]
+    assert_below(errors["model"], 0.7 * errors["pretrained"])
 
 
+@pytest.mark.learns
 def test_the_metric_scores_files_ratings_and_candidates(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     raw = logits(Path("runs/quantidce/model"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from learning import assert_below
 from safetensors.torch import load_file
 from tiny_policy import WORDS, examples, save_tiny, tiny_config
 from transformers import TrainingArguments
@@ -280,6 +281,7 @@ def preferences(count: int) -> list[RankingExample]:
     return found
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("loss", ["rrhf", "listmle", "simpo", "dpo", "pro", "pld"])
 def test_a_policy_learns_the_teachers_order(model_dir: Path, tmp_path: Path, loss: str) -> None:
     section: dict[str, Any] = {"name": loss}
@@ -306,7 +308,7 @@ def test_a_policy_learns_the_teachers_order(model_dir: Path, tmp_path: Path, los
                 if example.teacher[i] > example.teacher[j]:
                     total += 1
                     right += ranking.scores[str(i)] > ranking.scores[str(j)]
-    assert right / total > 0.9
+    assert_below(1 - right / total, 0.1)
     if loss == "dpo":  # no difference from the start model yet: log 2
         assert report.logs[0]["rank_loss"] == pytest.approx(0.6931472, rel=1e-5)
         assert report.logs[0]["anchor"] == pytest.approx(0.0, abs=1e-6)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from learning import assert_below
 from safetensors.torch import load_file
 from tiny_policy import save_tiny, tiny_config
 
@@ -17,6 +18,7 @@ from cyclealign.types import Message, Prompt, UserError
 MESSAGES: tuple[Message, ...] = ({"role": "user", "content": "a b c"},)
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("lora", [{"r": 4, "alpha": 8}, None])
 def test_the_start_model_is_a_whole_directory_that_has_learnt_the_replies(tmp_path: Path, lora: Any) -> None:
     model = save_tiny(tmp_path / "model")
@@ -29,7 +31,7 @@ def test_the_start_model_is_a_whole_directory_that_has_learnt_the_replies(tmp_pa
         TrainablePolicy(config, base=str(base), total_steps=1, seed=0).nll([(Prompt(MESSAGES), "good d e")])
         for base in (model, out)
     )
-    assert after[0] < before[0] - 0.05
+    assert_below(0.05, before[0] - after[0])
     saved = load_file(out / "model.safetensors")
     assert {t.dtype for t in saved.values()} == {torch.float32}
     assert saved.keys() == load_file(model / "model.safetensors").keys()
