@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 OPENAI_URL = "https://api.openai.com/v1"
 SERVER_KEY = "VLLM_API_KEY"  # the variable with the key of generation servers that want one
@@ -21,3 +22,21 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class Address(NamedTuple):
+    """A base URL as it is called: without its query, whose values go with each call; in Azure's manner, say."""
+
+    url: str
+    query: dict[str, str]
+
+
+def address_of(base_url: str | None) -> Address:
+    """Where calls go."""
+    parts = urlsplit(base_url or OPENAI_URL)
+    return Address(urlunsplit(parts._replace(query="", fragment="")), dict(parse_qsl(parts.query)))
+
+
+def in_the_clear(base_url: str | None) -> bool:
+    """Whether what is sent there can be read on the way: plain http to another machine."""
+    return urlsplit(base_url or OPENAI_URL).scheme == "http" and not is_loopback(host_of(base_url))

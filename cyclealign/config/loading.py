@@ -29,6 +29,7 @@ RESUMABLE = (
     "black_box.requests_per_minute",
     "black_box.tokens_per_minute",
     "black_box.max_concurrency",
+    "black_box.outage_minutes",
     "training.report_to",
     "training.run_name",
     "training.project",

@@ -122,7 +122,11 @@ class CascadeConfig(Section):
 class BlackBoxConfig(Section):
     """``backend``: a kind of ``ranker_kinds``; what follows its name elsewhere is ``path`` here, of openai ``model``.
     ``cascade`` learns from the run's own rankings, or with ``path`` ranks by what another run has learnt so.
-    ``request``: provider options, sent verbatim."""
+    ``request``: provider options, sent verbatim.
+
+    outage_minutes: a judge that answers no call for so long ends the run, with all that was ranked. plain_http: the key
+    may go to another machine over http, which all on the way can read.
+    """
 
     backend: str = "openai"
     model: str | None = None
@@ -135,7 +139,9 @@ class BlackBoxConfig(Section):
     tokens_per_minute: int | None = Field(default=None, ge=1)
     price: Price | None = None
     budget_usd: float | None = Field(default=None, ge=0)
+    outage_minutes: float = Field(default=10, gt=0)
     max_unranked: float = Field(default=0.2, ge=0, le=1)
+    plain_http: bool = False
     path: Path | None = None
     request: dict[str, Any] = {}
     cascade: CascadeConfig | None = None

@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cyclealign.judge.ledger import Call, Ledger
+from cyclealign.judge.call import Call, Recorded
+from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent
 
 # A probe finds out what an endpoint can do: two calls where the first form of answer is refused.
@@ -61,24 +62,26 @@ class MeteredLedger(Ledger):
             self._in_lap.clear()
         return lap
 
-    def lookup(self, call: Call) -> str | None:
+    def lookup(self, call: Call) -> Recorded | None:
         """As ``Ledger.lookup``. Raises BudgetSpent where this call, new to the measurement, does not fit any more."""
         if call.purpose != "probe":
             with self._count:
                 self._note(call)
         return super().lookup(call)
 
-    def start(self, call: Call, *, reserved_usd: float) -> int:
+    def start(self, call: Call, *, reserved_usd: float, limit: float | None = None) -> int | None:
         """As ``Ledger.start``. Raises BudgetSpent where a further attempt does not fit any more."""
-        if call.purpose != "probe":
+        if call.purpose == "probe":
+            return super().start(call, reserved_usd=reserved_usd, limit=limit)
+        first = call.key in self._new
+        if not first:
+            self._check(1)
+        row = super().start(call, reserved_usd=reserved_usd, limit=limit)
+        if row is not None:
             with self._count:
-                if call.key in self._new:
-                    self._new.discard(call.key)
-                else:
-                    self._take(1)
+                self._new.discard(call.key)
+                self._used += 0 if first else 1
                 self._lap = self._lap._replace(calls=self._lap.calls + 1)
-        row = super().start(call, reserved_usd=reserved_usd)
-        if call.purpose != "probe":
             self._rows.add(row)
         return row
 
@@ -114,6 +117,9 @@ class MeteredLedger(Ledger):
             )
 
     def _take(self, calls: int) -> None:
+        self._check(calls)
+        self._used += calls
+
+    def _check(self, calls: int) -> None:
         if self._most is not None and self._used + calls > self._most:
             raise BudgetSpent
-        self._used += calls

@@ -1,89 +1,219 @@
-"""What comes back from a chat endpoint: a reply, or why there is none. No network here."""
+"""What comes back from a chat endpoint, from the bytes of a response to a typed reply. No network here.
+
+One reader for all providers: content as text or as parts, refusals, errors inside a successful response, every
+provider's reasons to end, and token counts that may be anything.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
-# Refusals that concern one request (too long, filtered, a field that is not supported), not the endpoint.
-REQUEST_FAULTS = (400, 413, 422)
-RETRYABLE = (408, 409, 429)
-# Whoever answers these may have been waiting for a model that went on, and is billed.
-PERHAPS_BILLED = (408, 504)
-SHOWN = 300  # characters of a server's message in ours
+from cyclealign.files.foreign import one_line, well_formed
+
+End = Literal["natural", "cut", "filtered", "failed", "unknown"]
+# By what they say in lower case; whatever is not here is no reason to believe that a reply is whole.
+ENDS: Mapping[str, End] = {
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "end", "complete", "completed"),
+        "natural",
+    ),
+    **dict.fromkeys(
+        ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded"),
+        "cut",
+    ),
+    **dict.fromkeys(
+        ("content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii", "refusal", "sensitive",
+         "guardrail_intervened", "content_filtered", "image_safety", "language"),
+        "filtered",
+    ),
+    **dict.fromkeys(
+        ("error", "failed", "network_error", "insufficient_system_resource", "abort", "aborted", "cancelled",
+         "canceled", "overloaded", "malformed_function_call", "timeout"),
+        "failed",
+    ),
+}  # fmt: skip
+THOUGHTS = ("reasoning_content", "reasoning")  # fields beside ``content`` in which servers put what a model thought
 
 
 @dataclass(frozen=True, slots=True)
-class ChatReply:
-    """What a chat completion says. ``refused``: by the refusal field or a content filter."""
+class Usage:
+    """Tokens as the server counts them; None: not said, or no number of tokens at all."""
 
-    text: str
-    cut_off: bool
-    refused: bool
     input_tokens: int | None
     output_tokens: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """An attempt without a reply.
+class ChatReply:
+    """What a chat completion says.
 
-    wait: seconds that the server asked for. sent: False when the request surely never left. reply: the body of a
-    successful response that is no chat completion.
+    text: its content, thinking parts left out. refused: by the refusal field, a part or a content filter. end, finish:
+    how it ended, and the server's word for it. thoughts, thoughts_in: what stands in a field for reasoning, and its
+    name. structured: whether it answers a request that held it to a schema.
     """
 
-    detail: str
-    status: int | None = None
-    code: str = ""
-    wait: float | None = None
-    timed_out: bool = False
-    sent: bool = True
-    reply: str | None = None
+    text: str
+    end: End
+    finish: str
+    refused: bool
+    usage: Usage
+    thoughts: str = ""
+    thoughts_in: str = ""
+    structured: bool = False
 
     @property
-    def retryable(self) -> bool:
-        if self.code == "insufficient_quota":  # OpenAI's 429 for an empty account
-            return False
-        return self.status is None or self.status in RETRYABLE or self.status >= 500 or self.reply is not None
+    def cut_off(self) -> bool:
+        return self.end == "cut"
 
     @property
-    def perhaps_billed(self) -> bool:
-        return self.sent if self.status is None else self.status in PERHAPS_BILLED or self.reply is not None
-
-    @property
-    def overload(self) -> bool:
-        return self.timed_out or self.status in (408, 429, 503)
-
-
-class CallFailed(Exception):
-    """A request that got no reply: after all attempts, or because the server refuses this one."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
+    def answer(self) -> str:
+        """The content; where a schema was asked for and content is empty, what stands in the field for reasoning."""
+        if self.structured and not self.text.strip():
+            return self.thoughts
+        return self.text
 
 
-def read_reply(raw: str) -> ChatReply:
-    """The first choice of a chat completion's JSON. ValueError where it is not one."""
-    try:
-        body = json.loads(raw)
-        choice = body["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-        usage = body.get("usage") or {}
-        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(one_line(raw) or "it is empty") from error
+class NotACompletion(Exception):
+    """A body that answers nothing: an error inside a successful response, or no chat completion at all.
+
+    ``status``: the HTTP status that the error speaks of, where it does. ``code``: its code and type.
+    """
+
+    def __init__(self, detail: str, *, status: int | None = None, code: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.status = status
+        self.code = code
+
+
+def decoded(body: bytes, charset: str | None = None) -> str:
+    """The text of a response: UTF-8, -16 or -32 as JSON may be, else as it declares itself, else with replacements."""
+    for name in (json.detect_encoding(body), charset or "utf-8"):
+        try:
+            # A server may name any codec of Python's, also those that make bytes of bytes.
+            return str(body, codecs.lookup(name).name).removeprefix("\ufeff")
+        except (UnicodeError, LookupError, ValueError):
+            continue
+    return body.decode("utf-8", errors="replace")
+
+
+def read_reply(raw: str, *, structured: bool = False) -> ChatReply:
+    """The first choice of a chat completion's JSON.
+
+    Raises NotACompletion where it is not one, also where it is an error in place of a reply.
+    """
+    body = _parsed(raw)
+    _raise_error(body.get("error"))
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        raise NotACompletion(one_line(raw) or "it is empty")
+    _raise_error(choice.get("error"))
+    message = choice.get("message")
+    message = message if isinstance(message, dict) else {}
+    _raise_error(message.get("error"))
     finish = choice.get("finish_reason")
+    end = ENDS.get(str(finish).strip().lower(), "unknown")
+    if end == "failed":
+        raise NotACompletion(f"the provider broke off (finish_reason {one_line(str(finish), 40)})")
+    if "message" not in choice:
+        raise NotACompletion(one_line(raw))
+    text, refused = _content(message.get("content"))
+    thoughts = [(name, message[name]) for name in THOUGHTS if isinstance(message.get(name), str) and message[name]]
+    name, said = thoughts[0] if thoughts else ("", "")
     return ChatReply(
-        text=content if isinstance(content, str) else "",
-        cut_off=finish == "length",
-        refused=bool(message.get("refusal")) or finish == "content_filter",
-        input_tokens=counts[0] if isinstance(counts[0], int) else None,
-        output_tokens=counts[1] if isinstance(counts[1], int) else None,
+        text=well_formed(text),
+        end=end,
+        finish="null" if finish is None else one_line(str(finish), 40),
+        refused=refused or bool(message.get("refusal")) or end == "filtered",
+        usage=_usage(body.get("usage")),
+        thoughts=well_formed(said),
+        thoughts_in=name,
+        structured=structured,
     )
 
 
-def one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+def error_of(body: Any) -> tuple[str, str]:
+    """Message and code (with type) of the error that a response's JSON describes, in any provider's form."""
+    if isinstance(body, list) and body:
+        body = body[0]
+    if not isinstance(body, dict):
+        return (body if isinstance(body, str) else ""), ""
+    inner = body.get("error", body)
+    if not isinstance(inner, dict):
+        return (inner if isinstance(inner, str) else ""), str(body.get("code") or "")
+    said = inner.get("message") or inner.get("detail") or inner.get("msg") or ""
+    codes = [inner.get("code"), inner.get("type"), inner.get("status")]
+    inside = inner.get("innererror")
+    codes.append(inside.get("code") if isinstance(inside, dict) else None)
+    code = " ".join(str(c) for c in codes if isinstance(c, str | int) and c)
+    return (said if isinstance(said, str) else json.dumps(said)), code
+
+
+def _parsed(raw: str) -> dict[str, Any]:
+    try:
+        body = json.loads(raw, parse_int=_number, parse_float=_number)
+    except (ValueError, RecursionError) as error:
+        raise NotACompletion(one_line(raw) or "it is empty") from error
+    if isinstance(body, list) and len(body) == 1:  # Gemini's errors
+        body = body[0]
+    if not isinstance(body, dict):
+        raise NotACompletion(one_line(raw))
+    return body
+
+
+def _number(digits: str) -> int | float:
+    """A JSON number; one that no counter could hold becomes infinite rather than an error."""
+    try:
+        number = float(digits)
+    except ValueError:
+        return math.inf
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def _raise_error(error: Any) -> None:
+    if not error:
+        return
+    said, code = error_of({"error": error})
+    given = error.get("code") if isinstance(error, dict) else None
+    given = int(given) if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) == 3 else given
+    status = given if isinstance(given, int) and 400 <= given < 600 else None
+    shown = one_line(said) or one_line(json.dumps(error, ensure_ascii=True))
+    raise NotACompletion(f"the provider's error: {shown}", status=status, code=one_line(code, 100))
+
+
+def _content(content: Any) -> tuple[str, bool]:
+    """Text of a message's content, and whether a part of it is a refusal. Parts that are not text are left out."""
+    if isinstance(content, str):
+        return content, False
+    parts = content if isinstance(content, list) else [content]
+    texts: list[Any] = []
+    refused = False
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict):
+            kind = part.get("type", "text")
+            refused = refused or kind == "refusal"
+            text = part.get("text")
+            if kind in ("text", "output_text") and not part.get("thought"):
+                texts.append(text.get("value", "") if isinstance(text, dict) else text)
+    return "".join(t for t in texts if isinstance(t, str)), refused
+
+
+def _usage(usage: Any) -> Usage:
+    """Counts of tokens. What was thought may be in the total alone: output is at least the total without the input."""
+    found = usage if isinstance(usage, dict) else {}
+    given, made, total = (_count(found.get(n)) for n in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    if given is not None and made is not None and total is not None:
+        made = max(made, total - given)
+    return Usage(given, made)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cyclealign.config.endpoints import OPENAI_URL, host_of
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.judge.ledger import Call
+from cyclealign.judge.call import Call
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
@@ -38,7 +38,7 @@ def request_options(config: BlackBoxConfig, k: int) -> dict[str, Any]:
 
 def output_bound(options: Mapping[str, Any]) -> int | None:
     """Most tokens that a server may answer with, or None where the request does not say."""
-    limits = [options[name] for name in LENGTH_OPTIONS if isinstance(options.get(name), int)]
+    limits = [options[name] for name in LENGTH_OPTIONS if type(options.get(name)) is int and options[name] > 0]
     return max(limits, default=None)
 
 

@@ -1,8 +1,8 @@
-"""Every paid call, on disk before it is sent and again before its reply is read as a verdict.
+"""Every paid call, on disk before it is sent and again before its reply is read.
 
-One SQLite file a run. The identity of a call is the sha256 of the canonical JSON of (model, messages, schema,
-options) together with the attempt's number; retries are attempts, repairs are other messages. A completed reply is used
-again at no cost, a failure is recorded and never used as a verdict. Messages, keys and headers are not stored.
+One SQLite file a run. The identity of a call is its endpoint, its model and what is asked (``Call.key``), together with
+the attempt's number; the wire form stands beside it. A completed reply is used again at no cost, a failure is recorded
+and never used as a verdict. Messages, keys and headers are not stored.
 
 WAL with ``synchronous=NORMAL``: a commit survives the death of the process at any moment (the operating system
 holds it); a power cut may lose the last seconds.
@@ -10,46 +10,20 @@ holds it); a power cut may lose the last seconds.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from cyclealign.types import Message, UserError, sha256_hex
+from cyclealign.judge.call import Call, Recorded, Spend
+from cyclealign.judge.ledger_tables import WRITING, Spill, opened
+from cyclealign.types import UserError, canonical_json
 
-# eval: calls that only measure a ranker on labelled pairs, their repairs included.
-Purpose = Literal["rank", "repair", "probe", "eval"]
-
-LAYOUT = 1
-_TABLES = """
-CREATE TABLE calls (
-  id INTEGER PRIMARY KEY,
-  endpoint TEXT NOT NULL,
-  key TEXT NOT NULL,
-  attempt INTEGER NOT NULL,
-  model TEXT NOT NULL,
-  purpose TEXT NOT NULL,
-  interaction INTEGER,
-  prompt_id TEXT NOT NULL,
-  pass INTEGER NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('started', 'done', 'failed')),
-  started_at REAL NOT NULL,
-  reserved_usd REAL NOT NULL,
-  usd REAL NOT NULL DEFAULT 0,
-  input_tokens INTEGER NOT NULL DEFAULT 0,
-  output_tokens INTEGER NOT NULL DEFAULT 0,
-  http_status INTEGER,
-  latency_s REAL,
-  reply TEXT,
-  error TEXT,
-  UNIQUE (endpoint, key, attempt)
-) STRICT;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-"""
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 _SPEND = """
 SELECT COUNT(*), COALESCE(SUM(state = 'done'), 0), COALESCE(SUM(state = 'failed'), 0),
   COALESCE(SUM(state = 'started'), 0),
@@ -59,84 +33,59 @@ SELECT COUNT(*), COALESCE(SUM(state = 'done'), 0), COALESCE(SUM(state = 'failed'
   COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(usd), 0.0),
   COALESCE(SUM(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END), 0.0)
 """
+_COMMITTED = "(SELECT spent FROM money) + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls WHERE state = 'started')"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """One request, as it is identified and accounted for. ``options``: the request body's other fields.
-
-    ``endpoint`` is no part of the key, but a reply is only ever used again for the endpoint that gave it.
-    ``interaction`` is None for probes; ``pass_number`` counts presentations of one item from 0.
-    """
-
-    endpoint: str
-    model: str
-    messages: Sequence[Message]
-    schema: Mapping[str, Any] | None
-    options: Mapping[str, Any]
-    purpose: Purpose
-    prompt_id: str = ""
-    interaction: int | None = None
-    pass_number: int = 0
-
-    @cached_property
-    def key(self) -> str:
-        """sha256 of the content; with the attempt's number it names a row."""
-        return sha256_hex([self.model, list(self.messages), self.schema, dict(self.options)])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spend:
-    """Totals. ``calls`` = ``done`` + ``failed`` + ``unfinished``: every attempt that was about to be sent.
-
-    unfinished: sent, without a reply on record: in flight now, or when a process was killed. repeated: calls sent
-    again because of that. usd: cost of what was answered, and the worst case of failures that may have been
-    billed. reserved_usd: worst case of the unfinished.
-    """
-
-    calls: int = 0
-    done: int = 0
-    failed: int = 0
-    unfinished: int = 0
-    repeated: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    usd: float = 0.0
-    reserved_usd: float = 0.0
+class LedgerUnavailable(UserError):
+    """The file cannot be read or written now: another program holds it, the disk is full, it is damaged."""
 
 
 class Ledger:
-    """The ledger file: one writing process, whose threads may share the object; any number of readers.
+    """The ledger file; several processes and threads may write to it, any number may read.
 
-    Raises UserError where the file is no ledger, or (``read_only``) is not there.
+    A reply that cannot be written down at once is kept in memory and in a file beside the ledger, and is written with
+    the next call, or when the ledger is opened again.
+
+    Raises UserError where the file is no ledger, or (``read_only``) is not there; LedgerUnavailable from all methods
+    but ``received``, ``done`` and ``failed``.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._spill = Spill(path)
+        self._again_at = 0.0  # no write is tried before: each would wait for the other program
         if read_only and not path.exists():
             raise UserError(f"ledger {path}: there is no such file; nothing was paid for yet, or it is elsewhere")
         try:
-            self._db = _open(path, read_only)
+            self._db = opened(path, read_only)
+            if not read_only:
+                self._spill.read()
+                self._catch_up()
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"ledger {path}: cannot be opened as a ledger: {error}") from error
 
-    def lookup(self, call: Call) -> str | None:
-        """The raw reply to a call of this content that was completed before, at whichever attempt."""
+    def lookup(self, call: Call) -> Recorded | None:
+        """The raw reply to a call of this identity that was recorded before, at whichever attempt."""
         row = self._one(
-            "SELECT reply FROM calls WHERE endpoint = ? AND key = ? AND state = 'done' ORDER BY attempt LIMIT 1",
+            "SELECT id, reply, form = 'schema', state = 'done' FROM calls WHERE endpoint = ? AND key = ?"
+            " AND (state = 'done' OR (state = 'started' AND reply IS NOT NULL)) ORDER BY attempt LIMIT 1",
             (call.endpoint, call.key),
         )
-        return None if row is None else str(row[0])
+        return None if row is None else Recorded(row[0], str(row[1]), bool(row[2]), bool(row[3]))
 
     def history(self, call: Call) -> Spend:
-        """What all attempts at a call of this content have taken so far."""
+        """What all attempts at a call of this identity have taken so far."""
         row = self._one(f"{_SPEND} FROM calls WHERE endpoint = ? AND key = ?", (call.endpoint, call.key))
         assert row is not None
         return _spend(row)
 
-    def start(self, call: Call, *, reserved_usd: float) -> int:
-        """Record an attempt that is about to be sent; returns its row."""
+    def start(self, call: Call, *, reserved_usd: float, limit: float | None = None) -> int | None:
+        """Record an attempt that is about to be sent, and reserve its worst case; returns its row.
+
+        None, and nothing recorded, where all that was spent and is reserved, by whichever process, would exceed
+        ``limit`` (USD): looked up and written in one transaction.
+        """
         columns = {
             "endpoint": call.endpoint,
             "key": call.key,
@@ -145,20 +94,29 @@ class Ledger:
             "interaction": call.interaction,
             "prompt_id": call.prompt_id,
             "pass": call.pass_number,
+            "form": "schema" if call.schema else "text",
+            "options": canonical_json(dict(call.options)),
             "state": "started",
             "started_at": time.time(),
             "reserved_usd": reserved_usd,
         }
-        names = ", ".join(columns)
         marks = ", ".join("?" * len(columns))
-        with self._lock, self._db:
-            cursor = self._db.execute(
-                f"INSERT INTO calls ({names}, attempt) VALUES ({marks},"
-                " (SELECT COALESCE(MAX(attempt), 0) + 1 FROM calls WHERE endpoint = ? AND key = ?))",
-                (*columns.values(), call.endpoint, call.key),
-            )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        fits = "" if limit is None else f" WHERE {_COMMITTED} + ? <= ?"
+        query = (
+            f"INSERT INTO calls ({', '.join(columns)}, attempt) SELECT {marks},"
+            f" (SELECT COALESCE(MAX(attempt), 0) + 1 FROM calls WHERE endpoint = ? AND key = ?){fits}"
+        )
+        values = [*columns.values(), call.endpoint, call.key, *(() if limit is None else (reserved_usd, limit))]
+
+        def insert() -> int | None:
+            cursor = self._db.execute(query, values)
+            return cursor.lastrowid if cursor.rowcount == 1 else None
+
+        return self._write(insert)
+
+    def received(self, row: int, *, reply: str, http_status: int) -> None:
+        """Record the raw reply of an attempt before anything is made of it."""
+        self._settle(row, reply=reply, http_status=http_status)
 
     def done(
         self,
@@ -170,8 +128,9 @@ class Ledger:
         usd: float,
         http_status: int,
         latency_s: float,
+        odd: str | None = None,
     ) -> None:
-        """Record the raw reply of an attempt, and what it cost."""
+        """Record the raw reply of an attempt, and what it cost. odd: what is wrong with the server's own account."""
         self._settle(
             row,
             state="done",
@@ -181,6 +140,7 @@ class Ledger:
             usd=usd,
             http_status=http_status,
             latency_s=latency_s,
+            odd=odd,
         )
 
     def failed(
@@ -210,8 +170,7 @@ class Ledger:
         return None if row is None else str(row[0])
 
     def set_fact(self, name: str, value: str) -> None:
-        with self._lock, self._db:
-            self._db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
+        self._write(lambda: self._db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value)))
 
     def spend(self) -> Spend:
         """Totals over all calls."""
@@ -221,20 +180,22 @@ class Ledger:
 
     def spend_by(self, group: Literal["purpose", "interaction"]) -> dict[str | int | None, Spend]:
         """Totals by purpose, or by interaction (None: probes)."""
-        with self._lock:
-            rows = self._db.execute(f"{_SPEND}, {group} FROM calls GROUP BY {group} ORDER BY {group}").fetchall()
+        rows = self._all(f"{_SPEND}, {group} FROM calls GROUP BY {group} ORDER BY {group}")
         return {row[-1]: _spend(row[:-1]) for row in rows}
 
     def spend_by_stage(self) -> dict[tuple[int | None, str], Spend]:
         """Totals by interaction (None: probes) and purpose, in that order."""
-        with self._lock:
-            rows = self._db.execute(
-                f"{_SPEND}, interaction, purpose FROM calls GROUP BY interaction, purpose ORDER BY interaction, purpose"
-            ).fetchall()
+        rows = self._all(
+            f"{_SPEND}, interaction, purpose FROM calls GROUP BY interaction, purpose ORDER BY interaction, purpose"
+        )
         return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
 
     def close(self) -> None:
         with self._lock:
+            self._again_at = 0.0
+            self._catch_up()
+            if self._spill.pending and not self._spill.kept:
+                log.warning("ledger %s: %d replies could not be written", self.path, len(self._spill.pending))
             self._db.close()
 
     def __enter__(self) -> Self:
@@ -244,38 +205,61 @@ class Ledger:
         self.close()
 
     def _settle(self, row: int, **columns: Any) -> None:
+        with self._lock:
+            self._catch_up()
+            if not self._spill.pending:
+                try:
+                    with self._db:
+                        self._update(row, columns)
+                except sqlite3.OperationalError:
+                    self._again_at = time.monotonic() + WRITING
+                else:
+                    return
+            self._spill.add(row, columns)
+
+    def _catch_up(self) -> None:
+        """Write what is pending, if it can be written now."""
+        if not self._spill.pending or time.monotonic() < self._again_at:
+            return
+        try:
+            with self._db:
+                self._apply_pending()
+        except sqlite3.OperationalError:
+            self._again_at = time.monotonic() + WRITING
+        else:
+            self._spill.settled()
+
+    def _apply_pending(self) -> None:
+        for row, columns in self._spill.pending.items():
+            self._update(row, columns)
+
+    def _update(self, row: int, columns: dict[str, Any]) -> None:
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        with self._lock, self._db:
-            self._db.execute(f"UPDATE calls SET {assignments} WHERE id = ?", (*columns.values(), row))
+        self._db.execute(f"UPDATE calls SET {assignments} WHERE id = ?", (*columns.values(), row))
+
+    def _write(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            self._catch_up()
+            try:
+                with self._db:
+                    return work()
+            except sqlite3.Error as error:
+                raise self._unavailable(error) from error
 
     def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        rows = self._all(query, values)
+        return rows[0] if rows else None
+
+    def _all(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with self._lock:
-            row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
-        return row
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._unavailable(error) from error
 
-
-def _open(path: Path, read_only: bool) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-    if not read_only:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
-    try:
-        _prepare(db, read_only)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _prepare(db: sqlite3.Connection, read_only: bool) -> None:
-    (layout,) = db.execute("PRAGMA user_version").fetchone()
-    if layout == 0 and not read_only:
-        db.execute("PRAGMA journal_mode = WAL")
-        # One transaction: a process killed here leaves no half of a layout behind.
-        db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
-    elif layout != LAYOUT:
-        raise sqlite3.DatabaseError(f"expected layout {LAYOUT}, got {layout}")
-    db.execute("PRAGMA synchronous = NORMAL")
+    def _unavailable(self, error: sqlite3.Error) -> LedgerUnavailable:
+        kept = f"; what was answered is kept in {self._spill.path}" if self._spill.pending and self._spill.kept else ""
+        return LedgerUnavailable(f"ledger {self.path}: {error}{kept}; start again when it can be written")
 
 
 def _spend(row: Sequence[Any]) -> Spend:

@@ -1,4 +1,4 @@
-"""What holds calls back: rates per minute, adaptive concurrency, a hard budget, and the waits between attempts.
+"""What holds calls back: rates per minute, adaptive concurrency, a hard budget, waits between attempts, silence.
 
 The arithmetic is in plain objects with the clock passed in; ``Gate`` makes coroutines wait for it.
 """
@@ -9,13 +9,14 @@ import asyncio
 import email.utils
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC
 
 Clock = Callable[[], float]
 MINUTE = 60.0
+FIRST_WORD, BETWEEN_WORDS = 10.0, 30.0  # seconds of silence before it is said, and between two such lines
 
 
 class BudgetSpent(Exception):
@@ -119,55 +120,25 @@ class Adaptive:
         self._cut_at = self._clock()
 
 
-class Budget:
-    """Money: spent, reserved for calls in flight, and the limit that their sum never exceeds. USD."""
-
-    def __init__(self, limit: float | None, spent: float) -> None:
-        self.limit = limit
-        self.spent = spent
-        self.reserved = 0.0
-
-    def fits(self, amount: float) -> bool:
-        return self.limit is None or self.spent + self.reserved + amount <= self.limit
-
-    def reserve(self, amount: float) -> None:
-        self.reserved += amount
-
-    def settle(self, reserved: float, spent: float) -> None:
-        """A call that held ``reserved`` has ended, and cost ``spent``."""
-        self.reserved -= reserved
-        self.spent += spent
-
-
-@dataclass(slots=True)
-class Held:
-    """A reservation; ``spent`` is what it turned out to cost, and stays 0 for a call that was never billed."""
-
-    usd: float
-    spent: float = 0.0
-
-
 class Gate:
-    """Lets calls through one by one, within concurrency, budget and rates. Belongs to one event loop."""
+    """Lets calls through one by one, within concurrency, rates and budget. Belongs to one event loop."""
 
-    def __init__(
-        self, adaptive: Adaptive, budget: Budget, requests: TokenBucket | None, tokens: TokenBucket | None
-    ) -> None:
+    def __init__(self, adaptive: Adaptive, requests: TokenBucket | None, tokens: TokenBucket | None) -> None:
         self.adaptive = adaptive
-        self.budget = budget
         self.exhausted = False
         self._requests = requests
         self._tokens = tokens
         self._changed = asyncio.Condition()
         self._active = 0
-        self._holding = 0  # of the active, those that have a reservation
+        self._sent = 0  # of the active, those that have a reservation
         self._paused_until = -math.inf
 
     @asynccontextmanager
-    async def slot(self, usd: float) -> AsyncIterator[Held]:
-        """A place among the calls in flight, with ``usd`` reserved; the caller sets ``spent``.
+    async def slot(self, tokens: float, start: Callable[[], Awaitable[int | None]]) -> AsyncIterator[int]:
+        """A place among the calls in flight, within the rates for a request of ``tokens``; gives what ``start`` gives.
 
-        A call that does not fit in the budget waits for those in flight, which may cost less than was reserved.
+        start: reserves the call's money; None where it does not fit in the budget. Such a call waits for those in
+        flight, which may cost less than was reserved.
 
         Raises BudgetSpent when it does not fit with none in flight, and from then on.
         """
@@ -175,28 +146,31 @@ class Gate:
             await self._changed.wait_for(lambda: self._active < self.adaptive.limit)
             self._active += 1
         try:
-            await self._reserve(usd)
-            held = Held(usd)
+            await self._pace(tokens)
+            row = await self._started(start)
             try:
-                yield held
+                yield row
             finally:
-                self.budget.settle(usd, held.spent)
-                self._holding -= 1
+                self._sent -= 1
         finally:
             self._active -= 1
             async with self._changed:
                 self._changed.notify_all()
 
-    async def _reserve(self, usd: float) -> None:
+    async def _started(self, start: Callable[[], Awaitable[int | None]]) -> int:
         async with self._changed:
-            await self._changed.wait_for(lambda: self.exhausted or self.budget.fits(usd) or self._holding == 0)
-            if self.exhausted or not self.budget.fits(usd):
-                self.exhausted = True
-                raise BudgetSpent
-            self.budget.reserve(usd)
-            self._holding += 1
+            while not self.exhausted:
+                row = await start()
+                if row is not None:
+                    self._sent += 1
+                    return row
+                if self._sent == 0:
+                    self.exhausted = True
+                else:
+                    await self._changed.wait()
+            raise BudgetSpent
 
-    async def pace(self, tokens: float) -> None:
+    async def _pace(self, tokens: float) -> None:
         """Wait until the rates allow a request of ``tokens``, and until no pause is in force."""
         waits = [
             self._requests.take(1) if self._requests else 0.0,
@@ -214,3 +188,39 @@ class Gate:
     def pause(self, seconds: float) -> None:
         """A server asked for it: no call at all is sent for so long."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+
+class Silence:
+    """How long a judge has given no reply at all, and when that ends a run. Seconds."""
+
+    def __init__(self, most: float, clock: Clock = time.monotonic) -> None:
+        self.most = most
+        self.attempts = 0  # that failed since the last reply
+        self._clock = clock
+        self._since = 0.0
+        self._said_at = -math.inf
+
+    @property
+    def lasted(self) -> float:
+        return self._clock() - self._since if self.attempts else 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether it has lasted so long that waiting makes no sense any more."""
+        return self.lasted >= self.most > 0
+
+    def broken(self) -> None:
+        """The judge has answered."""
+        self.attempts = 0
+        self._said_at = -math.inf
+
+    def goes_on(self, sent_at: float) -> bool:
+        """One more attempt without a reply; True where it is time to tell those who watch."""
+        if self.attempts == 0:  # before it nothing was asked, or all was answered
+            self._since = sent_at
+        self.attempts += 1
+        now = self._clock()
+        if self.lasted < FIRST_WORD or now - self._said_at < BETWEEN_WORDS:
+            return False
+        self._said_at = now
+        return True

@@ -1,30 +1,34 @@
-"""One paid call: from the ledger if it was made before, else through the openai SDK, with our own retries.
-
-The SDK's retries are off, so that each attempt that may be billed has its row on the ledger.
-"""
+"""One paid call: from the ledger if it was made before, else over the network, with our own retries."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TypeVar
 
-from cyclealign.config.endpoints import OPENAI_URL, host_of, is_loopback
+from cyclealign.config.endpoints import OPENAI_URL, host_of, in_the_clear, is_loopback
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.judge.chat import REQUEST_FAULTS, CallFailed, ChatReply, Failure, one_line, read_reply
-from cyclealign.judge.costs import check_bounded, estimated_tokens, input_bound, output_bound, usd
-from cyclealign.judge.ledger import Call, Ledger
-from cyclealign.judge.limits import Adaptive, Budget, Gate, Held, RetryPolicy, TokenBucket, retry_after
-from cyclealign.types import UserError
+from cyclealign.files.foreign import scrubbed
+from cyclealign.judge.call import Call, Recorded
+from cyclealign.judge.chat import ChatReply, NotACompletion, Usage, read_reply
+from cyclealign.judge.client import Answer, Client, connected
+from cyclealign.judge.costs import check_bounded, estimated_tokens
+from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
+from cyclealign.judge.ledger import Ledger, LedgerUnavailable
+from cyclealign.judge.limits import Adaptive, Gate, RetryPolicy, Silence, TokenBucket
+from cyclealign.judge.money import Money
+from cyclealign.types import RunStopped, UserError
 
-if TYPE_CHECKING:
-    import openai
-
-NO_KEY = "none"  # the SDK sends a bearer token in any case; servers on this machine ignore it
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+LEDGER_PATIENCE, BETWEEN_TRIES = 120.0, 0.3  # seconds that calls wait for a ledger that another program holds
 
 
 class PaidCalls:
@@ -36,28 +40,26 @@ class PaidCalls:
         self.model = config.model or ""
         self._config = config
         self._ledger = ledger
-        self._retry = retry
+        outage = 60 * config.outage_minutes
+        self._retry = replace(retry, deadline=min(retry.deadline, outage))
         self._key = _api_key(config, self.endpoint)
         self._adaptive = Adaptive(config.max_concurrency)
         self._requests = TokenBucket(config.requests_per_minute) if config.requests_per_minute else None
         self._tokens = TokenBucket(config.tokens_per_minute) if config.tokens_per_minute else None
+        self._money = Money(config.price, ledger, f"{self.endpoint} {self.model}")
+        self._silence = Silence(outage)
         self._reached = False  # whether the endpoint has ever answered this process
-        self._scale = 1.0  # most input tokens that the server ever counted, over what we took for their bound
-        self._client: openai.AsyncOpenAI
+        self._served = False  # whether it has ever served this key and model, as far as we know
+        self._client: Client
         self._gate: Gate
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """The connection pool and the waiting places, which belong to one event loop."""
-        import openai
-
-        before = self._ledger.spend()
-        # What a killed process had in flight may have been billed: it counts at its worst case.
-        budget = Budget(self._config.budget_usd, before.usd + before.reserved_usd)
-        self._gate = Gate(self._adaptive, budget, self._requests, self._tokens)
-        async with openai.AsyncOpenAI(
-            api_key=self._key or NO_KEY, base_url=self.endpoint, max_retries=0, timeout=self._retry.deadline
-        ) as self._client:
+        self._served = self._served or self._ledger.fact(self._serves) is not None
+        self._gate = Gate(self._adaptive, self._requests, self._tokens)
+        self._silence.broken()
+        async with connected(self.endpoint, self._key, self._retry.deadline) as self._client:
             yield
 
     @property
@@ -65,141 +67,195 @@ class PaidCalls:
         """Whether a call has been turned away by the budget since ``open``."""
         return self._gate.exhausted
 
-    async def reply(self, call: Call) -> ChatReply:
+    @property
+    def _serves(self) -> str:
+        return f"serves: {self.endpoint} {self.model}"
+
+    async def reply(self, call: Call, *, attempts: int | None = None, again: bool = False) -> ChatReply:
         """The reply to a call, at no cost where the ledger has it.
+
+        attempts: at most so many, however silent the judge is. again: although the ledger has one.
 
         Raises:
             CallFailed: no reply after all attempts, or the server refuses this request.
             BudgetSpent: it does not fit in the budget any more.
             UserError: the endpoint, the key or the model are wrong; no call can succeed.
+            RunStopped: there has been no reply to any call for ``outage_minutes``.
         """
-        recorded = self._ledger.lookup(call)
-        if recorded is not None:
-            return read_reply(recorded)
-        failures = 0
+        recorded = None if again else await self._patiently(lambda: self._ledger.lookup(call))
+        known = None if recorded is None else self._read_again(call, recorded)
+        if known is not None:
+            return known
+        most = min(attempts or self._retry.attempts, self._retry.attempts)
+        failures = tried = 0
         while True:
             outcome = await self._attempt(call)
             if isinstance(outcome, ChatReply):
                 return outcome
-            self._end_what_cannot_succeed(outcome)
-            failures += 1
+            self._end_what_cannot_succeed(outcome, call)
+            tried += 1
+            # Where nobody is there, no number of attempts is enough to give a request up; time is.
+            waiting = outcome.absent and self._silence.attempts >= tried and attempts is None and self._reached
+            failures += 0 if waiting else 1
             asked = outcome.wait or 0.0
-            if not outcome.retryable or failures >= self._retry.attempts or asked > self._retry.longest_pause:
+            if not outcome.retryable or failures >= most or asked > self._retry.longest_pause:
                 raise CallFailed(outcome)
+            if self._silence.over:
+                await self._end_unless_alive(call, outcome)
             self._gate.pause(asked)
-            await asyncio.sleep(max(asked, self._retry.wait(failures, random.random())))
+            await asyncio.sleep(max(asked, self._retry.wait(tried, random.random())))
 
     async def _attempt(self, call: Call) -> ChatReply | Failure:
-        price = self._config.price
-        output = output_bound(call.options) or 0
-        worst = usd(price, self._scale * input_bound(call), output)
+        worst = 0.0
         estimate = estimated_tokens(call)
-        async with self._gate.slot(worst) as held:
-            await self._gate.pace(estimate)
-            row = self._ledger.start(call, reserved_usd=worst)
+        limit = self._config.budget_usd
+
+        def reserve() -> int | None:
+            nonlocal worst
+            worst = self._money.worst(call)
+            return self._ledger.start(call, reserved_usd=worst, limit=limit)
+
+        async def start() -> int | None:
+            return await self._patiently(reserve)
+
+        async with self._gate.slot(estimate, start) as row:
             sent_at = time.monotonic()
-            held.spent = worst  # until it is known better: a cancelled call may be billed
             try:
-                sent = await self._send(call)
+                sent = await self._client.send(call)
             except asyncio.CancelledError:
-                self._record_failure(row, Failure(detail="cancelled"), held, sent_at)
+                self._record_failure(row, Failure(detail="cancelled"), worst, sent_at)
                 raise
-            outcome = self._record(call, row, sent, held, sent_at)
+            outcome = self._record(call, row, sent, worst, sent_at)
         if isinstance(outcome, ChatReply):
             self._adaptive.succeeded()
-            self._gate.used(estimate, (outcome.input_tokens or 0) + (outcome.output_tokens or 0) or estimate)
+            used = (outcome.usage.input_tokens or 0) + (outcome.usage.output_tokens or 0)
+            self._gate.used(estimate, used or estimate)
         elif outcome.overload:
             self._adaptive.overloaded(sent_at)
+        self._listen(outcome, sent_at)
         return outcome
 
+    def _listen(self, outcome: ChatReply | Failure, sent_at: float) -> None:
+        """Whether the judge is there, from one attempt."""
+        self._reached = self._reached or isinstance(outcome, ChatReply) or outcome.status is not None
+        if isinstance(outcome, ChatReply) or not outcome.retryable:
+            self._silence.broken()
+        elif self._silence.goes_on(sent_at):
+            log.info(
+                "waiting for the judge: no reply for %.0f s, %d attempts (%s)",
+                self._silence.lasted,
+                self._silence.attempts,
+                outcome.detail,
+            )
+
     def _record(
-        self, call: Call, row: int, sent: tuple[int, str] | Failure, held: Held, sent_at: float
+        self, call: Call, row: int, sent: Answer | Failure, worst: float, sent_at: float
     ) -> ChatReply | Failure:
         if isinstance(sent, Failure):
-            return self._record_failure(row, sent, held, sent_at)
-        status, text = sent
-        try:
-            reply = read_reply(text)
-        except ValueError as error:
-            failure = Failure(detail=f"the reply is no chat completion: {error}", status=status, reply=text)
-            return self._record_failure(row, failure, held, sent_at)
-        if reply.input_tokens is not None and reply.output_tokens is not None:
-            held.spent = usd(self._config.price, reply.input_tokens, reply.output_tokens)
-            self._scale = max(self._scale, reply.input_tokens / input_bound(call))
-        self._ledger.done(
-            row,
-            reply=text,
-            input_tokens=reply.input_tokens or 0,
-            output_tokens=reply.output_tokens or 0,
-            usd=held.spent,
-            http_status=status,
-            latency_s=time.monotonic() - sent_at,
-        )
-        return reply
+            return self._record_failure(row, sent, worst, sent_at)
+        # A reply is read as it came; what is written down has no key in it.
+        written = scrubbed(sent.body)
+        self._ledger.received(row, reply=written, http_status=sent.status)
+        return self._settle(call, Recorded(row, written, call.schema is not None, False), sent.body, worst, sent_at)
 
-    def _record_failure(self, row: int, failure: Failure, held: Held, sent_at: float) -> Failure:
-        if not failure.perhaps_billed:
-            held.spent = 0.0
+    def _read_again(self, call: Call, recorded: Recorded) -> ChatReply | None:
+        """A reply on the ledger; None for one that was written down but is a failure, when it is read now."""
+        if recorded.settled:
+            with contextlib.suppress(NotACompletion):
+                return read_reply(recorded.reply, structured=recorded.structured)
+            return None
+        outcome = self._settle(call, recorded, recorded.reply, self._money.worst(call), time.monotonic())
+        return outcome if isinstance(outcome, ChatReply) else None
+
+    def _settle(self, call: Call, recorded: Recorded, body: str, worst: float, sent_at: float) -> ChatReply | Failure:
+        """Read a reply that is on record, and book it."""
+        try:
+            reply = read_reply(body, structured=recorded.structured)
+        except NotACompletion as error:
+            failure = Failure(
+                detail=f"the reply is no chat completion: {scrubbed(error.detail)}",
+                status=error.status or 200,
+                code=error.code,
+                reply=recorded.reply,
+            )
+            return self._record_failure(recorded.row, failure, worst, sent_at)
+        charge = self._money.charge(call, reply, worst)
+        self._ledger.done(
+            recorded.row,
+            reply=recorded.reply,
+            input_tokens=charge.input_tokens,
+            output_tokens=charge.output_tokens,
+            usd=charge.usd,
+            http_status=200,
+            latency_s=time.monotonic() - sent_at,
+            odd=charge.odd,
+        )
+        if not self._served:
+            self._served = True
+            with contextlib.suppress(LedgerUnavailable):
+                self._ledger.set_fact(self._serves, "yes")
+        return reply if charge.odd is None else replace(reply, usage=Usage(None, None))
+
+    def _record_failure(self, row: int, failure: Failure, worst: float, sent_at: float) -> Failure:
         self._ledger.failed(
             row,
             error=failure.detail,
-            usd=held.spent,
+            usd=worst if failure.perhaps_billed else 0.0,
             http_status=failure.status,
             latency_s=time.monotonic() - sent_at,
             reply=failure.reply,
         )
         return failure
 
-    async def _send(self, call: Call) -> tuple[int, str] | Failure:
-        """HTTP status and body of a successful response, or why there is none."""
-        import openai
+    async def _patiently(self, work: Callable[[], T]) -> T:
+        """Work on the ledger, which another program may hold for a while."""
+        until = time.monotonic() + LEDGER_PATIENCE
+        while True:
+            try:
+                return work()
+            except LedgerUnavailable:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(BETWEEN_TRIES)
 
-        body = dict(call.options) | ({"response_format": call.schema} if call.schema else {})
-        messages: Any = call.messages
-        try:
-            async with asyncio.timeout(self._retry.deadline):
-                raw = await self._client.chat.completions.with_raw_response.create(
-                    model=call.model, messages=messages, extra_body=body
-                )
-            self._reached = True
-            return raw.status_code, self._scrubbed(raw.text)
-        except openai.APIStatusError as error:
-            self._reached = True
-            return self._refusal(error)
-        except (TimeoutError, openai.APITimeoutError):
-            return Failure(detail=f"no reply within {self._retry.deadline:g} s", timed_out=True)
-        except openai.APIConnectionError as error:
-            never_sent = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-            detail = f"connection failed: {one_line(str(error.__cause__ or error))}"
-            return Failure(detail=detail, sent=not never_sent)
+    async def _end_unless_alive(self, call: Call, failure: Failure) -> None:
+        """After a long silence: is nobody there, or does one request get no answer? A tiny one tells.
 
-    def _refusal(self, error: openai.APIStatusError) -> Failure:
-        body = error.body if isinstance(error.body, dict) else {}
-        said = body.get("message") or error.response.text or error.response.reason_phrase
-        return Failure(
-            detail=self._scrubbed(f"HTTP {error.status_code}: {one_line(str(said))}"),
-            status=error.status_code,
-            code=str(body.get("code") or ""),
-            wait=retry_after(error.response.headers),
+        Raises RunStopped, or CallFailed for the request.
+        """
+        lasted, attempts = self._silence.lasted, self._silence.attempts
+        greeting = replace(
+            call, messages=[{"role": "user", "content": "Say OK."}], content=None, schema=None, purpose="probe"
+        )
+        if isinstance(await self._attempt(greeting), ChatReply):
+            raise CallFailed(failure)
+        raise RunStopped(
+            f"black_box: no reply from {self.endpoint} for {lasted / 60:.3g} min, {attempts} attempts"
+            f" (last: {failure.detail}); what was ranked is kept; start again when it answers, or raise"
+            f" black_box.outage_minutes={self._config.outage_minutes:g}"
         )
 
-    def _scrubbed(self, text: str) -> str:
-        """A server may echo the key in what it says; no file and no message of ours does."""
-        return text.replace(self._key, "[key]") if self._key else text
-
-    def _end_what_cannot_succeed(self, failure: Failure) -> None:
+    def _end_what_cannot_succeed(self, failure: Failure, call: Call) -> None:
         """UserError for what no other request could survive either."""
         where = f"black_box: {self.endpoint}"
         if not failure.sent and not self._reached:
             raise UserError(
                 f"{where} cannot be reached ({failure.detail}); check black_box.base_url, and that the server runs"
             )
-        if failure.retryable or failure.status is None or failure.status in REQUEST_FAULTS:
-            return
         env = self._config.api_key_env
+        if failure.empty_account:
+            raise UserError(
+                f"{where} refuses calls of model {self.model!r}: the account of the key in ${env} is empty"
+                f" ({failure.detail}); nothing more is asked, a second start goes on with what is left"
+            )
+        if failure.retryable or failure.status is None or failure.moderation or failure.status in REQUEST_FAULTS:
+            return
+        if failure.status == 403 and self._served:  # this key may use this model: it is about this prompt
+            return
+        if call.purpose == "probe" and call.schema is not None and failure.status >= 404:
+            return  # some servers know no such route or feature; the call without a schema decides
         hint = {
             401: f"check the key in ${env}",
-            402: f"check the account of the key in ${env}",
             403: f"check what the key in ${env} may use",
             404: "check black_box.base_url (it mostly ends in /v1) and black_box.model",
             429: f"check the account of the key in ${env}; resume goes on with what is left",
@@ -212,6 +268,11 @@ def _api_key(config: BlackBoxConfig, endpoint: str) -> str:
     key = os.environ.get(config.api_key_env, "").strip()
     if key and not (key.isascii() and key.isprintable()):
         raise UserError(f"${config.api_key_env}: holds characters that no key has; set it again")
+    if key and in_the_clear(endpoint) and not config.plain_http:
+        raise UserError(
+            f"black_box.base_url: {endpoint} would get the key in ${config.api_key_env} over plain http, which all on"
+            " the way can read; use https, or set black_box.plain_http=true where the network is your own"
+        )
     if key or is_loopback(host_of(endpoint)):
         return key
     raise UserError(

@@ -15,8 +15,10 @@ import math
 import random
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
+from cyclealign.files.foreign import well_formed
 from cyclealign.judge.template import RankTemplate, fill
 from cyclealign.types import CandidateSet, Demonstration, Message
 
@@ -24,31 +26,58 @@ ENUM_UP_TO = 4  # up to here the schema lists all K! orders (24), so that no wro
 LETTERS_PER_TOKEN = 2.75
 REPAIR_QUOTE = 1000  # characters of an unusable reply that the repair call shows again
 
-# Control tokens of common chat templates: a server that parses them in content would let data open a turn.
-_CONTROL = r"[|｜]|/?s>|/?sys>>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|start_of_image)>"
-_BRACKETED = r"/?(?:inst|system_prompt|available_tools|tool_calls|tool_results)\]"
+# Control tokens of common chat templates: a server that parses them in content would let data open a turn. And marks of
+# thinking: a judge that quotes them would seem to have thought up to there.
+_CONTROL = (
+    r"[|｜]|/?s>|/?sys>>|(?:start|end)_of_turn>|(?:bos|eos|pad|unk|start_of_image)>"
+    r"|/?(?:[a-z]+:)?(?:think|thinking|thought|reasoning|reflection|analysis|scratchpad)(?![a-z0-9-])"
+)
+_BRACKETED = r"/?(?:inst|system_prompt|available_tools|tool_calls|tool_results|think|thinking)\]"
 
 
 # Data between fences ----------------------------------------------------------------------------------------
 
+# Brackets that look like those of a fence, or that a model's eye reads as them; and marks that nobody sees.
+_LESS, _SQUARE = "<＜﹤‹〈⟨❮˂", r"\[［【〔❲⟦"
+_UNSEEN = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff"
+)
+_GAP = rf"[\s{_UNSEEN}]*"
+_HIDDEN = rf"[{_UNSEEN}]*"
+# A slot's label is alone at the beginning of its line, as in the frame around the data.
+_LINE = r"(?:(?<=[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029])|\A)"
+_LABEL = rf"{_GAP}[\d０-９]+{_GAP}[\]］】〕❳⟧]"
 
-def _markers(tags: Sequence[str]) -> str:
-    names = "|".join(re.escape(tag) for tag in tags) or r"(?!)"
-    return rf"<\\*(?=\s*/?\s*(?:{names})(?![\w-])|{_CONTROL})|\[\\*(?={_BRACKETED})"
+
+def _look_alike(word: str) -> str:
+    """A pattern of a word however wide its letters are, and whatever unseen stands between them."""
+    letters = (f"[{re.escape(c)}{chr(ord(c) + 0xFEE0)}]" if "!" <= c <= "~" else re.escape(c) for c in word)
+    return _HIDDEN.join(letters)
+
+
+@cache
+def _markers(tags: Sequence[str]) -> re.Pattern[str]:
+    names = "|".join(_look_alike(tag) for tag in tags) or r"(?!)"
+    ends = rf"(?!{_HIDDEN}[\w-])"
+    fence = rf"[{_LESS}]\\*(?={_GAP}[/／]?{_GAP}(?:{names}){ends}|{_HIDDEN}(?:{_CONTROL}))"
+    bracketed = rf"\[\\*(?={_BRACKETED})"
+    label = rf"{_LINE}[^\S\n\r]*[{_UNSEEN}>*_#`-]*[^\S\n\r]*[{_SQUARE}]\\*(?={_LABEL})"
+    return re.compile(f"{fence}|{bracketed}|{label}", re.IGNORECASE)
 
 
 def neutralise(text: str, tags: Sequence[str]) -> str:
-    r"""Put a backslash after the bracket of everything that could close or open a fence or a chat turn.
+    r"""Put a backslash after the bracket of everything that could close or open a fence, a slot or a chat turn.
 
-    ``</response>`` becomes ``<\/response>``, ``<|im_end|>`` becomes ``<\|im_end|>``; text that has such a
+    ``</response>`` becomes ``<\/response>``, ``<|im_end|>`` becomes ``<\|im_end|>``, ``[2]`` at the beginning of a line
+    ``[\2]``; also where the letters are full-width ones or unseen marks stand between them. Text that has such a
     backslash already gets one more, so that ``restore`` undoes it exactly. Nothing else changes.
     """
-    return re.sub(_markers(tags), lambda m: m[0] + "\\", text, flags=re.IGNORECASE)
+    return _markers(tuple(tags)).sub(lambda m: m[0] + "\\", text)
 
 
 def restore(text: str, tags: Sequence[str]) -> str:
     """The inverse of ``neutralise``."""
-    return re.sub(_markers(tags), lambda m: m[0].removesuffix("\\"), text, flags=re.IGNORECASE)
+    return _markers(tuple(tags)).sub(lambda m: m[0].removesuffix("\\"), text)
 
 
 # Template to messages ---------------------------------------------------------------------------------------
@@ -95,7 +124,7 @@ def _user_turn(
     template: RankTemplate, text: str, messages: Sequence[Message], responses: Sequence[str], **more: str
 ) -> str:
     def safe(data: str) -> str:
-        return neutralise(data, template.tags)
+        return neutralise(well_formed(data), template.tags)
 
     turns = [fill(template.turn, {"role": safe(m["role"]), "text": safe(m["content"])}) for m in messages]
     shown = [fill(template.candidate, {"number": str(n), "text": safe(r)}) for n, r in enumerate(responses, 1)]
@@ -144,7 +173,7 @@ def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> li
     quoted = reply.strip()
     if len(quoted) > REPAIR_QUOTE:
         quoted = quoted[:REPAIR_QUOTE] + " …"
-    shown = neutralise(quoted, ()) or "(empty reply)"  # some servers refuse an empty turn
+    shown = neutralise(well_formed(quoted), ()) or "(empty reply)"  # some servers refuse an empty turn
     wanted = (
         f"This reply cannot be used: {problem}. Answer again with the ranking alone, in the form that was"
         " asked for: every response number exactly once, best first."

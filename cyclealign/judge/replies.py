@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 import re
 
-_CHAIN = re.compile(r"\[ *([1-9][0-9]?) *\](?:\s*>\s*\[ *[1-9][0-9]? *\])+")
-_STRING_CHAIN = re.compile(r"\s*[1-9][0-9]?(?:\s*>\s*[1-9][0-9]?)+\s*")
-_CODE_FENCE = re.compile(r"```[A-Za-z]*\n(.*?)\n?```", re.DOTALL)
-_THINKING = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+from cyclealign.judge.thinking import set_aside
+
+_NUMBER = r"[1-9][0-9]{0,3}"
+_CHAIN = re.compile(rf"\[ *{_NUMBER} *\](?:\s*>\s*\[ *{_NUMBER} *\])+")
+_STRING_CHAIN = re.compile(rf"\s*{_NUMBER}(?:\s*>\s*{_NUMBER})+\s*")
+_CODE_FENCE = re.compile(r"(`{3,}|~{3,})[A-Za-z]*\n(.*?)\n?\1", re.DOTALL)
+_EMPHASIS = re.compile(r"\A(?:[*_`]+|#+ |\$?\\boxed\{|<b>|<strong>)|(?:[*_`]+|\}\$?|</b>|</strong>)\Z")
+# A few words that only name what follows. Whatever else stands beside a chain may change what it means: "from worst to
+# best", "as an example", a quotation. It is not for us to judge which.
+_LABEL = re.compile(
+    r"(?:(?:here is|here's|here|this is|below is) )?(?:(?:it is|the|my|your|our) )?"
+    r"(?:(?:final|overall|resulting|complete) )?"
+    r"(?:(?:ranking|ranked order|order|answer|verdict|result|response ranking|final)"
+    r"(?: (?:is|of (?:the )?(?:responses|replies)))?|it is)?"
+    r"(?:,? ?\(?(?:from )?(?:best first|best to worst)\)?)?",
+    re.IGNORECASE,
+)
 _SORRY = r"(?:really |very |so |truly )*(?:sorry|unable|not able|not comfortable|not going to)"
 _CANNOT = r"can't|cannot|can not|won't|will not|(?:must |have to )?decline|refuse|do not feel|don't feel"
 _REFUSAL = re.compile(
@@ -29,17 +42,20 @@ class ReplyUnusable(Exception):
 def parse_reply(text: str, k: int, *, structured: bool) -> tuple[int, ...]:
     """Slots best first (0-based), from a reply to ``render``. Undo the presentation with ``unshuffle``.
 
-    Strict: each of 1..K exactly once; nothing is completed, reordered or guessed. White space, one code fence
-    around the whole reply and a leading ``<think>`` block are allowed. The JSON form must be the whole reply;
-    the text form must stand on a line of its own, with no different chain anywhere in the reply.
+    Strict: each of 1..K exactly once; nothing is completed, reordered or guessed. Thinking parts are set aside
+    (``thinking.set_aside``); white space and one code fence around the whole answer are allowed. The JSON form must be
+    the whole answer. In the text form the ranking is the answer's last line, and before it stand at most labels such
+    as ``Final ranking:`` and the same ranking again; emphasis around it is allowed.
 
     Raises ReplyUnusable.
     """
-    body = _THINKING.sub("", text, count=1).strip()
-    fenced = _CODE_FENCE.fullmatch(body)
-    body = fenced[1].strip() if fenced else body
+    thought = set_aside(text)
+    if thought.unfinished:
+        raise ReplyUnusable("it was cut off while it was thinking")
+    fenced = _CODE_FENCE.fullmatch(thought.answer)
+    body = fenced[2].strip() if fenced else thought.answer
     if not body:
-        raise ReplyUnusable("it is empty")
+        raise ReplyUnusable("it is thinking alone" if thought.thinking else "it is empty")
     numbers = _structured_numbers(body) if structured else _chain_numbers(body)
     unknown = sorted({n for n in numbers if not 1 <= n <= k})
     missing = [n for n in range(1, k + 1) if n not in numbers]
@@ -72,18 +88,46 @@ def _structured_numbers(body: str) -> list[int]:
 
 
 def _chain_numbers(body: str) -> list[int]:
-    def numbers(chain: str) -> tuple[int, ...]:
-        return tuple(int(n) for n in re.findall(r"[0-9]+", chain))
-
-    lines = [line.strip().removesuffix(".").rstrip() for line in body.splitlines()]
-    whole = {numbers(line) for line in lines if _CHAIN.fullmatch(line)}
-    if not whole:
-        raise ReplyUnusable("it has no line that is a ranking such as [2] > [1] > [3]")
-    if len(whole | {numbers(m[0]) for m in _CHAIN.finditer(body)}) > 1:
+    lines = [_bare(line) for line in body.splitlines()]
+    lines = [line for line in lines if line]
+    chains = {_numbers(line) for line in lines if _CHAIN.fullmatch(line)}
+    if not lines or not _CHAIN.fullmatch(lines[-1]):
+        raise ReplyUnusable("its last line is not a ranking such as [2] > [1] > [3]" if chains else _NO_LINE)
+    if len(chains | {_numbers(m[0]) for m in _CHAIN.finditer(body)}) > 1:
         raise ReplyUnusable("it has more than one ranking")
-    return list(whole.pop())
+    if not all(_CHAIN.fullmatch(line) or _is_label(line) for line in lines):
+        raise ReplyUnusable("it has other words beside the ranking")
+    return list(chains.pop())
+
+
+_NO_LINE = "it has no line that is a ranking such as [2] > [1] > [3]"
+
+
+def _numbers(chain: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"[0-9]+", chain))
+
+
+def _bare(line: str) -> str:
+    """A line without white space, emphasis and a label before its ranking."""
+    line = _unmarked(line)
+    head, colon, tail = line.partition(":")
+    if colon and _is_label(head) and _CHAIN.fullmatch(_unmarked(tail)):
+        return _unmarked(tail)
+    return line
+
+
+def _unmarked(line: str) -> str:
+    before = None
+    while line != before:
+        before, line = line, _EMPHASIS.sub("", line.strip().removesuffix(".").rstrip())
+    return line.strip()
+
+
+def _is_label(line: str) -> bool:
+    words = _unmarked(_unmarked(line).removesuffix(":"))
+    return _LABEL.fullmatch(words) is not None
 
 
 def is_refusal(text: str) -> bool:
     """Whether a reply that is no ranking opens like a refusal (English only; a label, never a verdict)."""
-    return _REFUSAL.match(_THINKING.sub("", text, count=1).strip().replace("’", "'").lower()) is not None
+    return _REFUSAL.match(set_aside(text).answer.replace("’", "'").lower()) is not None

@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.judge.call import Call, Purpose
 from cyclealign.judge.capability import Capability
-from cyclealign.judge.chat import CallFailed, ChatReply
+from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import request_options
-from cyclealign.judge.ledger import Call, Ledger, Purpose
+from cyclealign.judge.failures import CallFailed
+from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent, RetryPolicy
 from cyclealign.judge.paid_calls import PaidCalls
 from cyclealign.judge.prompting import presentations, render, repair_messages, response_format, unshuffle
 from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
 from cyclealign.judge.streaming import Work, stream
 from cyclealign.judge.template import RankTemplate
+from cyclealign.judge.thinking import set_aside
 from cyclealign.rankers.consensus import aggregate
 from cyclealign.rankers.presenting import Seeds
 from cyclealign.rankers.scored import too_few
@@ -85,6 +88,7 @@ class BlackBoxRanker:
 
         Raises:
             UserError: no call can succeed (host, key, model, a request field); nothing after it is paid.
+            RunStopped: the judge has given no reply at all for ``outage_minutes``.
             BudgetExhausted: at the end, after all that was ranked; sets that were not taken yet have no record.
         """
         # Twice the calls in flight: enough that a call that ends finds the next item waiting.
@@ -98,12 +102,9 @@ class BlackBoxRanker:
         Raises UserError as ``rank`` would, and BudgetExhausted where not even this call fits.
         """
 
-        # A person waits for the answer: a server that is no API shows it in a few attempts.
-        calls = PaidCalls(self._config, self._ledger, replace(self._retry, attempts=min(3, self._retry.attempts)))
-
         async def probe() -> None:
-            async with calls.open():
-                await Capability(self._config, self._template, self._ledger, calls).structured(k)
+            async with self._calls.open():
+                await Capability(self._config, self._template, self._ledger, self._calls).structured(k)
 
         try:
             asyncio.run(probe())
@@ -134,70 +135,111 @@ class BlackBoxRanker:
     async def _verdict(self, item: _Item) -> Ranking | Unranked:
         prompt_id, ids = item.set.prompt.id, item.set.ids
         try:
-            structured = await self._capability.structured(len(ids))
+            await self._capability.structured(len(ids))
         except BudgetSpent:
             return Unranked(prompt_id, "budget")
         orders = presentations(len(ids), self._config.passes, seed=item.seed)
         # All passes are finished even if one fails early: which calls are on the ledger must not depend on timing.
-        passes = await asyncio.gather(*(self._pass(item, n, order, structured) for n, order in enumerate(orders)))
+        passes = await asyncio.gather(*(self._pass(item, n, order) for n, order in enumerate(orders)))
         failed = [p for p in passes if isinstance(p, Unranked)]
         if failed:
             return min(failed, key=lambda unranked: PRECEDENCE.index(unranked.reason))
         return aggregate(prompt_id, [[ids[index] for index in p] for p in passes if not isinstance(p, Unranked)])
 
-    async def _pass(
-        self, item: _Item, number: int, order: Sequence[int], structured: bool
-    ) -> tuple[int, ...] | Unranked:
+    async def _pass(self, item: _Item, number: int, order: Sequence[int]) -> tuple[int, ...] | Unranked:
         """Candidate indices best first, as one presentation order gave them."""
-        messages = render(self._template, item.demonstrations, item.set, order, structured=structured)
         try:
-            slots = await self._slots(item, number, messages, structured)
+            slots = await self._slots(item, number, order)
         except _NoVerdict as none:
             return Unranked(item.set.prompt.id, none.reason, none.detail)
         except CallFailed as error:
-            reason: UnrankedReason = "refusal" if error.failure.code == "content_filter" else "error"
-            return Unranked(item.set.prompt.id, reason, str(error))
+            # Of a key and a model that were served before, 403 is about this prompt.
+            refusal = error.failure.moderation or error.failure.status == 403
+            return Unranked(item.set.prompt.id, "refusal" if refusal else "error", str(error))
         except BudgetSpent:
             return Unranked(item.set.prompt.id, "budget")
         return unshuffle(slots, order)
 
-    async def _slots(self, item: _Item, number: int, messages: list[Message], structured: bool) -> tuple[int, ...]:
+    async def _slots(self, item: _Item, number: int, order: Sequence[int]) -> tuple[int, ...]:
         """Slots best first; with one repair call when the reply cannot be used."""
-        k = len(item.set.candidates)
-        reply = await self._calls.reply(self._call(item, number, messages, structured, item.context.purpose))
+        k = len(order)
+        content = render(self._template, item.demonstrations, item.set, order, structured=True)
+        reply = await self._asked(item, number, order, content)
         try:
-            return _read(reply, k, structured)
+            return _read(reply, k)
         except ReplyUnusable as problem:
-            messages = repair_messages(messages, reply.text, problem.reason)
-        purpose: Purpose = "repair" if item.context.purpose == "rank" else "eval"
-        reply = await self._calls.reply(self._call(item, number, messages, structured, purpose))
+            reason = problem.reason
+        reply = await self._asked(item, number, order, content, (reply.answer, reason))
         try:
-            return _read(reply, k, structured)
+            return _read(reply, k)
         except ReplyUnusable as problem:
-            raise _NoVerdict("refusal" if is_refusal(reply.text) else "unusable", problem.reason) from problem
+            refusal = is_refusal(reply.text)
+            raise _NoVerdict("refusal" if refusal else "unusable", problem.reason) from problem
 
-    def _call(self, item: _Item, number: int, messages: Sequence[Message], structured: bool, purpose: Purpose) -> Call:
+    async def _asked(
+        self,
+        item: _Item,
+        number: int,
+        order: Sequence[int],
+        content: list[Message],
+        repair: tuple[str, str] | None = None,
+    ) -> ChatReply:
+        """The reply to one call, in the form of answer that the endpoint can be held to; ``repair``: an unusable reply
+        and what is wrong with it."""
+        k = len(order)
+        while True:
+            structured = await self._capability.structured(k)
+            messages = content
+            if not structured:
+                messages = render(self._template, item.demonstrations, item.set, order, structured=False)
+            if repair is not None:
+                messages = repair_messages(messages, *repair)
+            try:
+                reply = await self._calls.reply(self._call(item, number, messages, content, structured, repair))
+            except CallFailed as error:
+                if not (structured and error.failure.status in (400, 404, 422) and error.failure.about_schema):
+                    raise
+                self._capability.refused(k, str(error))
+                continue
+            if reply.structured:
+                self._capability.held(k, reply)
+            return reply
+
+    def _call(
+        self,
+        item: _Item,
+        number: int,
+        messages: Sequence[Message],
+        content: Sequence[Message],
+        structured: bool,
+        repair: object,
+    ) -> Call:
         k = len(item.set.candidates)
+        purpose: Purpose = item.context.purpose
         return Call(
             endpoint=self._calls.endpoint,
             model=self._calls.model,
             messages=messages,
             schema=response_format(k) if structured else None,
             options=request_options(self._config, k),
-            purpose=purpose,
+            purpose="repair" if repair is not None and purpose == "rank" else purpose,
+            content=content,
+            repairs=repair is not None,
             prompt_id=item.set.prompt.id,
             interaction=item.context.interaction,
             pass_number=number,
         )
 
 
-def _read(reply: ChatReply, k: int, structured: bool) -> tuple[int, ...]:
+def _read(reply: ChatReply, k: int) -> tuple[int, ...]:
     """Slots best first. Raises ReplyUnusable, or _NoVerdict for a refusal by the API's own fields."""
     if reply.refused:
         raise _NoVerdict("refusal", "the model or a content filter refused")
-    try:
-        return parse_reply(reply.text, k, structured=structured)
-    except ReplyUnusable as problem:
+    if reply.end != "natural":
+        thinking = set_aside(reply.text).unfinished or (not reply.text.strip() and reply.thoughts)
         if reply.cut_off:
-            raise ReplyUnusable(f"it was cut off, and {problem.reason}") from problem
-        raise
+            raise ReplyUnusable("it was cut off while it was thinking" if thinking else "it was cut off")
+        raise ReplyUnusable(f"it did not end by itself (finish_reason {reply.finish})")
+    if not reply.answer.strip() and reply.thoughts:
+        raise ReplyUnusable(f"its content is empty, what was written stands in the field {reply.thoughts_in}")
+    return parse_reply(reply.answer, k, structured=reply.structured)

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import Timing
-from cyclealign.judge.ledger import Ledger, Spend
+from cyclealign.judge.call import Spend
+from cyclealign.judge.ledger import Ledger
 from cyclealign.reporting.charts import BarChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.markup import Html, table

@@ -11,7 +11,8 @@ from pathlib import Path
 from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import State, Timing
-from cyclealign.judge.ledger import Ledger, Spend
+from cyclealign.judge.call import Spend
+from cyclealign.judge.ledger import Ledger
 from cyclealign.rankers.agreement import Agreement
 from cyclealign.reporting.settings import read_settings
 

@@ -246,7 +246,8 @@ def test_status_of_a_finished_run(tmp_path: Path, capsys: Captured) -> None:
 
 def test_status_of_a_live_run(tmp_path: Path, capsys: Captured) -> None:
     """A run whose process lives, in the middle of an interaction; its lock and its ledger are in use."""
-    from cyclealign.judge.ledger import Call, Ledger
+    from cyclealign.judge.call import Call
+    from cyclealign.judge.ledger import Ledger
 
     run = finished_run(tmp_path)
     run.lock()

@@ -15,7 +15,8 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import Accuracy, Metrics, Summary, TrainRow
 from cyclealign.files.run_records import prompt_record, set_record, verdict_record
 from cyclealign.files.run_state import Kept, Stage, State, Timing
-from cyclealign.judge.ledger import Call, Ledger
+from cyclealign.judge.call import Call
+from cyclealign.judge.ledger import Ledger
 from cyclealign.rankers.agreement import agree
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.judge.call import Call
 from cyclealign.judge.costs import (
     WorstCase,
     answer_tokens,
@@ -16,7 +17,6 @@ from cyclealign.judge.costs import (
     usd,
     worst_case,
 )
-from cyclealign.judge.ledger import Call
 from cyclealign.judge.prompting import (
     estimate_message_tokens,
     estimate_tokens,

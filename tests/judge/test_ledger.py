@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cyclealign.judge.ledger import Call, Ledger, Spend
+from cyclealign.judge.call import Call, Spend
+from cyclealign.judge.ledger import Ledger
 from cyclealign.types import UserError
 
 
@@ -38,14 +39,19 @@ def fail(ledger: Ledger, row: int, usd: float = 0.0) -> None:
     ledger.failed(row, error="HTTP 500: no", usd=usd, http_status=500, latency_s=0.1)
 
 
+def found(ledger: Ledger, one: Call) -> str | None:
+    recorded = ledger.lookup(one)
+    return None if recorded is None else recorded.reply
+
+
 def test_a_completed_reply_is_found_again_and_a_failure_is_not(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
         fail(ledger, ledger.start(call(), reserved_usd=1.0))
         assert ledger.lookup(call()) is None
         finish(ledger, ledger.start(call(), reserved_usd=1.0), "the reply")
-        assert ledger.lookup(call()) == "the reply"
+        assert found(ledger, call()) == "the reply"
     with Ledger(tmp_path / "l.sqlite") as again:
-        assert again.lookup(call()) == "the reply"
+        assert found(again, call()) == "the reply"
         assert again.lookup(call("other")) is None
 
 
@@ -54,9 +60,9 @@ def test_a_completed_reply_is_found_again_and_a_failure_is_not(tmp_path: Path) -
     [
         {"model": "other"},
         {"messages": [{"role": "system", "content": "hello"}]},
-        {"schema": {"type": "object"}},
-        {"options": {"temperature": 1}},
-        {"options": {}},
+        {"repairs": True},
+        {"content": [{"role": "user", "content": "another form"}]},
+        {"purpose": "probe"},
         {"endpoint": "http://127.0.0.2/v1"},
     ],
 )
@@ -66,15 +72,26 @@ def test_what_changes_the_request_changes_its_identity(tmp_path: Path, change: d
         assert ledger.lookup(call(**change)) is None
 
 
-@pytest.mark.parametrize("change", [{"purpose": "eval"}, {"prompt_id": "q"}, {"interaction": 7}, {"pass_number": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"purpose": "eval"},
+        {"prompt_id": "q"},
+        {"interaction": 7},
+        {"pass_number": 2},
+        {"schema": {"type": "object"}},
+        {"options": {"temperature": 1, "max_completion_tokens": 9}},
+        {"messages": [{"role": "user", "content": "in other words"}], "content": call().messages},
+    ],
+)
 def test_what_is_only_said_about_a_request_does_not(tmp_path: Path, change: dict[str, Any]) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
         finish(ledger, ledger.start(call(), reserved_usd=0.0), "r")
-        assert ledger.lookup(call(**change)) == "r"
+        assert found(ledger, call(**change)) == "r"
 
 
 def test_the_key_is_the_hash_of_the_canonical_content() -> None:
-    content = b'["judge",[{"content":"hello","role":"user"}],null,{"temperature":0}]'
+    content = b'["judge",[{"content":"hello","role":"user"}],"ask"]'
     assert call().key == hashlib.sha256(content).hexdigest()
 
 
@@ -129,7 +146,7 @@ def test_a_reader_sees_what_a_writer_has_committed_so_far(tmp_path: Path) -> Non
             assert reader.spend() == Spend(calls=1, unfinished=1, reserved_usd=0.5)
             finish(writer, row)
             assert reader.spend().done == 1
-            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            with pytest.raises(UserError, match="readonly"):
                 reader.set_fact("a", "b")
 
 
@@ -169,7 +186,7 @@ def test_all_that_was_paid_survives_sigkill(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite", read_only=True) as ledger:
         assert ledger.spend().done == 30
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        assert [ledger.lookup(call(str(i))) for i in range(30)] == [f"reply {i}" for i in range(30)]
+        assert [found(ledger, call(str(i))) for i in range(30)] == [f"reply {i}" for i in range(30)]
         assert ledger.spend().unfinished == 1
         assert ledger.spend().reserved_usd == 0.75
 
@@ -185,7 +202,7 @@ def test_what_is_no_ledger_is_said_in_one_line(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UserError, match="expected layout 1, got 99"):
+    with pytest.raises(UserError, match="expected layout 2, got 99"):
         Ledger(path)
     with pytest.raises(UserError, match="cannot be opened"):
         Ledger(tmp_path / "l.sqlite" / "below a file.sqlite")

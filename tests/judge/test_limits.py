@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyclealign.judge.limits import Adaptive, Budget, BudgetSpent, Gate, RetryPolicy, TokenBucket, retry_after
+from cyclealign.judge.limits import Adaptive, BudgetSpent, Gate, RetryPolicy, Silence, TokenBucket, retry_after
 
 
 class FakeClock:
@@ -96,60 +97,109 @@ def test_concurrency_halves_at_an_overload_and_grows_by_one_a_round() -> None:
     assert adaptive.limit == 1
 
 
+class Money:
+    """What a ledger would have of reservations and costs, by row."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.rows: list[float] = []
+        self.open = 0
+
+    @property
+    def total(self) -> float:
+        return math.fsum(self.rows)
+
+    def start(self, worst: float) -> Callable[[], Awaitable[int | None]]:
+        async def reserve() -> int | None:
+            if self.total + worst > self.limit:
+                return None
+            self.rows.append(worst)
+            self.open += 1
+            return len(self.rows) - 1
+
+        return reserve
+
+    def settle(self, row: int, cost: float) -> None:
+        self.rows[row] = cost
+        self.open -= 1
+
+
 @given(
     limit=st.floats(0.001, 5),
     costs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40),
     concurrency=st.integers(1, 8),
 )
 @settings(max_examples=100, deadline=None)
-def test_spent_and_reserved_never_exceed_the_budget(
+def test_all_that_can_be_sent_is_sent_and_never_more_at_once_than_allowed(
     limit: float, costs: list[tuple[float, float]], concurrency: int
 ) -> None:
     """Each call reserves its worst case and then costs a share of it; calls overlap as the gate lets them."""
-    budget = Budget(limit, 0.0)
+    money = Money(limit)
     turned_away = 0
     highest = 0.0
 
     async def one(gate: Gate, worst: float, share: float) -> None:
         nonlocal turned_away, highest
         try:
-            async with gate.slot(worst) as held:
-                highest = max(highest, budget.spent + budget.reserved)
+            async with gate.slot(0, money.start(worst)) as row:
+                highest = max(highest, money.total)
+                assert money.open <= concurrency
                 await asyncio.sleep(0)
-                held.spent = worst * share
+                money.settle(row, worst * share)
         except BudgetSpent:
             turned_away += 1
 
     async def main() -> None:
-        gate = Gate(Adaptive(concurrency), budget, None, None)
+        gate = Gate(Adaptive(concurrency), None, None)
         await asyncio.gather(*(one(gate, worst, share) for worst, share in costs))
         assert gate.exhausted == (turned_away > 0)
 
     asyncio.run(main())
     assert highest <= limit
-    assert budget.reserved == pytest.approx(0, abs=1e-9)
+    assert money.open == 0
     if turned_away == 0:
-        assert budget.spent == pytest.approx(math.fsum(worst * share for worst, share in costs))
+        assert money.total == pytest.approx(math.fsum(worst * share for worst, share in costs))
 
 
 def test_a_call_waits_for_what_others_may_give_back() -> None:
     """Two calls of at most 0.6 each fit in 1.0 one after the other when the first costs 0.1, not at once."""
 
-    async def main() -> list[float]:
-        budget = Budget(1.0, 0.0)
-        gate = Gate(Adaptive(8), budget, None, None)
+    async def main() -> list[int]:
+        money = Money(1.0)
+        gate = Gate(Adaptive(8), None, None)
         at_once = []
 
         async def one() -> None:
-            async with gate.slot(0.6) as held:
-                at_once.append(budget.reserved)
+            async with gate.slot(0, money.start(0.6)) as row:
+                at_once.append(money.open)
                 await asyncio.sleep(0.01)
-                held.spent = 0.1
+                money.settle(row, 0.1)
 
         await asyncio.gather(*(one() for _ in range(5)))
         return at_once
 
-    assert asyncio.run(main()) == [0.6] * 5
+    assert asyncio.run(main()) == [1] * 5
+
+
+def test_silence_is_counted_from_the_first_attempt_without_a_reply() -> None:
+    now = 1000.0
+    silence = Silence(60.0, clock=lambda: now)
+    assert not silence.over  # nothing was asked, however long ago it was made
+    now = 5000.0
+    assert not silence.goes_on(4999.0)
+    now = 5008.0
+    assert not silence.goes_on(5008.0)
+    assert silence.lasted == 9.0
+    now = 5010.0
+    assert silence.goes_on(5010.0)  # it is said after ten seconds
+    assert not silence.goes_on(5010.0)  # and again after thirty
+    now = 5040.0
+    assert silence.goes_on(5040.0)
+    assert not silence.over
+    now = 5059.0
+    assert silence.over
+    silence.broken()
+    assert (silence.over, silence.lasted, silence.attempts) == (False, 0.0, 0)
 
 
 def test_retry_after_in_all_its_forms() -> None:

@@ -238,8 +238,10 @@ def test_parse_is_the_inverse_of_format(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["[2] > [1] > [3]", " [2]>[1]>[3].\n", "```\n[2] > [1] > [3]\n```", "Here it is:\n\n[2] > [1] > [3]\n\nDone.",
-     "[2] > [1] > [3]\nThe final ranking:\n[2]>[1]>[3]"],
+    ["[2] > [1] > [3]", " [2]>[1]>[3].\n", "```\n[2] > [1] > [3]\n```", "Here it is:\n\n[2] > [1] > [3]\n\n",
+     "[2] > [1] > [3]\nThe final ranking:\n[2]>[1]>[3]", "**[2] > [1] > [3]**", "**Ranking:** [2] > [1] > [3]",
+     "Final: `[2] > [1] > [3]`", "## Final ranking\n\n[2] > [1] > [3]", "Best to worst: [2] > [1] > [3]",
+     "$\\boxed{[2] > [1] > [3]}$", "<answer>[2] > [1] > [3]</answer>"],
 )  # fmt: skip
 def test_text_replies_that_are_one_ranking(reply: str) -> None:
     assert parse_reply(reply, 3, structured=False) == (1, 0, 2)
@@ -256,6 +258,14 @@ def test_text_replies_that_are_one_ranking(reply: str) -> None:
         ("[2] > [1] = [3]", "no line"),
         ("[2]", "no line"),
         ("[2] > [1] > [3]\n[1] > [2] > [3]", "more than one ranking"),
+        ("[2] > [1] > [3]\nDone.", "last line"),
+        ("From worst to best:\n[2] > [1] > [3]", "other words"),
+        ("Worst to best: [2] > [1] > [3]", "no line"),
+        ("I cannot rank these. You asked for\n[2] > [1] > [3]", "other words"),
+        ("Response 1 says:\n[2] > [1] > [3]", "other words"),
+        ("Not this ranking:\n[2] > [1] > [3]", "other words"),
+        ("> [2] > [1] > [3]", "no line"),
+        ('"[2] > [1] > [3]"', "no line"),
         ("Not [1] > [2] but:\n[2] > [1] > [3]", "more than one ranking"),
         ("[2] > [1]", "misses 3"),
         ("[2] > [1] > [3] > [4]", "names unknown numbers 4"),

@@ -15,7 +15,7 @@ from cyclealign.files.jsonl import read_jsonl, write_jsonl
 from cyclealign.files.records import read_records, write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import Place, Timing
-from cyclealign.judge.ledger import Spend
+from cyclealign.judge.call import Spend
 from cyclealign.reporting import progress
 from cyclealign.reporting.progress import Bars, Pace, progress_line, run_seconds_left, said, shown
 from cyclealign.reporting.status import read_status

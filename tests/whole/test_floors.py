@@ -35,7 +35,7 @@ FLOORS = (
 HEIGHT = {name: -row for row, names in enumerate(FLOORS) for name in names}
 # Who may import what; a run that does not use it does not load it.
 OWNERS = {
-    "openai": {"rankers.black_box", "judge.paid_calls", "generation.openai_server"},
+    "openai": {"judge.client", "generation.openai_server"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"training.warm_start"},
     "sentence_transformers": {

@@ -1,0 +1,78 @@
+"""One request to a judge, as it is identified and accounted for; and what requests have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from cyclealign.types import Message, sha256_hex
+
+# eval: calls that only measure a ranker on labelled pairs, their repairs included.
+Purpose = Literal["rank", "repair", "probe", "eval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """``messages``, ``schema`` and ``options`` (the body's other fields) are the wire form: what is sent.
+
+    content: what is asked, whatever the form (the messages with the words of one fixed form of answer); by default
+    ``messages``. repairs: whether it asks again after an unusable reply to the same question. ``interaction`` is None
+    for probes; ``pass_number`` counts presentations of one item from 0.
+    """
+
+    endpoint: str
+    model: str
+    messages: Sequence[Message]
+    schema: Mapping[str, Any] | None
+    options: Mapping[str, Any]
+    purpose: Purpose
+    content: Sequence[Message] | None = None
+    repairs: bool = False
+    prompt_id: str = ""
+    interaction: int | None = None
+    pass_number: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """The identity of a call, besides its endpoint: sha256 of model, content and what is asked of it.
+
+        The wire form is no part of it, so that an answer is found again under whatever form it was given; a probe is
+        about the wire form, and has it in its key.
+        """
+        asked = "repair" if self.repairs else "probe" if self.purpose == "probe" else "ask"
+        content = list(self.messages if self.content is None else self.content)
+        form = [self.schema, dict(self.options)] if asked == "probe" else []
+        return sha256_hex([self.model, content, asked, *form])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """Totals. ``calls`` = ``done`` + ``failed`` + ``unfinished``: every attempt that was about to be sent.
+
+    unfinished: sent, without a reply on record: in flight now, or when a process was killed. repeated: calls sent
+    again because of that. usd: cost of what was answered, and the worst case of failures that may have been
+    billed. reserved_usd: worst case of the unfinished.
+    """
+
+    calls: int = 0
+    done: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    repeated: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    reserved_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A reply on the ledger. structured: whether a schema was asked for. settled: False where the process died between
+    writing it down and reading it."""
+
+    row: int
+    reply: str
+    structured: bool
+    settled: bool

@@ -1,0 +1,118 @@
+"""The connection to a judge: the openai SDK, held to one host and one attempt, and its errors as failures of ours.
+
+The SDK's retries are off, so that each attempt that may be billed has its row on the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from cyclealign.config.endpoints import OPENAI_URL, address_of, host_of
+from cyclealign.files.foreign import one_line, well_formed
+from cyclealign.judge.call import Call
+from cyclealign.judge.chat import decoded, error_of
+from cyclealign.judge.failures import Failure
+from cyclealign.judge.limits import retry_after
+
+if TYPE_CHECKING:
+    import httpx
+    import openai
+
+NO_KEY = "none"  # the SDK sends a bearer token in any case; servers on this machine ignore it
+
+
+class Answer(NamedTuple):
+    """HTTP status and body of a successful response."""
+
+    status: int
+    body: str
+
+
+class RedirectedAway(Exception):
+    """A server names another host for a request that carries a key and prompts."""
+
+
+class Client:
+    """Sends calls to one endpoint. Belongs to one event loop."""
+
+    def __init__(self, sdk: openai.AsyncOpenAI, deadline: float) -> None:
+        self._sdk = sdk
+        self._deadline = deadline
+
+    async def send(self, call: Call) -> Answer | Failure:
+        """The body of a successful response, or why there is none."""
+        import openai
+
+        fields = dict(call.options) | ({"response_format": call.schema} if call.schema else {})
+        messages: Any = [{"role": m["role"], "content": well_formed(m["content"])} for m in call.messages]
+        try:
+            async with asyncio.timeout(self._deadline):
+                raw = await self._sdk.chat.completions.with_raw_response.create(
+                    model=call.model, messages=messages, extra_body=fields
+                )
+            return Answer(raw.status_code, decoded(raw.content))
+        except openai.APIStatusError as error:
+            return _refusal(error)
+        except (TimeoutError, openai.APITimeoutError):
+            return Failure(detail=f"no reply within {self._deadline:g} s", timed_out=True)
+        except openai.APIConnectionError as error:
+            return _no_connection(error)
+
+
+@asynccontextmanager
+async def connected(endpoint: str, key: str, deadline: float) -> AsyncIterator[Client]:
+    """The connection pool. deadline: seconds of one attempt.
+
+    The account that OPENAI_ORG_ID and OPENAI_PROJECT_ID name is told to OpenAI alone.
+    """
+    import openai
+
+    url, query = address_of(endpoint)
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_check_response]})
+    async with openai.AsyncOpenAI(
+        api_key=key or NO_KEY,
+        base_url=url,
+        default_query=query or None,
+        max_retries=0,
+        timeout=deadline,
+        http_client=http,
+    ) as sdk:
+        if host_of(endpoint) != host_of(OPENAI_URL):
+            sdk.organization = sdk.project = None
+        yield Client(sdk, deadline)
+
+
+async def _check_response(response: httpx.Response) -> None:
+    """Before the SDK makes anything of it."""
+    response.encoding = "utf-8"  # a server may declare a codec that makes no text; see ``decoded``
+    if response.has_redirect_location:
+        here = urlsplit(str(response.request.url))
+        there = urlsplit(urljoin(here.geturl(), response.headers["location"]))
+        upgraded = there.scheme == "https" and there.hostname == here.hostname and not there.port
+        if (there.scheme, there.netloc) != (here.scheme, here.netloc) and not upgraded:
+            raise RedirectedAway(f"it redirects to another host, {one_line(there.netloc, 100)}")
+
+
+def _refusal(error: openai.APIStatusError) -> Failure:
+    body = error.response.content
+    said, code = error_of(error.body if error.body is not None else {})
+    said = said or decoded(body) or error.response.reason_phrase
+    headers: Mapping[str, str] = error.response.headers
+    return Failure(
+        detail=f"HTTP {error.status_code}: {one_line(said)}",
+        status=error.status_code,
+        code=one_line(code, 100),
+        wait=retry_after(headers),
+    )
+
+
+def _no_connection(error: openai.APIConnectionError) -> Failure:
+    cause = error.__cause__ or error
+    if isinstance(cause, RedirectedAway):
+        return Failure(detail=str(cause), status=307)
+    never_sent = type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol", "InvalidURL")
+    return Failure(detail=f"connection failed: {one_line(str(cause) or type(cause).__name__)}", sent=not never_sent)

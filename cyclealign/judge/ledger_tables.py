@@ -1,0 +1,108 @@
+"""The ledger's file: tables, layouts, opening; and what is kept beside it while it cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+LAYOUT = 2
+OPENING, WRITING = 30.0, 1.0  # seconds that another program may hold the file while we open it, and at each write
+TABLES = """
+CREATE TABLE calls (
+  id INTEGER PRIMARY KEY,
+  endpoint TEXT NOT NULL,
+  key TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  model TEXT NOT NULL,
+  purpose TEXT NOT NULL,
+  interaction INTEGER,
+  prompt_id TEXT NOT NULL,
+  pass INTEGER NOT NULL,
+  form TEXT NOT NULL CHECK (form IN ('schema', 'text')),
+  options TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('started', 'done', 'failed')),
+  started_at REAL NOT NULL,
+  reserved_usd REAL NOT NULL CHECK (reserved_usd >= 0 AND reserved_usd < 1e12),
+  usd REAL NOT NULL DEFAULT 0 CHECK (usd >= 0 AND usd < 1e12),
+  input_tokens INTEGER NOT NULL DEFAULT 0 CHECK (input_tokens >= 0),
+  output_tokens INTEGER NOT NULL DEFAULT 0 CHECK (output_tokens >= 0),
+  odd TEXT,
+  http_status INTEGER,
+  latency_s REAL,
+  reply TEXT,
+  error TEXT,
+  UNIQUE (endpoint, key, attempt)
+) STRICT;
+CREATE INDEX open_calls ON calls (reserved_usd) WHERE state = 'started';
+CREATE TABLE money (spent REAL NOT NULL) STRICT;
+INSERT INTO money VALUES (0.0);
+CREATE TRIGGER spending AFTER UPDATE OF usd ON calls WHEN NEW.usd <> OLD.usd
+  BEGIN UPDATE money SET spent = spent + (NEW.usd - OLD.usd); END;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+
+
+def opened(path: Path, read_only: bool) -> sqlite3.Connection:
+    """The database, its layout made or checked. Raises sqlite3.Error and OSError."""
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+    if not read_only:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(uri, uri=True, timeout=OPENING, check_same_thread=False)
+    try:
+        _prepare(db, read_only)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _prepare(db: sqlite3.Connection, read_only: bool) -> None:
+    (layout,) = db.execute("PRAGMA user_version").fetchone()
+    if layout == 0 and not read_only:
+        db.execute("PRAGMA journal_mode = WAL")
+        # One transaction: a process killed here leaves no half of a layout behind.
+        db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+    elif layout != LAYOUT:
+        raise sqlite3.DatabaseError(
+            f"expected layout {LAYOUT}, got {layout}: another version of cyclealign wrote it, which identifies calls"
+            " otherwise; use another ledger, or a new run"
+        )
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(f"PRAGMA busy_timeout = {round(1000 * WRITING)}")
+
+
+class Spill:
+    """What could not be written into the ledger yet, by row: in memory, and where that can be written in a file beside
+    it, which the next opening reads. ``pending`` columns are names of the table's own columns."""
+
+    def __init__(self, ledger: Path) -> None:
+        self.path = ledger.with_name(f"{ledger.name}.spill.jsonl")
+        self.pending: dict[int, dict[str, Any]] = {}
+        self.kept = True  # whether the file has all of it
+
+    def read(self) -> None:
+        """Take what an earlier process left. A line that its end cut is no record."""
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                record = json.loads(line)
+                self.pending.setdefault(int(record["row"]), {}).update(record["columns"])
+
+    def add(self, row: int, columns: dict[str, Any]) -> None:
+        self.pending.setdefault(row, {}).update(columns)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"row": row, "columns": columns}) + "\n")
+        except OSError:
+            self.kept = False
+
+    def settled(self) -> None:
+        """All of it is in the ledger."""
+        self.pending.clear()
+        self.kept = True
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)

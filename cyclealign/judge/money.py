@@ -1,0 +1,92 @@
+"""What the calls of one judge may cost and did cost, whatever a server says of the tokens that it took."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+
+from cyclealign.config.schema import Price
+from cyclealign.judge.call import Call
+from cyclealign.judge.chat import ChatReply
+from cyclealign.judge.costs import input_bound, output_bound, usd
+from cyclealign.judge.ledger import Ledger, LedgerUnavailable
+
+# A provider may add words of its own to a request; more than this many times ours is no count of this request.
+INPUT_SLACK = 2.0
+# No model writes more in one reply, thinking included.
+MOST_OUTPUT = 131_072
+# After a reply beyond the request's limit, this many times its length is reserved for each: thinking varies.
+OUTPUT_SLACK = 16
+BYTES_PER_TOKEN = 128  # more than any tokenizer puts into a token, on average of a text
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a reply is booked at. odd: what is wrong with the server's own account; None: nothing."""
+
+    usd: float
+    input_tokens: int
+    output_tokens: int
+    odd: str | None = None
+
+
+class Money:
+    """Price, worst case and charge of calls; what servers bill beyond their requests' limits is a fact on the ledger,
+    so that reservations grow for all processes and starts."""
+
+    def __init__(self, price: Price | None, ledger: Ledger, model: str) -> None:
+        self._price = price
+        self._ledger = ledger
+        self._fact = f"billed beyond the request: {model}"
+        self._input_scale, self._output = 1.0, 0
+
+    def worst(self, call: Call) -> float:
+        """Most that a call may cost in USD: its input bound, and its limit or what was seen beyond one."""
+        self._recall()
+        output = max(self._limit(call), self._output)
+        return usd(self._price, math.ceil(self._input_scale * input_bound(call)), output)
+
+    def charge(self, call: Call, reply: ChatReply, reserved: float) -> Charge:
+        """What a reply is booked at: the server's count where the request can have held it, else the worst case.
+
+        reserved: the worst case when it was sent; what is known since may be more.
+        """
+        given, made = reply.usage.input_tokens, reply.usage.output_tokens
+        odd = self._odd(call, reply)
+        if odd or given is None or made is None:
+            return Charge(max(reserved, self.worst(call)), 0, 0, odd)
+        self._grow(call, given, made)
+        limit = self._limit(call)
+        beyond = f"{made} output tokens at a limit of {limit}" if 0 < limit < made else None
+        return Charge(usd(self._price, given, made), given, made, beyond)
+
+    def _odd(self, call: Call, reply: ChatReply) -> str | None:
+        given, made = reply.usage.input_tokens, reply.usage.output_tokens
+        if given is None or made is None:
+            return "the server does not say how many tokens it took"
+        sent = sum(len(m["content"].encode()) for m in call.messages)
+        written = len(reply.text.encode()) + len(reply.thoughts.encode())
+        if not sent / BYTES_PER_TOKEN <= given <= INPUT_SLACK * input_bound(call):
+            return f"it counts {given} input tokens in {sent} bytes"
+        if not written / BYTES_PER_TOKEN <= made <= max(MOST_OUTPUT, self._limit(call)):
+            return f"it counts {made} output tokens in {written} bytes"
+        return None
+
+    def _limit(self, call: Call) -> int:
+        return output_bound(call.options) or 0
+
+    def _grow(self, call: Call, given: int, made: int) -> None:
+        scale = INPUT_SLACK if given > input_bound(call) else 1.0
+        output = min(MOST_OUTPUT, OUTPUT_SLACK * made) if 0 < self._limit(call) < made else 0
+        if scale > self._input_scale or output > self._output:
+            self._input_scale, self._output = max(scale, self._input_scale), max(output, self._output)
+            with contextlib.suppress(LedgerUnavailable):
+                self._ledger.set_fact(self._fact, json.dumps([self._input_scale, self._output]))
+
+    def _recall(self) -> None:
+        known = self._ledger.fact(self._fact)
+        if known is not None:
+            scale, output = json.loads(known)
+            self._input_scale, self._output = max(scale, self._input_scale), max(output, self._output)
