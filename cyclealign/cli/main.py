@@ -21,6 +21,7 @@ from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
+from cyclealign.files.foreign import ForeignFormatter, one_line, readable_traceback
 from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(eval_app, name="eval")
+LONGEST_ERROR = 2000  # characters of an error's line
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config: quickstart, …")]
 Overrides = Annotated[
     list[str] | None,
@@ -108,12 +110,15 @@ def rank(
     ranker: RankerName,
     options: BlackBoxKeys = None,
     out: Annotated[Path | None, typer.Option(help="Write here, not to stdout", show_default=False)] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Record of paid calls, not beside FILE", show_default=False)
+    ] = None,
     seed: Seed = 42,
 ) -> None:
     """Rank any JSONL of candidate sets."""
     from cyclealign.rankers.rank_file import RankJob, rank_file
 
-    job = RankJob(file=file, ranker=ranker, options=tuple(options or ()), out=out, seed=seed)
+    job = RankJob(file=file, ranker=ranker, options=tuple(options or ()), out=out, ledger=ledger, seed=seed)
     print(rank_file(job), file=sys.stderr)
 
 
@@ -186,7 +191,7 @@ app.add_typer(cli_distill.app, name="distill")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; mistakes of the user's become one line on stderr."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    _keep_foreign_text_harmless()
     logging.getLogger("cyclealign").setLevel(logging.INFO if is_main() else logging.ERROR)
     if not sys.stderr.isatty():
         # Progress bars are for people who watch; in a file they bury the one line that matters.
@@ -236,5 +241,13 @@ def _say(text: str) -> None:
 
 def _fail(message: str, code: int) -> int:
     if is_main():
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {one_line(message, LONGEST_ERROR)}", file=sys.stderr)
     return code
+
+
+def _keep_foreign_text_harmless() -> None:
+    """What servers, files and models wrote reaches a terminal or a log printable and without keys, tracebacks too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(ForeignFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    sys.excepthook = lambda *error: print(readable_traceback(*error), end="", file=sys.stderr)

@@ -6,9 +6,10 @@ package. Relative paths are relative to the current directory.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -325,6 +326,9 @@ def check_teacher(config: Config) -> None:
         )
 
 
+_SECRET = re.compile(r"(?:\A|[_-])(?:key|token|secret|sig|signature|password|auth)\Z", re.IGNORECASE)
+
+
 def check_url(key: str, url: str) -> None:
     """ValueError unless ``url`` is http(s) with a host and without a password (it is written to the run directory)."""
     try:
@@ -336,6 +340,9 @@ def check_url(key: str, url: str) -> None:
         raise ValueError(f"{key}: expected a URL like http://127.0.0.1:8000/v1, got {url!r}")
     if parts.username or parts.password:
         raise ValueError(f"{key}: a user name or password in it would be written to the run directory; use api_key_env")
+    secret = [name for name, _ in parse_qsl(parts.query) if _SECRET.search(name)]
+    if secret:
+        raise ValueError(f"{key}: {secret[0]} in it would be written to the run directory; use api_key_env")
 
 
 def _check_request_key(key: str) -> None:

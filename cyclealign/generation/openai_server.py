@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.config.endpoints import SERVER_KEY
+from cyclealign.config.endpoints import OPENAI_URL, SERVER_KEY, host_of
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
+from cyclealign.files.foreign import one_line
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
     FORGED_TURN,
@@ -218,6 +219,8 @@ def _connect(url: str) -> Endpoint:
 
     key = os.environ.get(SERVER_KEY, "none")
     client = OpenAI(base_url=url, api_key=key, max_retries=RETRIES, timeout=SECONDS)
+    if host_of(url) != host_of(OPENAI_URL):  # whose account OPENAI_ORG_ID names is none of another host's business
+        client.organization = client.project = None
     with _readable(url):
         models = list(client.models.list())
     if not models:
@@ -252,5 +255,4 @@ def _readable(url: str, doing: str = "generating") -> Iterator[None]:
     except APIConnectionError as error:
         raise UserError(f"generator.endpoints: no server answers at {url}") from error
     except APIError as error:
-        line = " ".join(str(error).split())[:300]
-        raise UserError(f"generator.endpoints: {url}, {doing}: {line}") from error
+        raise UserError(f"generator.endpoints: {url}, {doing}: {one_line(str(error))}") from error

@@ -47,6 +47,7 @@ class Capability:
         self._asking = asyncio.Lock()
         self._found: dict[bool, Found] = {}
         self._ignored = 0
+        calls.greeting = self._call(2, structured=False)
 
     async def structured(self, k: int) -> bool:
         """Whether answers over ``k`` candidates can be held to a JSON schema.
@@ -68,7 +69,10 @@ class Capability:
         """Learn from a reply to a request with a schema: whether it is JSON at all."""
         if reply.end != "natural" or reply.refused or not reply.answer.strip():
             return
-        self._ignored = 0 if reply.answer.rstrip().endswith(("}", "```")) else self._ignored + 1
+        if _is_verdict(reply, k, structured=False):  # a schema that is held to lets nobody write this
+            self._ignored = IGNORED
+        else:
+            self._ignored = 0 if reply.answer.rstrip().endswith(("}", "```")) else self._ignored + 1
         if self._ignored >= IGNORED:
             self.refused(k, "the server does not hold its answers to a schema any more")
 
@@ -116,8 +120,11 @@ class Capability:
         return found, "the server ignores a schema"
 
     async def _ask(self, k: int, *, structured: bool, again: bool = False) -> ChatReply:
+        return await self._calls.reply(self._call(k, structured=structured), attempts=ATTEMPTS, again=again)
+
+    def _call(self, k: int, *, structured: bool) -> Call:
         item = CandidateSet(PROBE.prompt, PROBE.candidates[:k])
-        call = Call(
+        return Call(
             endpoint=self._calls.endpoint,
             model=self._calls.model,
             messages=render(self._template, (), item, range(k), structured=False),
@@ -125,16 +132,13 @@ class Capability:
             options=request_options(self._config, k),
             purpose="probe",
         )
-        return await self._calls.reply(call, attempts=ATTEMPTS, again=again)
 
     def _held(self, reply: ChatReply, k: int) -> Found:
         if reply.end != "natural":
             return "unsure"
-        try:
-            parse_reply(reply.answer, k, structured=True)
-        except ReplyUnusable:
-            return "no" if reply.text.strip() else "unsure"
-        return "yes"
+        if _is_verdict(reply, k, structured=True):
+            return "yes"
+        return "no" if reply.text.strip() else "unsure"
 
     def _check_room(self, reply: ChatReply) -> None:
         """UserError where no answer can be read of this model: all items would be paid for in vain."""
@@ -162,3 +166,11 @@ class Capability:
         return UserError(
             f"black_box: {self._calls.endpoint} does not serve model {self._calls.model!r} ({said}); {hint}"
         )
+
+
+def _is_verdict(reply: ChatReply, k: int, *, structured: bool) -> bool:
+    try:
+        parse_reply(reply.answer, k, structured=structured)
+    except ReplyUnusable:
+        return False
+    return True

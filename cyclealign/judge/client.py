@@ -60,6 +60,8 @@ class Client:
         except (TimeoutError, openai.APITimeoutError):
             return Failure(detail=f"no reply within {self._deadline:g} s", timed_out=True)
         except openai.APIConnectionError as error:
+            return _no_connection(error.__cause__ or error)
+        except Exception as error:  # what a server makes of the protocol must not become a traceback of ours
             return _no_connection(error)
 
 
@@ -110,8 +112,7 @@ def _refusal(error: openai.APIStatusError) -> Failure:
     )
 
 
-def _no_connection(error: openai.APIConnectionError) -> Failure:
-    cause = error.__cause__ or error
+def _no_connection(cause: BaseException) -> Failure:
     if isinstance(cause, RedirectedAway):
         return Failure(detail=str(cause), status=307)
     never_sent = type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol", "InvalidURL")

@@ -11,7 +11,7 @@ from typing import Any
 LAYOUT = 2
 OPENING, WRITING = 30.0, 1.0  # seconds that another program may hold the file while we open it, and at each write
 TABLES = """
-CREATE TABLE calls (
+CREATE TABLE IF NOT EXISTS calls (
   id INTEGER PRIMARY KEY,
   endpoint TEXT NOT NULL,
   key TEXT NOT NULL,
@@ -36,12 +36,12 @@ CREATE TABLE calls (
   error TEXT,
   UNIQUE (endpoint, key, attempt)
 ) STRICT;
-CREATE INDEX open_calls ON calls (reserved_usd) WHERE state = 'started';
-CREATE TABLE money (spent REAL NOT NULL) STRICT;
-INSERT INTO money VALUES (0.0);
-CREATE TRIGGER spending AFTER UPDATE OF usd ON calls WHEN NEW.usd <> OLD.usd
+CREATE INDEX IF NOT EXISTS open_calls ON calls (reserved_usd) WHERE state = 'started';
+CREATE TABLE IF NOT EXISTS money (spent REAL NOT NULL) STRICT;
+INSERT INTO money SELECT 0.0 WHERE NOT EXISTS (SELECT 1 FROM money);
+CREATE TRIGGER IF NOT EXISTS spending AFTER UPDATE OF usd ON calls WHEN NEW.usd <> OLD.usd
   BEGIN UPDATE money SET spent = spent + (NEW.usd - OLD.usd); END;
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
 
@@ -63,7 +63,7 @@ def _prepare(db: sqlite3.Connection, read_only: bool) -> None:
     (layout,) = db.execute("PRAGMA user_version").fetchone()
     if layout == 0 and not read_only:
         db.execute("PRAGMA journal_mode = WAL")
-        # One transaction: a process killed here leaves no half of a layout behind.
+        # One transaction: a process killed here leaves no half of a layout behind, and two may do it at once.
         db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
     elif layout != LAYOUT:
         raise sqlite3.DatabaseError(

@@ -38,6 +38,7 @@ class PaidCalls:
         check_bounded(config)
         self.endpoint = config.base_url or OPENAI_URL
         self.model = config.model or ""
+        self.greeting: Call | None = None  # a tiny call that a judge which is there answers
         self._config = config
         self._ledger = ledger
         outage = 60 * config.outage_minutes
@@ -101,7 +102,8 @@ class PaidCalls:
             if not outcome.retryable or failures >= most or asked > self._retry.longest_pause:
                 raise CallFailed(outcome)
             if self._silence.over:
-                await self._end_unless_alive(call, outcome)
+                await self._end_unless_alive(outcome)
+                failures = max(failures, tried - 1)  # what waits alone is not waiting for the judge
             self._gate.pause(asked)
             await asyncio.sleep(max(asked, self._retry.wait(tried, random.random())))
 
@@ -218,17 +220,14 @@ class PaidCalls:
                     raise
             await asyncio.sleep(BETWEEN_TRIES)
 
-    async def _end_unless_alive(self, call: Call, failure: Failure) -> None:
+    async def _end_unless_alive(self, failure: Failure) -> None:
         """After a long silence: is nobody there, or does one request get no answer? A tiny one tells.
 
-        Raises RunStopped, or CallFailed for the request.
+        Raises RunStopped, where it gets none either.
         """
         lasted, attempts = self._silence.lasted, self._silence.attempts
-        greeting = replace(
-            call, messages=[{"role": "user", "content": "Say OK."}], content=None, schema=None, purpose="probe"
-        )
-        if isinstance(await self._attempt(greeting), ChatReply):
-            raise CallFailed(failure)
+        if self.greeting is not None and isinstance(await self._attempt(self.greeting), ChatReply):
+            return
         raise RunStopped(
             f"black_box: no reply from {self.endpoint} for {lasted / 60:.3g} min, {attempts} attempts"
             f" (last: {failure.detail}); what was ranked is kept; start again when it answers, or raise"

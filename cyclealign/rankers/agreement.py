@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from operator import itemgetter
 
-from cyclealign.rankers.chance import chance_corrected
+from cyclealign.rankers.chance import chance_corrected_of
 from cyclealign.types import Ranking
 
 Tiers = tuple[tuple[str, ...], ...]
@@ -22,7 +22,7 @@ class Agreement:
     """What two rankings of one prompt have in common.
 
     ``ids``: the longest common subsequence, best first. ``k``: candidates that both ranked. ``corrected``:
-    ``length`` against chance, see ``chance_corrected``. ``settled``: both give the same full order, no ties.
+    ``length`` against chance, see ``chance_corrected_of``. ``settled``: both give the same full order, no ties.
     """
 
     prompt_id: str
@@ -45,12 +45,15 @@ def agree(black: Ranking, white: Ranking) -> Agreement:
     """
     if black.prompt_id != white.prompt_id:
         raise ValueError(f"expected two rankings of one prompt, got {black.prompt_id} and {white.prompt_id}")
-    k = len(_places(black.tiers).keys() & _places(white.tiers).keys())
+    shared = _places(black.tiers).keys() & _places(white.tiers).keys()
+    k = len(shared)
     if k == 0:
         raise ValueError(f"prompt {black.prompt_id}: the two rankings share no candidate")
     ids = _longest_common(black.tiers, white.tiers, white.scores)
     settled = black.tiers == white.tiers and len(black.tiers) == k
-    return Agreement(black.prompt_id, ids, len(ids), k, chance_corrected(len(ids), k), settled)
+    sizes = [tuple(filter(None, (len(shared & set(tier)) for tier in r.tiers))) for r in (black, white)]
+    corrected = chance_corrected_of(len(ids), *sizes)
+    return Agreement(black.prompt_id, ids, len(ids), k, corrected, settled)
 
 
 def lcs(black: Sequence[str], white: Sequence[str], white_scores: Mapping[str, float] | None = None) -> tuple[str, ...]:

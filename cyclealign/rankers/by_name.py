@@ -5,6 +5,7 @@ The kinds are in ``config.ranker_kinds``; here is how each is opened. Whatever s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import CascadeFit
+from cyclealign.judge.costs import LENGTH_OPTIONS
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
-from cyclealign.types import Ranker, UserError
+from cyclealign.types import Ranker, UserError, sha256_hex
 
 NO_CASCADE = (
     "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
@@ -112,6 +114,21 @@ def scorer_by_name(name: str, *, flag: str = "--scorer") -> PairScorer:
 def ledger_beside(file: Path) -> Path:
     """Where the paid calls of a command are recorded: beside its output file, or its input."""
     return file.with_name(f"{file.name}.ledger.sqlite")
+
+
+def ledger_of_judge(file: Path, box: BlackBoxConfig) -> Path:
+    """The ledger of ranking a file by one judge, wherever the verdicts go: beside the file, named by what is asked.
+
+    Rates, budget, price, passes and the form of an answer may change without another ledger.
+
+    Raises UserError where nothing can be written there.
+    """
+    asked = {name: value for name, value in box.request.items() if name not in (*LENGTH_OPTIONS, "temperature")}
+    name = sha256_hex([box.base_url, box.model, box.template, asked])[:8]
+    path = file.with_name(f"{file.name}.{name}.ledger.sqlite")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written, and paid calls must be recorded; give --ledger PATH")
+    return path
 
 
 def _installed(spec: RankerSpec) -> RankerSpec:

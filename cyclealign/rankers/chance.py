@@ -1,11 +1,18 @@
-"""How much two random rankings agree: the exact law of their longest common subsequence."""
+"""How much two random rankings agree: the law of their longest common subsequence, also where they have ties."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
+from itertools import accumulate
+
+Sizes = tuple[int, ...]  # of a ranking's tiers, best first
+EXACT_UP_TO = 8  # candidates; above, the mean of rankings with ties is that of DRAWS of them
+DRAWS = 4000
 
 
 @cache
@@ -50,3 +57,80 @@ def chance_corrected(length: int, k: int) -> float:
         return 0.0
     expected = _expected(k)
     return float((length - expected) / (k - expected))
+
+
+def expected_lcs_of(first: Sizes, second: Sizes) -> float:
+    """Mean length of the LCS of two random rankings with tiers of these sizes: 1 where one of them ties everything.
+
+    A tie agrees with nothing (``agreement.agree``), so rankings with ties agree less by chance too.
+
+    Raises ValueError where they are not of as many candidates.
+    """
+    k = sum(first)
+    if k != sum(second):
+        raise ValueError(f"expected rankings of as many candidates, got {k} and {sum(second)}")
+    if max(*first, *second) == 1:
+        return expected_lcs(k)
+    return float(_exact(first, second)) if k <= EXACT_UP_TO else _drawn(first, second)
+
+
+def chance_corrected_of(length: int, first: Sizes, second: Sizes) -> float:
+    """``chance_corrected`` of rankings with tiers of these sizes; E is what such rankings have in common by chance.
+
+    Full agreement, 1, needs a full order: what ties leave open is no agreement. A ranking that ties everything has 0.
+    """
+    k = sum(first)
+    if k <= 1:
+        return 0.0
+    if max(*first, *second) == 1:
+        return chance_corrected(length, k)
+    expected = expected_lcs_of(first, second)
+    return (length - expected) / (k - expected)
+
+
+@cache
+def _exact(first: Sizes, second: Sizes) -> Fraction:
+    """By tiers of ``first``: how many ways lead to each (items left of each tier of ``second``, longest chains)."""
+    states: dict[tuple[Sizes, Sizes], int] = {(second, (0,) * len(second)): 1}
+    for size in first:
+        following: dict[tuple[Sizes, Sizes], int] = defaultdict(int)
+        for (left, chains), ways in states.items():
+            for taken in _shares(size, left):
+                rest = tuple(n - t for n, t in zip(left, taken, strict=True))
+                choices = math.prod(map(math.comb, left, taken))
+                following[rest, _longer(chains, taken)] += ways * choices
+        states = following
+    total = sum(states.values())
+    return sum((Fraction(max(chains) * ways, total) for (_, chains), ways in states.items()), Fraction(0))
+
+
+def _shares(size: int, left: Sizes) -> Iterator[Sizes]:
+    """All ways to take ``size`` items from tiers that have ``left``."""
+    if not left:
+        if size == 0:
+            yield ()
+        return
+    for n in range(min(size, left[0]) + 1):
+        yield from ((n, *rest) for rest in _shares(size - n, left[1:]))
+
+
+def _longer(chains: Sizes, taken: Sequence[int]) -> Sizes:
+    """Longest chains that end in each tier of the second ranking, after one more tier of the first."""
+    before = (0, *accumulate(chains, max))
+    return tuple(max(c, before[i] + 1) if taken[i] else c for i, c in enumerate(chains))
+
+
+@cache
+def _drawn(first: Sizes, second: Sizes) -> float:
+    draw = random.Random(0)
+    places = [tier for tier, size in enumerate(second) for _ in range(size)]
+    total = 0
+    for _ in range(DRAWS):
+        draw.shuffle(places)
+        at, chains = 0, (0,) * len(second)
+        for size in first:
+            here = places[at : at + size]
+            chains = _longer(chains, [here.count(tier) for tier in range(len(second))])
+            at += size
+        total += max(chains)
+    return total / DRAWS

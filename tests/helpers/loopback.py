@@ -29,7 +29,10 @@ ESCAPED = re.compile(r"(?<=[<\[])\\")
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What the server does instead of an ordinary answer. ``drop``: closes the connection without one."""
+    """What the server does instead of an ordinary answer. ``drop``: closes the connection without one.
+
+    data: the body as bytes. wire: all that is sent, status line included.
+    """
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -38,7 +41,15 @@ class Fault:
     delay: float = 0.0
     text: str | None = None
     message: Mapping[str, Any] = field(default_factory=dict)
-    finish: str = "stop"
+    finish: str | None = "stop"
+    data: bytes | None = None
+    wire: bytes | None = None
+    usage: Any = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it says all that is to be sent."""
+        return self.drop or self.status != 200 or not (self.body is self.data is self.wire is None)
 
 
 # Gets the number of the request (from 0) and its body; None: an ordinary answer.
@@ -116,6 +127,7 @@ class Loopback(AbstractContextManager["Loopback"]):
     requests: list[Body] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     most_at_once: int = 0
     at_once: int = 0
 
@@ -175,7 +187,7 @@ class Loopback(AbstractContextManager["Loopback"]):
     def response(self, number: int, body: Body) -> Fault:
         """What to do with a request, its text included."""
         fault = self.script(number, body)
-        if fault is not None and (fault.drop or fault.status != 200 or fault.body is not None):
+        if fault is not None and fault.whole:
             return fault
         if "response_format" in body and self.structured == "refused":
             error = {"error": {"message": "response_format is not supported", "code": None}}
@@ -183,13 +195,13 @@ class Loopback(AbstractContextManager["Loopback"]):
         seen = body if self.structured is True else {k: v for k, v in body.items() if k != "response_format"}
         given = fault or Fault()
         text = self.judge(seen) if given.text is None else given.text
-        return Fault(delay=given.delay, body=completion(body, text, given.message, given.finish))
+        return Fault(delay=given.delay, body=completion(body, text, given.message, given.finish, given.usage))
 
 
-def completion(body: Body, text: str, message: Mapping[str, Any], finish: str) -> str:
+def completion(body: Body, text: str, message: Mapping[str, Any], finish: str | None, odd: Any = None) -> str:
     """A chat completion; tokens are words, the same on every machine."""
     words = sum(len(m["content"].split()) for m in body["messages"])
-    usage = {"prompt_tokens": words, "completion_tokens": len(text.split()) + 2}
+    usage = {"prompt_tokens": words, "completion_tokens": len(text.split()) + 2} | (odd or {})
     content = {"role": "assistant", "content": text} | dict(message)
     choice = {"index": 0, "message": content, "finish_reason": finish}
     return json.dumps(
@@ -220,7 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         loopback = self.server_of
-        if not self.path.endswith("/chat/completions"):
+        loopback.paths.append(self.path)
+        if not self.path.partition("?")[0].endswith("/chat/completions"):
             self._send(Fault(status=404, body='{"error": {"message": "no such path"}}'))
             return
         number = loopback.arrive(body, dict(self.headers.items()))
@@ -236,7 +249,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        data = (given.body or "").encode()
+        if given.wire is not None:
+            self.wfile.write(given.wire)
+            self.close_connection = True
+            return
+        data = (given.body or "").encode() if given.data is None else given.data
         self.send_response(given.status)
         for name, value in {
             "Content-Type": "application/json",

@@ -7,13 +7,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclealign.rankers.agreement import agree, kendall_tau, lcs
-from cyclealign.rankers.chance import chance_corrected, expected_lcs, lcs_distribution
+from cyclealign.rankers.chance import chance_corrected, expected_lcs, expected_lcs_of, lcs_distribution
 from cyclealign.rankers.consensus import aggregate, borda, kemeny, vote_shares
 from cyclealign.rankers.utilities import VOTE_EPSILON, order_utilities, teacher_utilities, vote_utilities
 from cyclealign.types import Ranking
@@ -145,7 +146,7 @@ def test_a_tie_agrees_with_nothing() -> None:
     white = ranking("a", "b", "c")
     tied = agree(ranking("abc"), white)
     assert (tied.length, tied.settled) == (1, False)
-    assert tied.corrected < 0
+    assert tied.corrected == 0
     partly = agree(ranking("ab", "c"), white)
     assert (partly.ids, partly.length, partly.settled) == (("a", "c"), 2, False)
     both = agree(ranking("ab", "c"), ranking("ab", "c"))
@@ -310,3 +311,39 @@ def test_teacher_utilities_take_the_finest_there_is() -> None:
     assert teacher_utilities(ranking("a", "b", votes=votes, passes=passes)) == vote_utilities(votes)
     scores = {"a": 3.0, "b": -1.0}
     assert teacher_utilities(ranking("a", "b", scores=scores, votes=votes, passes=passes)) == scores
+
+
+def tiers_of(order: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    ends = list(itertools.accumulate(sizes))
+    return tuple(tuple(order[end - size : end]) for end, size in zip(ends, sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((2, 2), (1, 1, 1, 1)), ((1, 3), (2, 2)), ((1, 2, 1), (2, 1, 1)), ((4,), (1, 1, 1, 1)), ((2, 1, 2), (1, 1, 3))],
+)
+def test_what_rankings_with_ties_have_in_common_by_chance_is_that_of_all_of_them(
+    first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    ids = [str(i) for i in range(sum(first))]
+    black = Ranking(prompt_id="p", tiers=tiers_of(ids, first))
+    found = [
+        agree(black, Ranking(prompt_id="p", tiers=tiers_of(order, second))) for order in itertools.permutations(ids)
+    ]
+    assert expected_lcs_of(first, second) == pytest.approx(fmean(a.length for a in found))
+    assert fmean(a.corrected for a in found) == pytest.approx(0, abs=1e-12)  # chance is never beyond chance
+    assert max(a.corrected for a in found) < 1
+
+
+def test_a_verdict_that_ties_everything_agrees_neither_more_nor_less_than_chance() -> None:
+    white = Ranking(prompt_id="p", tiers=tiers_of("abcd", (1, 1, 1, 1)))
+    assert agree(Ranking(prompt_id="p", tiers=tiers_of("abcd", (4,))), white).corrected == 0.0
+
+
+def test_long_rankings_with_ties_are_drawn_and_full_orders_keep_their_law() -> None:
+    assert expected_lcs_of((1,) * 6, (1,) * 6) == expected_lcs(6)
+    some = expected_lcs_of((1,) * 8 + (2,), (1,) * 10)
+    assert expected_lcs(9) - 0.3 < some < expected_lcs(10)
+    assert expected_lcs_of((1,) * 8 + (2,), (1,) * 10) == some
+    with pytest.raises(ValueError, match="as many candidates, got 2 and 3"):
+        expected_lcs_of((2,), (3,))
