@@ -164,6 +164,20 @@ class Ledger:
             reply=reply,
         )
 
+    def grow(self, endpoint: str, model: str, *, times: float, plus: float) -> None:
+        """All that was booked or reserved at a worst case grows: it has turned out that calls may cost more. USD."""
+
+        def update() -> None:
+            about = "endpoint = ? AND model = ?"
+            grown = (times, plus, endpoint, model)
+            self._db.execute(
+                f"UPDATE calls SET reserved_usd = reserved_usd * ? + ? WHERE state = 'started' AND {about}", grown
+            )
+            guessed = "usd > 0 AND (state = 'failed' OR (odd IS NOT NULL AND output_tokens = 0))"
+            self._db.execute(f"UPDATE calls SET usd = usd * ? + ? WHERE {guessed} AND {about}", grown)
+
+        self._write(update)
+
     def fact(self, name: str) -> str | None:
         """What was found out about an endpoint before (its capabilities), so that it is paid for once."""
         row = self._one("SELECT value FROM facts WHERE name = ?", (name,))

@@ -81,8 +81,12 @@ class Money:
         scale = INPUT_SLACK if given > input_bound(call) else 1.0
         output = min(MOST_OUTPUT, OUTPUT_SLACK * made) if 0 < self._limit(call) < made else 0
         if scale > self._input_scale or output > self._output:
+            times = max(scale, self._input_scale) / self._input_scale
+            more = usd(self._price, 0, max(output - self._output, 0))
             self._input_scale, self._output = max(scale, self._input_scale), max(output, self._output)
             with contextlib.suppress(LedgerUnavailable):
+                # What got no reply, or no account of it, may have cost as much.
+                self._ledger.grow(call.endpoint, call.model, times=times, plus=more)
                 self._ledger.set_fact(self._fact, json.dumps([self._input_scale, self._output]))
 
     def _recall(self) -> None:

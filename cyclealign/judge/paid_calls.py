@@ -125,7 +125,7 @@ class PaidCalls:
             try:
                 sent = await self._client.send(call)
             except asyncio.CancelledError:
-                self._record_failure(row, Failure(detail="cancelled"), worst, sent_at)
+                self._record_failure(row, Failure(detail="cancelled"), self._worst(call, worst), sent_at)
                 raise
             outcome = self._record(call, row, sent, worst, sent_at)
         if isinstance(outcome, ChatReply):
@@ -154,7 +154,7 @@ class PaidCalls:
         self, call: Call, row: int, sent: Answer | Failure, worst: float, sent_at: float
     ) -> ChatReply | Failure:
         if isinstance(sent, Failure):
-            return self._record_failure(row, sent, worst, sent_at)
+            return self._record_failure(row, sent, self._worst(call, worst), sent_at)
         # A reply is read as it came; what is written down has no key in it.
         written = scrubbed(sent.body)
         self._ledger.received(row, reply=written, http_status=sent.status)
@@ -180,7 +180,7 @@ class PaidCalls:
                 code=error.code,
                 reply=recorded.reply,
             )
-            return self._record_failure(recorded.row, failure, worst, sent_at)
+            return self._record_failure(recorded.row, failure, self._worst(call, worst), sent_at)
         charge = self._money.charge(call, reply, worst)
         self._ledger.done(
             recorded.row,
@@ -197,6 +197,10 @@ class PaidCalls:
             with contextlib.suppress(LedgerUnavailable):
                 self._ledger.set_fact(self._serves, "yes")
         return reply if charge.odd is None else replace(reply, usage=Usage(None, None))
+
+    def _worst(self, call: Call, reserved: float) -> float:
+        """What a call without an account of it is booked at: what was reserved, or more where that is known now."""
+        return max(reserved, self._money.worst(call))
 
     def _record_failure(self, row: int, failure: Failure, worst: float, sent_at: float) -> Failure:
         self._ledger.failed(

@@ -1,0 +1,168 @@
+"""Money, simulated: lying servers, two processes, kills, thinking beyond the limit. No network, the real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.judge import paid_calls
+from cyclealign.judge.call import Call
+from cyclealign.judge.client import Answer
+from cyclealign.judge.costs import input_bound
+from cyclealign.judge.failures import CallFailed, Failure
+from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.limits import BudgetSpent, RetryPolicy
+
+PRICE = Price(input=10.0, output=30.0)
+LIMIT = 88
+LIES = (
+    {"prompt_tokens": 10**30},
+    {"prompt_tokens": -5},
+    {"prompt_tokens": None},
+    {"prompt_tokens": 0},
+    {"completion_tokens": "n/a"},
+    {"completion_tokens": 10**9},
+    {"completion_tokens": 0.5},
+    {"total_tokens": 10**15},
+)
+
+
+@dataclass
+class Server:
+    """Bills when a call arrives. ``beyond``: most times the limit that it may think."""
+
+    draw: random.Random
+    beyond: float = 1.0
+    bill: float = 0.0
+    dead: bool = False
+    excess: float = 0.0  # of the calls that were sent before the first reply beyond the limit came back
+    shown: bool = False  # whether such a reply has come back
+    sent: list[str] = field(default_factory=list)
+
+    async def send(self, call: Call) -> Answer | Failure:
+        if self.dead:
+            await asyncio.sleep(3600)
+        draw = self.draw
+        given = draw.randint(len(call.messages[0]["content"]) // 4, input_bound(call))
+        made = draw.randint(1, LIMIT)
+        if self.beyond > 1 and draw.random() < 0.3:
+            made = draw.randint(LIMIT, round(self.beyond * LIMIT))
+        fails = draw.random() < 0.15
+        cost = (given * PRICE.input + made * PRICE.output) / 1e6
+        if not fails or draw.random() < 0.5:
+            self.bill += cost
+            if not self.shown:
+                self.excess += max(0, made - LIMIT) * PRICE.output / 1e6
+        self.sent.append(call.key)
+        for _ in range(draw.randint(0, 5)):
+            await asyncio.sleep(0)
+        if fails:
+            return Failure(detail="no reply", timed_out=True)
+        self.shown = self.shown or made > LIMIT
+        counts = {"prompt_tokens": given, "completion_tokens": made}
+        if draw.random() < 0.2 and made <= LIMIT:
+            counts |= draw.choice(LIES)
+        choice = {"message": {"content": "x" * min(made, 40)}, "finish_reason": "stop"}
+        return Answer(200, json.dumps({"choices": [choice], "usage": counts}))
+
+
+def question(i: int) -> Call:
+    return Call(
+        endpoint="http://127.0.0.1/v1",
+        model="judge",
+        messages=[{"role": "user", "content": f"question {i} " * (10 + i % 7)}],
+        schema=None,
+        options={"max_tokens": LIMIT},
+        purpose="rank",
+    )
+
+
+async def process(ledger: Path, budget: float, calls: range, killed_after: int | None, server: Server) -> None:
+    """One process that asks; killed: whatever it has in flight is on its ledger as it was."""
+    config = BlackBoxConfig(
+        model="judge", base_url="http://127.0.0.1/v1", price=PRICE, budget_usd=budget, max_concurrency=4
+    )
+    with Ledger(ledger) as opened:
+        paid = paid_calls.PaidCalls(config, opened, RetryPolicy(attempts=3, first_wait=0.0))
+
+        async def one(i: int) -> None:
+            with contextlib.suppress(CallFailed, BudgetSpent):
+                await paid.reply(question(i))
+
+        async with paid.open():
+            tasks = [asyncio.create_task(one(i)) for i in calls]
+            if killed_after is None:
+                await asyncio.gather(*tasks)
+                return
+            while len(server.sent) < killed_after and not all(t.done() for t in tasks):
+                await asyncio.sleep(0)
+            server.dead = True
+            left = ledger.with_name("left.sqlite")
+            with sqlite3.connect(ledger) as now, sqlite3.connect(left) as copy:
+                now.backup(copy)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    for suffix in ("", "-wal", "-shm"):
+        ledger.with_name(f"{ledger.name}{suffix}").unlink(missing_ok=True)
+    shutil.move(left, ledger)
+
+
+def simulate(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(seed)
+    server = Server(draw, beyond=draw.choice([1.0, 1.0, 3.0, 12.0]))
+
+    @asynccontextmanager
+    async def connected(*_: object) -> AsyncIterator[Server]:
+        yield server
+
+    monkeypatch.setattr(paid_calls, "connected", connected)
+    monkeypatch.setattr("cyclealign.judge.limits.RetryPolicy.wait", lambda *_: 0.0)
+    ledger = folder / f"{seed}.sqlite"
+    budget = draw.uniform(0.02, 0.25)
+
+    async def both() -> None:
+        await asyncio.gather(
+            process(ledger, budget, range(20), None, server), process(ledger, budget, range(10, 30), None, server)
+        )
+
+    if draw.random() < 0.6:
+        asyncio.run(process(ledger, budget, range(20), draw.randint(1, 25), server))
+        server.dead = False
+    asyncio.run(both())
+    with Ledger(ledger, read_only=True) as opened:
+        total = opened.spend()
+    for suffix in ("", "-wal", "-shm"):
+        ledger.with_name(f"{ledger.name}{suffix}").unlink(missing_ok=True)
+    # Excess that no reply has ever told of, nobody can know.
+    untold = 0.0 if server.shown else server.excess
+    assert total.usd + total.reserved_usd >= server.bill - untold - 1e-12, seed
+    assert server.bill <= budget + server.excess + 1e-12, seed
+
+
+def test_the_bill_is_never_above_the_budget_nor_the_ledger_below_the_bill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(25):
+        simulate(tmp_path, seed, monkeypatch)
+
+
+@pytest.mark.long
+def test_a_thousand_simulated_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if "long" not in request.config.getoption("markexpr"):
+        pytest.skip("long: runs with -m long")
+    for seed in range(1000):
+        simulate(tmp_path, seed, monkeypatch)
