@@ -20,6 +20,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cyclealign.files.environment import environment
+from cyclealign.files.records import encode
 from cyclealign.losses import RRHF
 from cyclealign.models.encoded_lists import EncodedList
 from cyclealign.models.logprobs import Plan, attach, token_logprobs
@@ -119,7 +120,7 @@ def main() -> None:
         print(f"{name:36} {row['ratio']:.2f}x  gradients differ by {row['gradient_difference']:.1e}", flush=True)
     about = {"parameters": parameters, "prompt": PROMPT, "response": RESPONSE, "threads": torch.get_num_threads()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({**about, "rows": rows, "environment": environment()}, indent=2) + "\n")
+    options.out.write_text(json.dumps({**about, "rows": rows, "environment": encode(environment())}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from cyclealign.evaluation.winrate import Outcome, outcome_item, winrate_metrics
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.labelled import LabelledItem
+from cyclealign.files.records import encode
 from cyclealign.rankers.consensus import aggregate
 from cyclealign.reporting.eval_page import write_page
 from cyclealign.types import Candidate, CandidateSet, Prompt, Ranking
@@ -49,7 +50,7 @@ def main() -> None:
         sizes = {p.name: p.stat().st_size for p in sorted(Path(folder).iterdir())}
     row = {"items": arguments.items, "seconds": timings, "file_bytes": sizes}
     memory = {"peak_bytes": peak_bytes(), "peak_bytes_before": before}
-    write_json(arguments.out, row | memory | environment())
+    write_json(arguments.out, row | memory | encode(environment()))
     print(row, memory)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cyclealign.files.environment import environment
+from cyclealign.files.records import encode
 from cyclealign.losses import RRHF
 from cyclealign.models.encoded_lists import EncodedList
 from cyclealign.models.logprobs import Plan, attach, token_logprobs
@@ -116,7 +117,7 @@ def main() -> None:
             )
     about = {"candidates": CANDIDATES, "prompt": PROMPT, "response": RESPONSE, "vocabulary": VOCABULARY}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({**about, "rows": rows, "environment": environment()}, indent=2) + "\n")
+    options.out.write_text(json.dumps({**about, "rows": rows, "environment": encode(environment())}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

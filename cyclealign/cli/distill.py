@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from cyclealign.distill.config import DistillConfig
+    from cyclealign.files.records import FileRecord
 
 app = typer.Typer(no_args_is_help=True, help="Distillers: a teacher's judgement into a smaller model.")
 ConfigName = Annotated[
@@ -75,7 +75,7 @@ def pld(config: ConfigName, overrides: Overrides = None) -> None:
 
     loaded = load_sections(pld_schema(config), config, overrides or [])
     if isinstance(loaded, PLDConfig):
-        found = distill_classifier(loaded)
+        found: FileRecord = distill_classifier(loaded)
     else:
         found = distill_lists(loaded, positive_first=loaded.positive_first)
     _say(loaded, found)
@@ -92,7 +92,9 @@ def idcm(config: ConfigName, overrides: Overrides = None) -> None:
     _say(loaded, distill_idcm(loaded))
 
 
-def _say(config: DistillConfig, summary: Mapping[str, Any]) -> None:
-    for key, value in summary.items():
+def _say(config: DistillConfig, summary: FileRecord) -> None:
+    from cyclealign.files.records import encode
+
+    for key, value in encode(summary).items():
         print(f"{key}: {value}")
     print(f"model: {config.run_dir / 'model'}")

@@ -17,7 +17,9 @@ from cyclealign.config.schema import Config, Loss
 from cyclealign.config.training_types import KEYS as TRAINING_KEYS
 from cyclealign.types import UserError
 
-LOSSES: dict[str, Any] = {c.__dataclass_fields__["name"].default: c for c in get_args(get_args(Loss)[0])}
+Raw = Mapping[str, Any]
+"""A config as its file has it, before the schema has seen it."""
+LOSSES: dict[str, type] = {c.__dataclass_fields__["name"].default: c for c in get_args(get_args(Loss)[0])}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -66,7 +68,7 @@ def known_keys(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> I
             yield from (("loss", f.name) for f in fields)
 
 
-def check_keys(raw: Mapping[str, Any], *, where: str = "", model: type[BaseModel] = Config) -> None:
+def check_keys(raw: Raw, *, where: str = "", model: type[BaseModel] = Config) -> None:
     """Refuse keys that the schema (of a run, or ``model``) does not know.
 
     Raises:
@@ -78,21 +80,21 @@ def check_keys(raw: Mapping[str, Any], *, where: str = "", model: type[BaseModel
             raise UserError(f"{where}unknown key {'.'.join(path)}{_hint(path, raw, known)}")
 
 
-def _paths(raw: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _paths(raw: Raw, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in raw.items():
         yield (*path, str(key))
         if isinstance(value, Mapping) and not is_free((*path, str(key))):
             yield from _paths(value, (*path, str(key)))
 
 
-def _loss_fields(raw: Mapping[str, Any]) -> list[str]:
+def _loss_fields(raw: Raw) -> list[str]:
     """Fields of the loss that ``raw`` names; of all losses where the name is itself wrong (reported later)."""
     chosen = LOSSES.get(str(raw["loss"]["name"]))
     classes = [chosen] if chosen else list(LOSSES.values())
     return [f.name for c in classes for f in dataclasses.fields(c)]
 
 
-def _hint(path: tuple[str, ...], raw: Mapping[str, Any], known: set[tuple[str, ...]]) -> str:
+def _hint(path: tuple[str, ...], raw: Raw, known: set[tuple[str, ...]]) -> str:
     *parent, key = path
     siblings = [p[-1] for p in known if p[:-1] == tuple(parent)]
     if parent == ["loss"]:

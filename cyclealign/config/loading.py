@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from cyclealign.config.errors import check_keys, is_free, readable, show
+from cyclealign.config.errors import Raw, check_keys, is_free, readable, show
 from cyclealign.config.schema import Config, Section
 from cyclealign.config.training_keys import check_training
 from cyclealign.files.packaged import resource_dir
@@ -79,7 +79,7 @@ def find_config(path_or_name: str | Path) -> Path:
     raise UserError(f"config {path}: no such file, and no packaged config of that name (there are {names})")
 
 
-def validated(raw: Mapping[str, Any]) -> Config:
+def validated(raw: Raw) -> Config:
     """The config of a raw mapping; strict: text is not taken for a number, nor a number for text."""
     try:
         return Config.model_validate_json(json.dumps(raw), strict=True)
@@ -87,13 +87,13 @@ def validated(raw: Mapping[str, Any]) -> Config:
         raise UserError(readable(error, raw)) from error
 
 
-def parsed_section(kind: type[S], name: str, values: Mapping[str, Any], options: Sequence[str]) -> S:
+def parsed_section(kind: type[S], name: str, values: Raw, options: Sequence[str]) -> S:
     """One section alone, from values and ``key=value`` options below it (for commands that need no whole run).
 
     Raises:
         UserError: naming the key, as ``load_config`` does.
     """
-    raw: Mapping[str, Any] = {name: dict(values)}
+    raw: Raw = {name: dict(values)}
     for option in options:
         raw = with_override(raw, f"{name}.{option}")
     check_keys(raw)
@@ -103,7 +103,7 @@ def parsed_section(kind: type[S], name: str, values: Mapping[str, Any], options:
         raise UserError(readable(error, raw[name], name)) from error
 
 
-def with_override(raw: Mapping[str, Any], override: str, kind: type[Section] = Config) -> dict[str, Any]:
+def with_override(raw: Raw, override: str, kind: type[Section] = Config) -> dict[str, Any]:
     """A copy of ``raw``, a file of schema ``kind``, with one ``key.below=value`` applied."""
     key, equals, text = override.partition("=")
     path = key.strip().split(".")
@@ -179,7 +179,7 @@ def _read(path: Path, kind: type[Section]) -> dict[str, Any]:
     return _with_loss_name(raw, kind)
 
 
-def _loss_name(raw: Mapping[str, Any], kind: type[Section]) -> Any:
+def _loss_name(raw: Raw, kind: type[Section]) -> Any:
     loss = raw.get("loss")
     return loss.get("name") if isinstance(loss, dict) else _default_loss(kind).get("name") if loss is None else loss
 

@@ -13,7 +13,7 @@ For a loss that needs levels the labels are levels, 0 the best. The loss divides
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,8 +23,7 @@ from torch.nn.functional import normalize
 
 from cyclealign.distill.ragged import padded_labels
 from cyclealign.losses import EmbeddingMatch, EmbeddingPairs, RankedScores, RankingLoss
-
-Features = Mapping[str, Any]
+from cyclealign.models.features import Features
 
 
 class ListObjective(nn.Module):
@@ -68,7 +67,7 @@ class ListObjective(nn.Module):
         )
         return self.ranking_loss(scores).loss
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, object]:
         """For the model card."""
         return {"loss": repr(self.ranking_loss), "scale": self.log_scale.exp().item()}
 
@@ -124,7 +123,7 @@ class DenseObjective(ListObjective):
         student = torch.stack([(query * document).sum(dim=-1) for document in columns], dim=1)
         return self.list_loss(student, uniform_labels(labels, len(columns)), torch.ones_like(student, dtype=torch.bool))
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, object]:
         return super().get_config_dict() | {"similarity": self.similarity}
 
 
@@ -225,7 +224,7 @@ class EmbeddingObjective(nn.Module):
         target = labels[:, None].expand(-1, student.shape[1], -1) if labels.dim() == 2 else labels
         return self.match(EmbeddingPairs(student=student.flatten(0, 1), teacher=target.flatten(0, 1))).loss
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, object]:
         """For the model card."""
         return {"loss": repr(self.match)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cyclealign.distill.config import EncoderShape
 from cyclealign.losses import ModelStates, QuantiDCEKD
+from cyclealign.models.features import Features
 from cyclealign.models.loading import loaded
 from cyclealign.models.processes import default_device
 
@@ -81,7 +82,7 @@ class RatingObjective(nn.Module):
 
     def _forward(self, inputs: Sequence[Sequence[str]], labels: Tensor, prompt: str | None, task: str | None) -> Tensor:
         pairs = list(zip(*inputs, strict=True))
-        found: Mapping[str, Any] = self.model.preprocess(pairs, prompt=prompt, task=task)  # type: ignore[operator]
+        found: Features = self.model.preprocess(pairs, prompt=prompt, task=task)  # type: ignore[operator]
         device = next(self.model.parameters()).device
         features = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in found.items()}
         tokens = features["attention_mask"].bool()
@@ -89,12 +90,12 @@ class RatingObjective(nn.Module):
         student = self._states(self.model, features)
         return self.kd(student, frozen, tokens=tokens, rating=labels.to(device)).loss
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, object]:
         """For the model card."""
         return {"loss": repr(self.kd)}
 
 
-def _recorded(model: Any) -> Callable[[Any, dict[str, Any]], ModelStates]:
+def _recorded(model: Any) -> Callable[[Any, Features], ModelStates]:
     """How to run a model, or its trainer's wrapper of it, so that it tells its hidden states and attention maps."""
     encoder = model[0].model
     encoder.set_attn_implementation("eager")  # the others do not tell their attention maps
@@ -108,7 +109,7 @@ def _recorded(model: Any) -> Callable[[Any, dict[str, Any]], ModelStates]:
     # In place of a hook: sentence-transformers calls this method itself, which no hook sees.
     encoder.forward = recording
 
-    def run(called: Any, features: dict[str, Any]) -> ModelStates:
+    def run(called: Any, features: Features) -> ModelStates:
         score = called(features)["scores"].view(-1).float().sigmoid()
         output = last.pop()
         return ModelStates(score=score, hidden=tuple(output.hidden_states), attention=tuple(output.attentions))
@@ -116,11 +117,11 @@ def _recorded(model: Any) -> Callable[[Any, dict[str, Any]], ModelStates]:
     return run
 
 
-def _frozen(model: Any) -> Callable[[dict[str, Any]], ModelStates]:
+def _frozen(model: Any) -> Callable[[Features], ModelStates]:
     model.eval().requires_grad_(False)
     states = _recorded(model)
 
-    def run(features: dict[str, Any]) -> ModelStates:
+    def run(features: Features) -> ModelStates:
         with torch.no_grad():
             return states(model, features)
 

@@ -12,10 +12,11 @@ from cyclealign.distill.list_rows import check_feeds, mined_rows
 from cyclealign.distill.ragged import RaggedCollator
 from cyclealign.distill.run import claim, write_summary
 from cyclealign.distill.students import Student, make_student
+from cyclealign.distill.summaries import CPRDSummary
 from cyclealign.types import UserError
 
 
-def distill_cprd(config: CPRDConfig) -> dict[str, Any]:
+def distill_cprd(config: CPRDConfig) -> CPRDSummary:
     """Train, or go on from the last checkpoint; returns the summary that is written to ``summary.json``.
 
     Raises:
@@ -33,12 +34,21 @@ def distill_cprd(config: CPRDConfig) -> dict[str, Any]:
             f"{config.data.scores}: no list has two negatives beside its positive, so that there is no order to"
             " distil; mine more negatives of each query, or set weight=0 (InfoNCE alone)"
         )
-    if (summary := claim(config)) is not None:
+    if (summary := claim(CPRDSummary, config)) is not None:
         return summary
     set_seed(config.seed)  # an image encoder's weights are drawn
     student = dual_encoder(config)
-    summary = {"lists": len(rows["query"]), "ranked_lists": ranked, **fit_lists(config, student, rows)}
-    summary["scale"] = student.objective.log_scale.exp().item()
+    fit = fit_lists(config, student, rows)
+    summary = CPRDSummary(
+        lists=len(rows["query"]),
+        ranked_lists=ranked,
+        steps=fit.steps,
+        first_loss=fit.first_loss,
+        last_loss=fit.last_loss,
+        before=fit.before,
+        after=fit.after,
+        scale=student.objective.log_scale.exp().item(),
+    )
     write_summary(config, summary)
     return summary
 

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from cyclealign.distill.adapters import DenseObjective, Features, ragged_scores
+from cyclealign.distill.adapters import DenseObjective, ragged_scores
 from cyclealign.losses import RankedScores, RankingLoss
+from cyclealign.models.features import Features
 
 
 class CPRDObjective(DenseObjective):
@@ -63,7 +64,7 @@ class CPRDObjective(DenseObjective):
             parts["distillation"] = self.weight * self.ranking_loss(mined).loss
         return parts
 
-    def get_config_dict(self) -> dict[str, Any]:
+    def get_config_dict(self) -> dict[str, object]:
         return super().get_config_dict() | {"weight": self.weight}
 
 

@@ -6,9 +6,9 @@ Hofstätter et al. 2021, Intra-Document Cascading (arXiv 2105.09816): 1. the exp
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter
 from cyclealign.distill.list_rows import Rows, text_rows, training_rows
 from cyclealign.distill.run import claim, train_or_resume, write_summary
 from cyclealign.distill.students import make_student
-from cyclealign.files.atomic import write_atomic
+from cyclealign.distill.summaries import IDCMStage, IDCMSummary
+from cyclealign.files.records import read_record, write_record
 from cyclealign.losses import RankNet
 from cyclealign.types import UserError
 
 
-def distill_idcm(config: IDCMConfig) -> dict[str, Any]:
+def distill_idcm(config: IDCMConfig) -> IDCMSummary:
     """Train what is left of the three stages; returns the summary that is written to ``summary.json``.
 
     Each stage leaves a whole model in a folder of its name, and its record as its last file; the last stage's is
@@ -47,18 +48,22 @@ def distill_idcm(config: IDCMConfig) -> dict[str, Any]:
     documents = text_rows(config.selection.data)  # the ETM judges their passages: no label is read
     for stage in (*stages.values(), config.selection):
         check_training({} if stage is None else stage.training)
-    if (summary := claim(config)) is not None:
+    if (summary := claim(IDCMSummary, config)) is not None:
         return summary
-    model, summary = _start_model(config), {}
+    model = _start_model(config)
+    ran: dict[str, IDCMStage] = {}
     for name in ("passages", "documents"):
         stage = stages[name]
         if stage is not None:
             train = partial(_train_etm, config, stage, name, rows[name])
-            model, summary[name] = _stage(config, name, model, train)
-    model, summary["selection"] = _stage(config, "model", model, partial(_train_esm, config, documents))
+            model, ran[name] = _stage(config, name, model, train)
+    model, selection = _stage(config, "model", model, partial(_train_esm, config, documents))
+    timed = None
     if config.latency:
-        cascade = Cascade(model, Splitter(config.student, model.tokenizer))
-        summary["latency"] = latency(cascade, documents, config.latency)
+        timed = latency(Cascade(model, Splitter(config.student, model.tokenizer)), documents, config.latency)
+    summary = IDCMSummary(
+        passages=ran.get("passages"), documents=ran.get("documents"), selection=selection, latency=timed
+    )
     write_summary(config, summary)
     return summary
 
@@ -80,23 +85,20 @@ def _start_model(config: IDCMConfig) -> IDCM:
     return IDCM(make_student(encoder, RankNet()).model, esm=student.esm, top=student.top)
 
 
-def _stage(
-    config: IDCMConfig, name: str, model: IDCM, train: Callable[[IDCM], dict[str, Any]]
-) -> tuple[IDCM, dict[str, Any]]:
+def _stage(config: IDCMConfig, name: str, model: IDCM, train: Callable[[IDCM], IDCMStage]) -> tuple[IDCM, IDCMStage]:
     """Train a stage and save its model and then its record, or take up what it left when it ended."""
     folder = config.run_dir / name
     done = folder / "stage.json"
     if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return IDCM.load(folder), found
+        return IDCM.load(folder), read_record(IDCMStage, done)
     record = train(model)
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder)
-    write_atomic(done, json.dumps(record, indent=2) + "\n")
+    write_record(done, record)
     return model, record
 
 
-def _train_etm(config: IDCMConfig, stage: StageConfig, name: str, rows: Rows, model: IDCM) -> dict[str, Any]:
+def _train_etm(config: IDCMConfig, stage: StageConfig, name: str, rows: Rows, model: IDCM) -> IDCMStage:
     """RankNet on labelled passages, or on documents of which all passages are scored."""
     splitter = Splitter(config.student, model.tokenizer)
     objective = DocumentObjective(model, RankNet(), whole=name == "passages")
@@ -104,7 +106,7 @@ def _train_etm(config: IDCMConfig, stage: StageConfig, name: str, rows: Rows, mo
     return _fit(config.of_stage(stage), name, objective, rows, collator)
 
 
-def _train_esm(config: IDCMConfig, rows: Rows, model: IDCM) -> dict[str, Any]:
+def _train_esm(config: IDCMConfig, rows: Rows, model: IDCM) -> IDCMStage:
     """The ESM on the ETM's scores of all passages of each document; a list is a (query, document)."""
     splitter = Splitter(config.student, model.tokenizer)
     lists = selection_lists(rows, splitter)
@@ -124,7 +126,7 @@ def _train_esm(config: IDCMConfig, rows: Rows, model: IDCM) -> dict[str, Any]:
         scores.close()
     objective = SelectionObjective(model, config.loss)
     record = _fit(config.of_stage(config.selection), "selection", objective, found, selection_collator(model, splitter))
-    return record | {"passages": sum(map(len, found["passages"])), "etm_scores_made": made}
+    return replace(record, passages=sum(map(len, found["passages"])), etm_scores_made=made)
 
 
 def selection_lists(rows: Rows, splitter: Splitter) -> list[tuple[str, list[str]]]:
@@ -140,15 +142,11 @@ def selection_lists(rows: Rows, splitter: Splitter) -> list[tuple[str, list[str]
     return [(query, passages) for (query, _), passages in found.items()]
 
 
-def _fit(config: IDCMConfig, name: str, objective: Any, rows: Rows, collator: Any) -> dict[str, Any]:
+def _fit(config: IDCMConfig, name: str, objective: Any, rows: Rows, collator: Any) -> IDCMStage:
     trainer = stage_trainer(config, f"checkpoints/{name}", objective, rows, collator)
     first_loss, last_loss = train_or_resume(trainer)
-    return {
-        "lists": len(rows["query"]),
-        "steps": trainer.state.global_step,
-        "first_loss": first_loss,
-        "last_loss": last_loss,
-    }
+    steps = trainer.state.global_step
+    return IDCMStage(lists=len(rows["query"]), steps=steps, first_loss=first_loss, last_loss=last_loss)
 
 
 def latency(cascade: Cascade, rows: Rows, documents: int) -> dict[str, float]:

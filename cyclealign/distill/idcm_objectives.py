@@ -12,11 +12,13 @@ from torch.nn.utils.rnn import pad_sequence
 from cyclealign.distill.idcm_config import IDCMConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Splitter
+from cyclealign.distill.ragged import ListRow
 from cyclealign.distill.run import training_arguments
 from cyclealign.losses import RankedScores, RankingLoss
+from cyclealign.models.features import Features
 
-Rows = Sequence[Mapping[str, Any]]
-Collator = Callable[[Rows], dict[str, Any]]
+Rows = Sequence[ListRow]
+Collator = Callable[[Rows], Features]
 
 
 class DocumentObjective(nn.Module):
@@ -65,7 +67,7 @@ class SelectionObjective(nn.Module):
 def document_collator(model: IDCM, splitter: Splitter, *, whole: bool) -> Collator:
     """Lists of query, documents and scores."""
 
-    def collate(rows: Rows) -> dict[str, Any]:
+    def collate(rows: Rows) -> Features:
         k = max(len(row["documents"]) for row in rows)
         pairs: list[tuple[str, str]] = []
         counts = []
@@ -89,7 +91,7 @@ def document_collator(model: IDCM, splitter: Splitter, *, whole: bool) -> Collat
 def selection_collator(model: IDCM, splitter: Splitter) -> Collator:
     """Lists of query, passages and the ETM's scores."""
 
-    def collate(rows: Rows) -> dict[str, Any]:
+    def collate(rows: Rows) -> Features:
         ids, mask = model.term_features([row["query"] for row in rows], splitter.config.max_query_tokens)
         counts = torch.tensor([len(row["passages"]) for row in rows], device=ids.device)
         texts = [text for row in rows for text in row["passages"]]
@@ -113,7 +115,9 @@ def _on_cpu(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.cpu() for name, value in features.items()}
 
 
-def stage_trainer(config: IDCMConfig, folder: str, objective: nn.Module, rows: Mapping[str, Any], collate: Any) -> Any:
+def stage_trainer(
+    config: IDCMConfig, folder: str, objective: nn.Module, rows: Mapping[str, Sequence[object]], collate: Any
+) -> Any:
     """transformers' Trainer with the optimizer of ``training``; the weights of the best scores learn 100 times as fast
     as the rest (7e-4 and 7e-6)."""
     from datasets import Dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ from cyclealign.distill.leaf_retention import (
     unit_rows,
 )
 from cyclealign.distill.run import claim, train_or_resume, write_summary
+from cyclealign.distill.summaries import LeafSummary
 from cyclealign.distill.teacher_vectors import TASKS, Task, TeacherVectors
 from cyclealign.files.atomic import write_atomic
 from cyclealign.scores.jsonl_formats import read_texts
@@ -34,7 +36,7 @@ from cyclealign.types import UserError
 RANGES = "int8_ranges.npy"
 
 
-def distill_leaf(config: LeafConfig) -> dict[str, Any]:
+def distill_leaf(config: LeafConfig) -> LeafSummary:
     """Train, or go on from the last checkpoint; returns the summary that is written to ``summary.json``.
 
     The run's directory then holds the student in ``model`` and, in ``router``, the student for queries with the
@@ -49,7 +51,7 @@ def distill_leaf(config: LeafConfig) -> dict[str, Any]:
         require_extra("ir_measures", "eval", "evaluate")
     collection = None if kept is None else read_collection(kept.queries, kept.documents, kept.qrels)
     texts = training_texts(config.data)
-    if (summary := claim(config)) is not None:
+    if (summary := claim(LeafSummary, config)) is not None:
         return summary
     teacher = load_teacher(config.teacher)
     _check_widths(config, int(teacher.get_embedding_dimension()))
@@ -80,7 +82,7 @@ def training_texts(data: TextsConfig) -> dict[Task, list[str]]:
 
 def _distilled(
     config: LeafConfig, cache: TeacherVectors, texts: Mapping[Task, Sequence[str]], collection: Collection | None
-) -> dict[str, Any]:
+) -> LeafSummary:
     from transformers import set_seed
 
     from cyclealign.distill.leaf_training import leaf_trainer
@@ -103,20 +105,19 @@ def _distilled(
     save_router(student, teacher, config.run_dir / "router")
     np.save(config.run_dir / "router" / RANGES, ranges)
     steps = trainer.state.global_step
-    summary = {"texts": len(every), "steps": steps, "first_loss": first_loss, "last_loss": last_loss}
-    if collection is not None:
-        summary |= _measured(config, cache, student, start, collection, ranges)
-    return summary
+    summary = LeafSummary(texts=len(every), steps=steps, first_loss=first_loss, last_loss=last_loss)
+    return summary if collection is None else _measured(summary, config, cache, student, start, collection, ranges)
 
 
 def _measured(
+    summary: LeafSummary,
     config: LeafConfig,
     cache: TeacherVectors,
     student: Any,
     start: System | None,
     collection: Collection,
     ranges: Float[ndarray, "2 D"],
-) -> dict[str, Any]:
+) -> LeafSummary:
     """The report: standard (the student for both sides), asymmetric (the teacher for documents), before training."""
     assert config.evaluate is not None
     teacher = cache.teacher
@@ -133,13 +134,18 @@ def _measured(
         **({} if start is None else {"undistilled": start}),
     }
     found = retention(systems, collection, widths=config.evaluate.widths, ranges=ranges, unit=_by_cosine(teacher))
-    write_atomic(config.run_dir / "retention.json", json.dumps(found.pop("by_query"), indent=1) + "\n")
-    found["cosine"] = {
-        "queries": mean_cosine(trained.queries, own.queries),
-        "documents": mean_cosine(trained.documents, own.documents),
-    }
+    write_atomic(config.run_dir / "retention.json", json.dumps(found.by_query, indent=1) + "\n")
     encoders = {"teacher": teacher.encode_query, "student": student.encode_query}
-    return found | {"queries_per_second": queries_per_second(encoders, list(collection.queries.values()))}
+    return replace(
+        summary,
+        ndcg10=found.ndcg10,
+        retention=found.retention,
+        cosine={
+            "queries": mean_cosine(trained.queries, own.queries),
+            "documents": mean_cosine(trained.documents, own.documents),
+        },
+        queries_per_second=queries_per_second(encoders, list(collection.queries.values())),
+    )
 
 
 def _system(config: LeafConfig, model: Any, collection: Collection) -> System:

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from cyclealign.config.schema import LeafAuxiliary
-from cyclealign.distill.adapters import DenseObjective, Features
+from cyclealign.distill.adapters import DenseObjective
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.leaf_config import EncoderTeacherConfig
 from cyclealign.distill.leaf_models import load_teacher
-from cyclealign.distill.ragged import RaggedCollator
+from cyclealign.distill.ragged import ListRow, RaggedCollator
 from cyclealign.distill.students import Student
 from cyclealign.distill.teacher_vectors import TeacherVectors
 from cyclealign.losses import EmbeddingMatch, EmbeddingPairs
+from cyclealign.models.features import Features
 
 TARGET = "target"
 Vectors = Mapping[str, Float[ndarray, " D"]]
@@ -98,7 +99,7 @@ class MatchedCollator(RaggedCollator):
 
     vectors: tuple[Vectors, Vectors]
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[ListRow]) -> Features:
         queries, documents = self.vectors
         found = {
             "query": [queries[row["query"]] for row in rows],

@@ -107,9 +107,21 @@ def ranges_of(documents: Vectors) -> Float[ndarray, "2 D"]:
     return np.stack([documents.min(axis=0), documents.max(axis=0)])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """By system and setting (``float32``, ``width 64``, ...): mean nDCG@10, and its share of the teacher's at the same.
+
+    ``by_query``: nDCG@10 of each query in float32, by system.
+    """
+
+    ndcg10: Mapping[str, Mapping[str, float]]
+    retention: Mapping[str, Mapping[str, float | None]]
+    by_query: Mapping[str, Mapping[str, float]]
+
+
 def retention(
     systems: Mapping[str, System], collection: Collection, *, widths: Sequence[int], ranges: Vectors, unit: bool
-) -> dict[str, Any]:
+) -> Retention:
     """nDCG@10 of every system, whole, at each width and precision, and its share of the teacher's at the same one.
 
     systems: ``teacher`` and others. unit: vectors are compared by their cosine.
@@ -131,7 +143,7 @@ def retention(
         for n, at in means.items()
         if n != "teacher"
     }
-    return {"ndcg@10": means, "retention": shares, "by_query": {n: at["float32"] for n, at in curves.items()}}
+    return Retention(ndcg10=means, retention=shares, by_query={n: at["float32"] for n, at in curves.items()})
 
 
 def mean_cosine(first: Vectors, second: Vectors) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +13,9 @@ from numpy import ndarray
 
 from cyclealign.distill.adapters import EmbeddingObjective
 from cyclealign.distill.leaf_config import LeafConfig
-from cyclealign.distill.ragged import LABEL_COLUMNS
+from cyclealign.distill.ragged import LABEL_COLUMNS, ListRow
 from cyclealign.distill.run import training_arguments
+from cyclealign.models.features import Features
 
 # The published ones, but for the epochs: 30 there, over millions of texts.
 PUBLISHED: dict[str, Any] = {"learning_rate": 1e-4, "per_device_train_batch_size": 32, "num_train_epochs": 30}
@@ -46,11 +47,11 @@ def cyclic_decay(step: int, *, steps: int, cycles: int, end: float) -> float:
 class TargetCollator:
     """Rows (text, number of its target) to a batch: the tokenised texts, and the targets as labels [B, D]."""
 
-    preprocess: Callable[..., Mapping[str, Any]]
+    preprocess: Callable[..., Features]
     targets: Float[ndarray, "N D"]
     valid_label_columns: tuple[str, ...] = LABEL_COLUMNS
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[ListRow]) -> Features:
         features = self.preprocess([row["text"] for row in rows])
         targets = torch.from_numpy(self.targets[[row["label"] for row in rows]])
         return {"label": targets, **{f"text_{name}": value for name, value in features.items()}}

@@ -15,9 +15,10 @@ from cyclealign.distill.list_rows import Rows, ranked_rows
 from cyclealign.distill.loss_state import keeping_loss_state
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
 from cyclealign.distill.students import Student, make_student
+from cyclealign.distill.summaries import ListFit, ListSummary
 
 
-def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) -> dict[str, Any]:
+def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) -> ListSummary:
     """Train, or go on from the last checkpoint; returns the summary that is written to ``summary.json``.
 
     ``positive_first``: the first document of every list is known to be the best one.
@@ -28,17 +29,25 @@ def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) ->
     from transformers import set_seed
 
     rows = ranked_rows(config.data, config.loss)
-    if (summary := claim(config)) is not None:
+    if (summary := claim(ListSummary, config)) is not None:
         return summary
     set_seed(config.seed)  # a new head's weights are drawn
     student = make_student(config.student, config.loss, positive_first=positive_first)
-    pairs = sum(map(len, rows["documents"]))
-    summary = {"lists": len(rows["query"]), "pairs": pairs, **fit_lists(config, student, rows)}
+    fit = fit_lists(config, student, rows)
+    summary = ListSummary(
+        lists=len(rows["query"]),
+        pairs=sum(map(len, rows["documents"])),
+        steps=fit.steps,
+        first_loss=fit.first_loss,
+        last_loss=fit.last_loss,
+        before=fit.before,
+        after=fit.after,
+    )
     write_summary(config, summary)
     return summary
 
 
-def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> dict[str, Any]:
+def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> ListFit:
     """Train a student on lists, save it, and measure it before and after: steps, first and last loss, effectiveness.
 
     Raises:
@@ -48,10 +57,9 @@ def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> dict[s
     trainer = _trainer(config, with_leaf(config, student, rows), rows)
     first_loss, last_loss = train_or_resume(trainer)
     student.model.save_pretrained(str(config.run_dir / "model"))
-    found = {"steps": trainer.state.global_step, "first_loss": first_loss, "last_loss": last_loss}
-    if config.evaluate is not None:
-        found |= {"before": before, "after": effectiveness(config.evaluate, student, config.run_dir)}
-    return found
+    after = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
+    steps = trainer.state.global_step
+    return ListFit(steps=steps, first_loss=first_loss, last_loss=last_loss, before=before, after=after)
 
 
 def _trainer(config: ListDistillConfig, student: Student, rows: Rows) -> Any:

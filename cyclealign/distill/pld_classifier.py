@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cyclealign.distill.pld_config import PLDConfig
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.distill.summaries import ClassifierSummary
 from cyclealign.losses import RankedScores, RankingLoss
 from cyclealign.models.classifier import Classifier, LabelledImages, logits_of, read_images, shifted_views
 from cyclealign.types import UserError
@@ -31,7 +32,7 @@ class Material:
     classes: int
 
 
-def distill_classifier(config: PLDConfig, objective: Objective | None = None) -> dict[str, Any]:
+def distill_classifier(config: PLDConfig, objective: Objective | None = None) -> ClassifierSummary:
     """Train, or go on from the last checkpoint; returns the summary that is written to ``summary.json``.
 
     Args:
@@ -41,7 +42,7 @@ def distill_classifier(config: PLDConfig, objective: Objective | None = None) ->
         UserError: images or a teacher that cannot be used, another config in the run's directory.
     """
     material = _material(config)
-    if (summary := claim(config, sentence_transformers=False)) is not None:
+    if (summary := claim(ClassifierSummary, config, sentence_transformers=False)) is not None:
         return summary
     _check_batches(config, len(material.train.labels))
     teacher = _teacher(config, material)
@@ -50,11 +51,15 @@ def distill_classifier(config: PLDConfig, objective: Objective | None = None) ->
     student = Classifier(config.student, material.shape, material.classes)
     losses = train_classifier(config, student, material.train, logits, objective or ranking_objective(config.loss))
     student.save(config.run_dir / "model")
-    summary = {"images": len(logits), "first_loss": losses[0], "last_loss": losses[1]}
-    for name, model in (("teacher", teacher), ("student", student)):
-        summary[f"{name}_parameters"] = sum(p.numel() for p in model.parameters())
-        if material.test is not None:
-            summary[f"{name}_accuracy"] = float(correct(model, material.test).float().mean())
+    summary = ClassifierSummary(
+        images=len(logits),
+        first_loss=losses[0],
+        last_loss=losses[1],
+        teacher_parameters=sum(p.numel() for p in teacher.parameters()),
+        teacher_accuracy=_share_correct(teacher, material.test),
+        student_parameters=sum(p.numel() for p in student.parameters()),
+        student_accuracy=_share_correct(student, material.test),
+    )
     write_summary(config, summary)
     return summary
 
@@ -78,6 +83,10 @@ def cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 def correct(model: nn.Module, images: LabelledImages) -> torch.Tensor:
     """Whether the top class is the label, bool [N]."""
     return logits_of(model, images.pixels).argmax(dim=1) == images.labels
+
+
+def _share_correct(model: nn.Module, images: LabelledImages | None) -> float | None:
+    return None if images is None else float(correct(model, images).float().mean())
 
 
 def train_classifier(

@@ -5,7 +5,6 @@ Ye et al. 2021, Towards Quantifiable Dialogue Coherence Evaluation (arXiv 2106.0
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,15 @@ from cyclealign.distill.quantidce_config import (
     StageConfig,
 )
 from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
-from cyclealign.files.atomic import write_atomic
+from cyclealign.distill.summaries import QuantiDCEStage, QuantiDCESummary
 from cyclealign.files.dialogues import read_levels, read_ratings
+from cyclealign.files.records import read_record, write_record
 from cyclealign.types import UserError, chat_as_text
 
 Rows = Mapping[str, Sequence[Any]]  # columns
 
 
-def distill_quantidce(config: QuantiDCEConfig) -> dict[str, Any]:
+def distill_quantidce(config: QuantiDCEConfig) -> QuantiDCESummary:
     """Train both stages, or what is left of them; returns the summary that is written to ``summary.json``.
 
     The model is in ``model``, that of the first stage in ``pretrained``; each stage's record is its last file.
@@ -40,17 +40,17 @@ def distill_quantidce(config: QuantiDCEConfig) -> dict[str, Any]:
     ratings = [] if config.finetuning is None else [rating_rows(path) for path in _paths(config.finetuning)]
     check_training(config.pretraining.training)
     check_training({} if config.finetuning is None else config.finetuning.training)
-    if (summary := claim(config)) is not None:
+    if (summary := claim(QuantiDCESummary, config)) is not None:
         return summary
     first = config.run_dir / ("model" if config.finetuning is None else "pretrained")
-    summary = {"pretraining": pretrain(config, levels, first)}
-    if config.finetuning is not None:
-        summary["finetuning"] = finetune(config, config.finetuning, ratings, first)
+    pretrained = pretrain(config, levels, first)
+    finetuned = None if config.finetuning is None else finetune(config, config.finetuning, ratings, first)
+    summary = QuantiDCESummary(pretraining=pretrained, finetuning=finetuned)
     write_summary(config, summary)
     return summary
 
 
-def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> dict[str, Any]:
+def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> QuantiDCEStage:
     """The first stage, into ``out``, from training rows and, where there are some, validation rows; its record."""
     if (found := _record(config, "pretraining")) is not None:
         return found
@@ -60,7 +60,7 @@ def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> dict[s
     return _fit(config.of_stage(config.pretraining), "pretraining", objective, rows, out)
 
 
-def finetune(config: QuantiDCEConfig, stage: FinetuningConfig, rows: Sequence[Rows], first: Path) -> dict[str, Any]:
+def finetune(config: QuantiDCEConfig, stage: FinetuningConfig, rows: Sequence[Rows], first: Path) -> QuantiDCEStage:
     """The second stage, from the model of the first in ``first``, into ``model``."""
     if (found := _record(config, "finetuning")) is not None:
         return found
@@ -101,7 +101,7 @@ def rating_rows(path: Path) -> Rows:
     }
 
 
-def _fit(config: QuantiDCEConfig, name: str, objective: nn.Module, rows: Sequence[Rows], out: Path) -> dict[str, Any]:
+def _fit(config: QuantiDCEConfig, name: str, objective: nn.Module, rows: Sequence[Rows], out: Path) -> QuantiDCEStage:
     """Train one stage, or go on from its last checkpoint; save its model, then its record."""
     from datasets import Dataset
     from sentence_transformers import CrossEncoderTrainer, CrossEncoderTrainingArguments
@@ -118,24 +118,21 @@ def _fit(config: QuantiDCEConfig, name: str, objective: nn.Module, rows: Sequenc
     )
     first_loss, last_loss = train_or_resume(trainer)
     trainer.model.save_pretrained(str(out))
-    record = {
-        "rows": len(train),
-        "steps": trainer.state.global_step,
-        "first_loss": first_loss,
-        "last_loss": last_loss,
-        **({"best_validation_loss": trainer.state.best_metric} if validation else {}),
-    }
-    write_atomic(config.run_dir / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    record = QuantiDCEStage(
+        rows=len(train),
+        steps=trainer.state.global_step,
+        first_loss=first_loss,
+        last_loss=last_loss,
+        best_validation_loss=trainer.state.best_metric if validation else None,
+    )
+    write_record(config.run_dir / f"{name}.json", record)
     return record
 
 
-def _record(config: QuantiDCEConfig, name: str) -> dict[str, Any] | None:
+def _record(config: QuantiDCEConfig, name: str) -> QuantiDCEStage | None:
     """What a stage that has ended wrote last."""
     path = config.run_dir / f"{name}.json"
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return read_record(QuantiDCEStage, path) if path.exists() else None
 
 
 def _paths(stage: StageConfig) -> list[Path]:

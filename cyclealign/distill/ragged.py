@@ -11,6 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from cyclealign.models.features import Features
+
+ListRow = Mapping[str, Any]
+"""A row of a data set, by column."""
 LABEL_COLUMNS = ("label", "labels", "score", "scores")  # sentence-transformers' own
 
 
@@ -25,13 +29,13 @@ class RaggedCollator:
         and of a document; None leaves it to the model.
     """
 
-    preprocess: Callable[..., Mapping[str, Any]]
+    preprocess: Callable[..., Features]
     prompts: Mapping[str, str] | None = None
     tasks: tuple[str | None, str | None] = (None, None)
     max_tokens: tuple[int, int] | None = None
     valid_label_columns: tuple[str, ...] = LABEL_COLUMNS
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[ListRow]) -> Features:
         label = next((c for c in self.valid_label_columns if c in rows[0]), None)
         columns = [c for c in rows[0] if c not in (label, "dataset_name")]
         if label is None or len(columns) != 2:
@@ -42,7 +46,7 @@ class RaggedCollator:
                     f"{label}: expected one for each document, {len(row[columns[1]])}, got {len(row[label])}"
                 )
         texts = ([row[columns[0]] for row in rows], [text for row in rows for text in row[columns[1]]])
-        batch: dict[str, Any] = {"label": padded_labels([torch.tensor(row[label]) for row in rows])}
+        batch: Features = {"label": padded_labels([torch.tensor(row[label]) for row in rows])}
         for n, (column, column_texts, task) in enumerate(zip(columns, texts, self.tasks, strict=True)):
             prompt = (self.prompts or {}).get(column)
             cut = {} if self.max_tokens is None else {"max_length": self.max_tokens[n]}

@@ -8,21 +8,23 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from cyclealign.config.extras import require_extra
 from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.records import FileRecord, read_record, write_record
 from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
+F = TypeVar("F", bound=FileRecord)
 log = logging.getLogger(__name__)
 STOOD = 0.98  # of the first quarter's mean loss, in the last one: nothing was learned
 
 
-def claim(config: DistillConfig, *, sentence_transformers: bool = True) -> dict[str, Any] | None:
+def claim(kind: type[F], config: DistillConfig, *, sentence_transformers: bool = True) -> F | None:
     """The run's directory holds the config and what its files were; a directory of another run is not touched.
 
     A directory that holds these alone, as a run leaves that ended on a mistake, is free for another one.
@@ -30,7 +32,7 @@ def claim(config: DistillConfig, *, sentence_transformers: bool = True) -> dict[
     Args:
         sentence_transformers: whether the run trains with it; it must then be installed.
 
-    Returns the summary of a run that has already ended.
+    Returns the summary, a record of ``kind``, of a run that has already ended.
 
     Raises:
         UserError: another config in the run's directory, files that have changed since, unknown training arguments, or
@@ -50,13 +52,10 @@ def claim(config: DistillConfig, *, sentence_transformers: bool = True) -> dict[
     write_atomic(path, text)
     write_atomic(inputs, json.dumps(digests, indent=2) + "\n")
     ended = config.run_dir / "summary.json"
-    if not ended.exists():
-        return None
-    found: dict[str, Any] = json.loads(ended.read_text(encoding="utf-8"))
-    return found
+    return read_record(kind, ended) if ended.exists() else None
 
 
-def _digests(section: Mapping[str, Any]) -> dict[str, str]:
+def _digests(section: Mapping[str, object]) -> dict[str, str]:
     """sha256 of every file that a config names; the cache of a teacher's vectors, which grows, knows its teacher."""
     found: dict[str, str] = {}
     for key, value in section.items():
@@ -68,9 +67,9 @@ def _digests(section: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def write_summary(config: DistillConfig, summary: Mapping[str, Any]) -> None:
+def write_summary(config: DistillConfig, summary: FileRecord) -> None:
     """The last thing that a distillation does: with this file it has ended."""
-    write_atomic(config.run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_record(config.run_dir / "summary.json", summary)
 
 
 def training_arguments(config: DistillConfig, stage: str = "checkpoints", **defaults: Any) -> dict[str, Any]:

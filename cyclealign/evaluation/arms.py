@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cyclealign.evaluation.intervals import Z95
-from cyclealign.evaluation.statistics import DRAWS, Estimate, Vector
+from cyclealign.evaluation.statistics import DRAWS, Estimate, Figures, Vector
 
 Verdict = Literal["holds", "not shown", "refuted"]
 POWER80 = 0.8416212335729143  # normal quantile
@@ -47,21 +47,19 @@ def smallest_detectable(difference: Estimate) -> float:
     return (Z95 + POWER80) * width / (2 * Z95)
 
 
-def judged(estimate: Estimate, *, bar: float = 0.0) -> dict[str, Any]:
+def judged(estimate: Estimate, *, bar: float = 0.0) -> Figures:
     """As it stands in a result file: the estimate, what could have been seen, and the verdict on the claim."""
     seen = {"smallest_detectable": smallest_detectable(estimate), "verdict": verdict(estimate, bar=bar)}
     return estimate.record() | seen
 
 
-def compare_arms(
-    values: Mapping[str, Sequence[Sequence[float]]], claims: Sequence[tuple[str, str]]
-) -> list[dict[str, Any]]:
+def compare_arms(values: Mapping[str, Sequence[Sequence[float]]], claims: Sequence[tuple[str, str]]) -> list[Figures]:
     """Each claim (better arm, other arm) with its difference, its verdict and what could have been seen.
 
     values: of each arm, [seeds, items], the same items in the same order.
     """
     tables = {name: np.asarray(rows, dtype=np.float64) for name, rows in values.items()}
-    rows = []
+    rows: list[Figures] = []
     for better, other in claims:
         found = crossed_difference(tables[other], tables[better])
         rows.append({"claim": f"{better} above {other}", "seeds": len(tables[better]), **judged(found)})

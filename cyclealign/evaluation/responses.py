@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cyclealign.config.loading import parsed_section
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
@@ -103,7 +102,7 @@ def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Respons
     return found
 
 
-def _text(row: Mapping[str, Any], place: str) -> str:
+def _text(row: Mapping[str, object], place: str) -> str:
     value = next((row[k] for k in TEXT_KEYS if row.get(k) is not None), None)
     several = row.get("candidates", row.get("responses"))
     if value is None and isinstance(several, list) and several:
@@ -168,7 +167,7 @@ def _kept(keep: Path) -> Iterator[tuple[str, Response]]:
             yield found.prompt_id, Response(found.prompt, found.response)
 
 
-def _check_same(keep: Path, head: Mapping[str, Any]) -> None:
+def _check_same(keep: Path, head: Mapping[str, object]) -> None:
     first = next(read_jsonl(keep), None)
     if first is not None and first != json.loads(json.dumps(head)):
         raise UserError(f"{keep}: was written by {first.get('responses_of')!r} or other settings; name another --out")

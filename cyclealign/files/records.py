@@ -23,6 +23,8 @@ F = TypeVar("F", bound="FileRecord")
 Encoded = dict[str, object]
 """A record as JSON has it."""
 Reader = Callable[[object], Any]
+Fields = dict[str, Any]
+"""Values read, each by its own reader, on their way into a constructor."""
 
 
 class FileRecord(Protocol):
@@ -167,8 +169,8 @@ def _dict_reader(kind: Any, required: frozenset[str]) -> Reader:
     return _fields_reader({name: _reader(hint) for name, hint in typing.get_type_hints(kind).items()}, required)
 
 
-def _fields_reader(readers: Mapping[str, Reader], required: frozenset[str]) -> Callable[[object], dict[str, Any]]:
-    def read(value: object) -> dict[str, Any]:
+def _fields_reader(readers: Mapping[str, Reader], required: frozenset[str]) -> Callable[[object], Fields]:
+    def read(value: object) -> Fields:
         found = _object(value)
         for name in found:
             if name not in readers:

@@ -66,7 +66,7 @@ def content_version(demonstrations: Iterable[Demonstration]) -> str:
     return sha256_hex([to_record(replace(d, tags=())) for d in demonstrations])[:16]
 
 
-def to_record(demo: Demonstration) -> dict[str, Any]:
+def to_record(demo: Demonstration) -> dict[str, object]:
     record = {
         "messages": [{"role": m["role"], "content": m["content"]} for m in demo.prompt.messages],
         "responses": list(demo.responses),

@@ -141,14 +141,14 @@ def format_answer(order: Sequence[int], *, structured: bool, array: bool = False
     return json.dumps({"ranking": ranking}, separators=(",", ":"))
 
 
-def answer_schema(k: int) -> dict[str, Any]:
+def answer_schema(k: int) -> dict[str, object]:
     """JSON schema of the answer: for K <= 4 one of the K! orders, above an array of K response numbers.
 
     ``uniqueItems`` is left out because many servers refuse it; ``parse_reply`` checks instead.
     """
     if k <= ENUM_UP_TO:
         orders = itertools.permutations(range(1, k + 1))
-        ranking: dict[str, Any] = {"type": "string", "enum": [">".join(map(str, order)) for order in orders]}
+        ranking: dict[str, object] = {"type": "string", "enum": [">".join(map(str, order)) for order in orders]}
     else:
         number = {"type": "integer", "enum": list(range(1, k + 1))}
         ranking = {"type": "array", "items": number, "minItems": k, "maxItems": k}
@@ -160,7 +160,7 @@ def answer_schema(k: int) -> dict[str, Any]:
     }
 
 
-def response_format(k: int) -> dict[str, Any]:
+def response_format(k: int) -> dict[str, object]:
     """``answer_schema`` as the ``response_format`` of an OpenAI-compatible chat call."""
     return {
         "type": "json_schema",

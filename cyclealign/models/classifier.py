@@ -6,7 +6,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
     def load(folder: Path) -> Classifier:
         """A saved classifier. UserError where there is none."""
         try:
-            head: dict[str, Any] = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
+            head = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
             weights = load_file(folder / "model.safetensors")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: expected a classifier of cyclealign distill pld: {error}") from error

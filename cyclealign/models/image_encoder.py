@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 
 from cyclealign.models.classifier import convolution_blocks
+from cyclealign.models.features import Features
 from cyclealign.types import UserError
 
 CHANNELS = 4  # RGBA
@@ -45,7 +46,7 @@ class ImageEncoder(InputModule):  # type: ignore[misc]
         """
         return {"pixel_values": torch.stack([self._pixels(image) for image in inputs])}
 
-    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def forward(self, features: Features, **_: Any) -> Features:
         pixels: Float[Tensor, "N 4 S S"] = features["pixel_values"]
         return {**features, "sentence_embedding": self.layers(pixels.contiguous(memory_format=torch.channels_last))}
 

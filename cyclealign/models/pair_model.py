@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
+
+from cyclealign.models.features import Features
 
 Side = Literal["query", "document"]
 Represented = tuple[Float[Tensor, "N T D"], Bool[Tensor, "N T"]]  # token vectors, and which of them are read
@@ -67,7 +69,7 @@ class PairModel(InputModule):  # type: ignore[misc]
         )
         return {f"{side}_{name}": v for side, texts in sides for name, v in self.tokenised(texts, side).items()}
 
-    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def forward(self, features: Features, **_: Any) -> Features:
         query, document = (
             self.represent(features[f"{side}_input_ids"], features[f"{side}_attention_mask"], side)
             for side in ("query", "document")
@@ -86,7 +88,7 @@ class PairModel(InputModule):  # type: ignore[misc]
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         hub = {name: v for name, v in options.items() if name in ("token", "revision", "local_files_only")}
-        place: Mapping[str, Any] = {**hub, "subfolder": subfolder, "cache_dir": options.get("cache_folder")}
+        place: dict[str, object] = {**hub, "subfolder": subfolder, "cache_dir": options.get("cache_folder")}
         encoder = AutoModel.from_config(AutoConfig.from_pretrained(model_name_or_path, **place))
         tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **place)
         where = {**hub, "subfolder": subfolder, "cache_folder": options.get("cache_folder")}

@@ -37,7 +37,7 @@ class CrossEncoderScorer:
             raise UserError(f"{key}:{path}: expected a cross-encoder, got an encoder without a trained head")
         if self._model.num_labels != 1:
             raise UserError(f"{key}:{path}: expected one output a pair, got {self._model.num_labels}")
-        self.settings: Mapping[str, Any] = {"max_length": self._model.max_length, "output": "logit"}
+        self.settings: Mapping[str, object] = {"max_length": self._model.max_length, "output": "logit"}
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         return cross_scores(self._model, [(chat_as_text(messages), reply) for messages, reply in pairs])
@@ -63,7 +63,7 @@ class VectorScorer:
 
         load = st.MultiVectorEncoder if several else st.SentenceTransformer
         self._model: Any = _loaded(load, path, key)
-        self.settings: Mapping[str, Any] = {
+        self.settings: Mapping[str, object] = {
             "max_length": self._model.max_seq_length,
             "similarity": str(self._model.similarity_fn_name),
         }
@@ -109,7 +109,7 @@ class CausalScorer:
         self._scorer = load_policy_scorer(path, [(TRIED[0], [TRIED[1]])])
         self._ranker = WhiteBoxRanker(self._scorer.score, self._scorer.tokenizer, self._scorer.prompt_tokens)
         self._together = SETS_ON_GPU if self._scorer.on_gpu else 1
-        self.settings: Mapping[str, Any] = {"prompt_tokens": self._scorer.prompt_tokens, "output": "nats per token"}
+        self.settings: Mapping[str, object] = {"prompt_tokens": self._scorer.prompt_tokens, "output": "nats per token"}
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         found = self._scorer([(messages, [reply]) for messages, reply in pairs])

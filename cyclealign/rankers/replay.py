@@ -27,6 +27,8 @@ from cyclealign.files.records import decode
 from cyclealign.rankers.scored import too_few
 from cyclealign.types import CandidateSet, Cascaded, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
 
+Line = Mapping[str, Any]
+"""A JSON object that anybody may have written."""
 FORMS = ("tiers", "order", "ranking", "scores", "unranked")
 Names = tuple[str, ...]
 
@@ -146,7 +148,7 @@ def _read(path: Path) -> Iterator[tuple[str, _Record]]:
         yield prompt_id, _Record(_verdict(where, prompt_id, line), texts)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[str, str, Line]]:
     """Place (``file:line``), prompt id and content of every line that is not blank."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -164,7 +166,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield where, _prompt_id(where, line), line
 
 
-def _prompt_id(where: str, line: Mapping[str, Any]) -> str:
+def _prompt_id(where: str, line: Line) -> str:
     messages = line.get("messages")
     if messages is not None:
         fine = isinstance(messages, list) and all(
@@ -178,7 +180,7 @@ def _prompt_id(where: str, line: Mapping[str, Any]) -> str:
     return str(prompt_id)
 
 
-def _texts(where: str, line: Mapping[str, Any]) -> dict[str, str]:
+def _texts(where: str, line: Line) -> dict[str, str]:
     """Candidate id to text."""
     candidates = line.get("candidates")
     fine = isinstance(candidates, list) and all(
@@ -188,7 +190,7 @@ def _texts(where: str, line: Mapping[str, Any]) -> dict[str, str]:
     return {c["id"]: c["text"] for c in candidates or ()}
 
 
-def _verdict(where: str, prompt_id: str, line: Mapping[str, Any]) -> Ranking | Unranked:
+def _verdict(where: str, prompt_id: str, line: Line) -> Ranking | Unranked:
     if "unranked" in line:
         _expect(line["unranked"] in get_args(UnrankedReason), where, f"unranked: got {line['unranked']!r}")
         return Unranked(prompt_id, line["unranked"], str(line.get("detail", "")))
@@ -207,7 +209,7 @@ def _verdict(where: str, prompt_id: str, line: Mapping[str, Any]) -> Ranking | U
     return _ranking(where, prompt_id, tiers, set(names), line)
 
 
-def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str], line: Mapping[str, Any]) -> Ranking:
+def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str], line: Line) -> Ranking:
     cascade = _cascade(where, names, line)
     judged = names if cascade is None or cascade.audited else set(cascade.kept)
     graded = {key: _numbers(where, key, line[key]) for key in ("scores", "votes") if line.get(key) is not None}
@@ -231,7 +233,7 @@ def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str]
     )
 
 
-def _cascade(where: str, names: set[str], line: Mapping[str, Any]) -> Cascaded | None:
+def _cascade(where: str, names: set[str], line: Line) -> Cascaded | None:
     """What a cascade did with the list, where one did: else its own order would be taken for the judge's."""
     if line.get("cascade") is None:
         return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cyclealign.reporting.drawing import (
     BAR_LABELS,
@@ -138,10 +137,16 @@ def _figure(chart: LineChart | BarChart, drawn: list[Html], legend: list[Html], 
 
 def _line(line: Line, stroke: Stroke, x: Scale, y: Scale) -> Html:
     at = [(x(a), y(b)) for a, b in line.points]
-    look: dict[str, Any] = {"stroke": stroke.colour, "stroke_width": 2.2, "stroke_dasharray": stroke.dashes}
     parts = [
         *_intervals(line, stroke.colour, at, y),
-        tag("polyline", points=coordinates(at), fill="none", **look),
+        tag(
+            "polyline",
+            points=coordinates(at),
+            fill="none",
+            stroke=stroke.colour,
+            stroke_width=2.2,
+            stroke_dasharray=stroke.dashes,
+        ),
     ]
     if len(at) <= MARKED_UP_TO:
         names = [f"{line.name}: {short(b)} at {short(a)}" for a, b in line.points]

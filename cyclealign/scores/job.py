@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.files.atomic import write_atomic
+from cyclealign.files.records import write_record
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.rankers.by_name import RankerSpec, ledger_beside, open_ranker, open_scorer
@@ -25,7 +24,7 @@ from cyclealign.scores.formats import READERS, write
 from cyclealign.scores.jsonl_formats import read_texts
 from cyclealign.scores.mix import mixed
 from cyclealign.scores.plan import ScoreJob, checked_teachers, input_format, target_of
-from cyclealign.scores.sidecar import Gives, beside, recorded
+from cyclealign.scores.sidecar import Gives, Sidecar, beside, recorded
 from cyclealign.scores.store import ScoreStore, Teacher
 from cyclealign.scores.teachers import TeacherSpec, described, fingerprint, provenance
 from cyclealign.types import RankContext, Ranking, UserError
@@ -82,7 +81,9 @@ def _score(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str) -> 
 def _take_over(store: ScoreStore, spec: TeacherSpec, job: ScoreJob, format: str) -> tuple[str, str]:
     """The scores that stand in the file. Of several for one pair the first is kept."""
     digest = fingerprint(job.file)
-    found = {"kind": "file", "format": format, "sha256": digest, **recorded(job.file)}
+    earlier = recorded(job.file)
+    made_by = {} if earlier is None else {"teachers": earlier.teachers, "gives": earlier.gives}
+    found = {"kind": "file", "format": format, "sha256": digest, **made_by}
     name = f"file:{digest[:12]}"
     store.add_teacher(Teacher(name=name, gives=spec.gives, provenance=found))
     kept = differing = 0
@@ -188,8 +189,8 @@ def _write(
     lists = (item for item in READERS[format](job.file) if item.query.id not in left_out)
     write(target[0], target[1], mixed(store, calibrations, lists))
     entries = [{**asdict(teachers[name]), "calibration": asdict(calibrations[name])} for name in names]
-    meta = {"gives": teachers[names[0]].gives, "teachers": entries, "queries_left_out": len(left_out)}
-    write_atomic(beside(target[1]), json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    gives = teachers[names[0]].gives
+    write_record(beside(target[1]), Sidecar(gives=gives, teachers=tuple(entries), queries_left_out=len(left_out)))
     what = f"the mean of {len(names)} teachers" if len(names) > 1 else names[0]
     without = f"; left out, without a verdict: {len(left_out)} of {store.queries()} queries" if left_out else ""
     return f"{target[1]}: {what}, {job.calibrate}, as {target[0]}{without}"

@@ -206,7 +206,7 @@ def _texts(item: ScoreList) -> list[str]:
     return found
 
 
-def _json(row: Mapping[str, Any]) -> str:
+def _json(row: Mapping[str, object]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
@@ -223,7 +223,7 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"{path}[{n}]", row) for n, row in enumerate(found))
 
 
-def _text_column(row: Mapping[str, Any]) -> str | None:
+def _text_column(row: Mapping[str, object]) -> str | None:
     """None where there is no text, or several that could be meant."""
     # A named column that is null in this row is a text that is missing: another one must not stand in for it.
     named = [c for c in TEXT if c in row and (row[c] is None or isinstance(row[c], str))]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from cyclealign.types import UserError
+from cyclealign.files.records import read_record
 
 Gives = Literal["order", "magnitude", "levels"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """What a score file that we wrote says of itself: who gave the scores, calibrated how, and what they are."""
+
+    FORMAT: ClassVar[int] = 1
+
+    gives: Gives
+    teachers: tuple[object, ...]
+    queries_left_out: int
 
 
 def beside(path: Path) -> Path:
@@ -16,19 +27,13 @@ def beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.meta.json")
 
 
-def recorded(path: Path) -> dict[str, Any]:
+def recorded(path: Path) -> Sidecar | None:
     """What an earlier run of ours said about a score file."""
     file = beside(path)
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON: {error}") from error
-    return {"teachers": found.get("teachers"), "gives": found.get("gives")}
+    return read_record(Sidecar, file) if file.exists() else None
 
 
 def recorded_gives(path: Path) -> Gives | None:
     """What the scores of a file are, where an earlier run of ours wrote it."""
-    gives: Gives | None = recorded(path).get("gives")
-    return gives
+    found = recorded(path)
+    return None if found is None else found.gives

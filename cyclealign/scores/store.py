@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cyclealign.scores.calibration import Calibration, Spread, fit
 from cyclealign.scores.score_list import Item, ScoreList
@@ -61,7 +61,7 @@ class Teacher:
 
     name: str
     gives: Gives
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
 
 
 class ScoreStore:

@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cyclealign.losses import losses_fed_by
 from cyclealign.rankers.by_name import RankerSpec, fitted_file, ranker_spec
@@ -70,9 +69,9 @@ def described(gives: Gives) -> str:
     return {"order": "an order alone", "magnitude": "magnitudes", "levels": "levels"}[gives]
 
 
-def provenance(spec: RankerSpec, settings: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(spec: RankerSpec, settings: Mapping[str, object]) -> dict[str, object]:
     """What makes a teacher the same one again."""
-    found: dict[str, Any] = {"kind": spec.kind.name, "model": spec.place, **settings}
+    found: dict[str, object] = {"kind": spec.kind.name, "model": spec.place, **settings}
     if not spec.kind.scores:
         kept = {"base_url", "template", "passes", "request"}
         found |= {k: v for k, v in spec.box.model_dump(mode="json").items() if k in kept}

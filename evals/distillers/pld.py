@@ -86,7 +86,7 @@ def images(arguments: argparse.Namespace) -> dict[str, Any]:
                 found.setdefault(f"{pair} {name}", []).append(correct(model, held_out).float().tolist())
     return {
         "test_images": len(held_out.labels),
-        "teacher_accuracy": summary["teacher_accuracy"],
+        "teacher_accuracy": summary.teacher_accuracy,
         "accuracy": {name: [sum(row) / len(row) for row in rows] for name, rows in found.items()},
         "claims": compare_arms(found, [(f"{p} pld", f"{p} {o}") for p in STUDENTS for o in ("ce", "kd", "dist")]),
     }

@@ -37,6 +37,7 @@ from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference
 from cyclealign.files.jsonl import write_jsonl
+from cyclealign.files.records import encode
 from cyclealign.files.rows import jsonl_rows
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
@@ -134,7 +135,7 @@ def main() -> None:
             paid, held_out = split(items, seed)
             local = distil([(i.set, i.judged) for i in paid], features)
             assert local is not None
-            fits.append(local.record())
+            fits.append(encode(local.record()))
             for arm, values in one_seed(paid, held_out, local, features, judge, seed).items():
                 for measure, by_prompt in values.items():
                     for prompt_id, value in by_prompt.items():
@@ -274,7 +275,7 @@ def measured(
         figures = cascade_figures({prompt_id: item.set}, [ranking], passes=1)
         values["calls"][prompt_id] = 1 - len(ranking.judged) / len(item.set.ids)
         values["list_calls"][prompt_id] = float(not ranking.judged)
-        values["tokens"][prompt_id] = figures["tokens_saved"] / item.tokens if figures else 0.0
+        values["tokens"][prompt_id] = figures.tokens_saved / item.tokens if figures else 0.0
     if saved is not None:
         values |= {m: saved[m] for m in SAVINGS}
     return values

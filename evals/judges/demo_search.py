@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from cyclealign.files.records import encode
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))  # the server is the tests' own
 
 from loopback import Loopback
@@ -52,7 +54,7 @@ def main() -> None:
     ]
     known = {name: about(planted) for name, planted in POOLS.items()}
     setting = {"pool": N, "size": SIZE, "pairs": PAIRS, "sets": known}
-    write_json(arguments.out, {"setting": setting, "environment": environment(), "cells": cells})
+    write_json(arguments.out, {"setting": setting, "environment": encode(environment()), "cells": cells})
     for found in cells:
         print({k: v for k, v in found.items() if k != "searches"})
 

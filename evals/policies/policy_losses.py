@@ -32,6 +32,7 @@ from cyclealign.evaluation.replies import reply_statistics
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import read_json, write_json
 from cyclealign.files.prompts import load_prompts
+from cyclealign.files.records import encode
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import load_template
@@ -158,7 +159,8 @@ def measured(
         figures["steps"] = policy.fit(examples, start=None, out=weights).global_step
         figures["seconds_per_step"] = statistics.median(clock.seconds)
         version = PolicyVersion(name, base, weights / "adapter")
-    figures["accuracy"] = accuracy(list(policy.rank(pairs, context())))
+    judged = accuracy(list(policy.rank(pairs, context())))
+    figures["accuracy"] = None if judged is None else encode(judged)
     sets = sampled(config, "builtin:openers-report", version)
     flat = [(s.prompt, c.text) for s in sets for c in s.candidates]
     scores = iter(scorer_by_name(str(config.cycle.scorer)).score([(p.messages, text) for p, text in flat]))
@@ -167,7 +169,7 @@ def measured(
     return figures | {
         "rewards": rewards,
         "nll_start": statistics.fmean(nll),
-        **reply_statistics([text for _, text in flat]),
+        **encode(reply_statistics([text for _, text in flat])),
     }
 
 
@@ -184,7 +186,7 @@ def report(found: Sequence[dict[str, dict[str, Any]]], overrides: Sequence[str])
         "openers": len(openers),
         "overrides": list(overrides),
         "runs": [{n: {k: v for k, v in r.items() if k != "rewards"} for n, r in s.items()} for s in found],
-        **environment(),
+        **encode(environment()),
     }
 
 

@@ -24,9 +24,11 @@ from cyclealign.config.schema import Config
 from cyclealign.cycle.starting import Cycle
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
 from cyclealign.files.environment import environment
-from cyclealign.files.jsonl import read_json, read_jsonl, write_json
+from cyclealign.files.jsonl import read_jsonl, write_json
 from cyclealign.files.prompts import load_prompts
+from cyclealign.files.records import encode, read_record
 from cyclealign.files.run_dir import RunDir
+from cyclealign.files.run_state import Kept
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.rankers.local import LocalRanker
@@ -56,7 +58,7 @@ def run_of(seed: int, root: Path, overrides: list[str]) -> RunDir:
     """The finished run of one seed; made, or taken up again, where it is missing."""
     config = load_config("quickstart", [*overrides, f"seed={seed}", f"name=seed-{seed}", f"output_dir={root}"])
     run = RunDir(config.run_dir)
-    if not (run.best / "kept.json").exists():
+    if run.kept() is None:
         started = run.config.exists() and any(run.interactions())
         (Cycle.resume(run.path) if started else Cycle.from_config(config)).run()
     return run
@@ -64,20 +66,20 @@ def run_of(seed: int, root: Path, overrides: list[str]) -> RunDir:
 
 def measured(run: RunDir) -> dict[str, Any]:
     """Start and kept model of one run on the report openers, and the paired differences of reward."""
-    kept = read_json(run.best / "kept.json")
+    kept = read_record(Kept, run.kept_file)
     config = load_config(str(run.config), [f"generator.candidates={REPLIES}", "generator.backend=transformers"])
     prompts = load_prompts(OPENERS)
-    adapter = run.best / "adapter" if kept["trained"] else None
+    adapter = run.best / "adapter" if kept.trained else None
     start, end = (
-        replies(config, prompts, PolicyVersion(name, kept["start_model"], weights))
+        replies(config, prompts, PolicyVersion(name, kept.start_model, weights))
         for name, weights in (("start", None), ("kept", adapter))
     )
-    policy = TrainablePolicy(config, base=kept["start_model"], total_steps=1, seed=0)
+    policy = TrainablePolicy(config, base=kept.start_model, total_steps=1, seed=0)
     before, after = (figures(config, policy, sets) for sets in (start, end))
     gains = {i: after["rewards"][i] - before["rewards"][i] for i in before["rewards"]}
     return {
-        "kept": kept["trained"],
-        "why": kept["why"],
+        "kept": kept.trained,
+        "why": kept.why,
         "stopped": kept["stopped"],
         "seconds": sum(row["seconds"] for row in read_jsonl(run.timings)),
         "start": {k: v for k, v in before.items() if k != "rewards"},
@@ -112,7 +114,7 @@ def figures(config: Config, policy: TrainablePolicy, sets: Sequence[CandidateSet
         "ranker": statistics.fmean(LocalRanker().score(pairs)),
         "overlap": statistics.fmean(scorer_by_name("overlap").score(pairs)),
         "nll_start": statistics.fmean(policy.nll(flat, start_model=True)),
-        **reply_statistics([text for _, text in flat]),
+        **encode(reply_statistics([text for _, text in flat])),
         "kept_of_drawn": kept_of_drawn(sets),
     }
 
@@ -142,7 +144,7 @@ def report(results: list[dict[str, Any]], overrides: list[str]) -> dict[str, Any
         "overrides": overrides,
         "runs": [{k: v for k, v in r.items() if k not in ("gains", "samples")} for r in results],
         "samples": results[0]["samples"],
-        **environment(),
+        **encode(environment()),
     }
 
 

@@ -85,16 +85,16 @@ def test_the_report_compares_with_the_teacher_at_the_same_precision() -> None:
     assert distill(EVALUATE) == 0
     summary = json.loads(Path("runs/leaf/summary.json").read_text())
     points = {"float32", "width 8", "int8", "binary"}
-    assert {n: set(at) for n, at in summary["ndcg@10"].items()} == dict.fromkeys(
+    assert {n: set(at) for n, at in summary["ndcg10"].items()} == dict.fromkeys(
         ("teacher", "standard", "asymmetric", "undistilled"), points
     )
     for name, at in summary["retention"].items():
         for point, share in at.items():
-            expected = summary["ndcg@10"][name][point] / summary["ndcg@10"]["teacher"][point]
+            expected = summary["ndcg10"][name][point] / summary["ndcg10"]["teacher"][point]
             assert share == pytest.approx(expected)
     by_query = json.loads(Path("runs/leaf/retention.json").read_text())
     for name, values in by_query.items():
-        assert np.mean(list(values.values())) == pytest.approx(summary["ndcg@10"][name]["float32"])
+        assert np.mean(list(values.values())) == pytest.approx(summary["ndcg10"][name]["float32"])
     assert summary["cosine"]["queries"] > 0.95
     assert set(summary["queries_per_second"]) == {"batch 1", "batch 32"}
     documents = loaded("teacher").encode_document(list(DOCUMENTS))

@@ -10,7 +10,9 @@ import pytest
 
 from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.list_rows import mined_rows, ranked_rows, text_rows, training_rows
+from cyclealign.files.records import write_record
 from cyclealign.losses import CPRD, ListMLE, MarginMSE, MultiLevelRanking
+from cyclealign.scores.sidecar import Sidecar
 from cyclealign.types import UserError
 
 
@@ -36,7 +38,7 @@ def test_levels_that_cyclealign_score_wrote_are_levels_again() -> None:
     data = scores(
         "l.run", "q Q0 a 1 0 x\nq Q0 b 2 -1 x\nq Q0 c 3 -1 x\n", queries=Path("q.tsv"), documents=Path("d.tsv")
     )
-    Path("l.run.meta.json").write_text(json.dumps({"gives": "levels"}))
+    write_record(Path("l.run.meta.json"), Sidecar(gives="levels", teachers=(), queries_left_out=0))
     Path("q.tsv").write_text("q\tasked\n")
     Path("d.tsv").write_text("a\tone\nb\ttwo\nc\tthree\n")
     assert ranked_rows(data, MultiLevelRanking())["scores"] == [[0, 1, 1]]

@@ -215,7 +215,7 @@ def test_without_ratings_the_first_stage_makes_the_model() -> None:
     assert distill("finetuning=null", *short) == 0
     assert json.loads(Path("runs/quantidce/model/config.json").read_text())["hidden_dropout_prob"] == 0.25
     found = json.loads(Path("runs/quantidce/summary.json").read_text())
-    assert set(found) == {"pretraining"}
+    assert set(found) == {"format", "pretraining"}
     # The best checkpoint is the one that was saved: its loss, computed again.
     from cyclealign.losses import MultiLevelRanking, RankedScores
 
