@@ -187,7 +187,7 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(
     with monkeypatch.context() as once:
         once.setattr(quantidce, "train_or_resume", killed)
         if stage == "finetuning":  # the whole run's first stage, which has ended, is not trained again
-            once.setattr(quantidce, "claim", lambda config: claimed_with_first_stage(config, whole))
+            once.setattr(quantidce, "claim", lambda kind, config: claimed_with_first_stage(kind, config, whole))
         assert distill(*options) == 130
     assert set(begun) == {stage}
     assert (run / f"checkpoints/{stage}/checkpoint-15").is_dir()
@@ -200,11 +200,11 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(
     assert "holds a distillation with another config" in capsys.readouterr().err
 
 
-def claimed_with_first_stage(config: Any, whole: Path) -> None:
+def claimed_with_first_stage(kind: Any, config: Any, whole: Path) -> None:
     """The run's directory as it is after the first stage of ``whole``, which has the same settings."""
     from cyclealign.distill.run import claim
 
-    assert claim(config) is None
+    assert claim(kind, config) is None
     shutil.copytree(whole / "pretrained", config.run_dir / "pretrained")
     shutil.copy(whole / "pretraining.json", config.run_dir)
 

@@ -21,7 +21,5 @@ def test_what_a_run_writes_is_typed_wherever_it_is_read() -> None:
     raw = [p for p in rooms if UNTYPED.search(p.read_text(encoding="utf-8"))]
     assert {p.name for p in raw} <= {"forest.py", "eval_figures.py"}, "these draw the figures of result files"
     reading = re.compile(r"\bread_jsonl?\(")
-    assert [p.name for p in rooms if reading.search(p.read_text(encoding="utf-8"))] == [
-        "tracking.py",
-        "trusted_hosts.py",
-    ]
+    foreign = {p.name for p in rooms if reading.search(p.read_text(encoding="utf-8"))}
+    assert foreign == {"tracking.py", "trusted_hosts.py"}  # a Trainer's state; the user's own hosts, of no run
