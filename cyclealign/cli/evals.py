@@ -69,7 +69,7 @@ def winrate(
     """How often a judge prefers A to B: both orders, ties kept, raw and at equal length."""
     from cyclealign.evaluation.judging import Judge, price
     from cyclealign.evaluation.responses import expected_responses, get_responses
-    from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of
+    from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of, without_counterpart
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
     judge.ranker()  # a mistake in it is found before anything is sampled
@@ -80,8 +80,9 @@ def winrate(
         _say(price([s for s in pairs_of(*known) if needs_judge(s)], judge))
         return
     checked(out)
-    sets = pairs_of(*(get_responses(spec, sampling, keep) for spec, _, keep in sides))
-    finish(evaluate_winrate(WinRate(a=a, b=b, judge=judge), sets, out), out)
+    first, second = (get_responses(spec, sampling, keep) for spec, _, keep in sides)
+    job = WinRate(a=a, b=b, judge=judge, alone=without_counterpart(first, second))
+    finish(evaluate_winrate(job, pairs_of(first, second), out), out)
 
 
 @eval_app.command()

@@ -21,7 +21,7 @@ from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
-from cyclealign.files.foreign import ForeignFormatter, one_line, readable_traceback
+from cyclealign.files.printable import ForeignFormatter, one_line, readable_traceback
 from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 

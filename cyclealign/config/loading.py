@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from cyclealign.config.errors import Raw, check_keys, is_free, readable, show
 from cyclealign.config.schema import Config, Section
 from cyclealign.config.training_keys import check_training
+from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource_dir
 from cyclealign.files.strict_yaml import read_yaml, write_yaml
 from cyclealign.types import UserError
@@ -166,13 +167,7 @@ def check_resume_changes(old: Config, new: Config) -> None:
 
 
 def _read(path: Path, kind: type[Section]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    raw = read_yaml(text, str(path))
+    raw = read_yaml(read_text(path), str(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected sections (key: value) at the top level, got {show(raw)}")
     _check_plain(raw, ())

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from cyclealign.curation.sets import DemonstrationSet, open_set, writable
+from cyclealign.files.foreign import read_text
 from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.judge.demonstration_files import from_record, save_demonstrations, to_record
 from cyclealign.types import Demonstration, UserError
@@ -64,13 +65,13 @@ def edit(found: DemonstrationSet) -> DemonstrationSet:
     header = _HEADER.format(name=path.name, version=found.version)
     if not draft.exists():
         draft.write_text(header + as_yaml(found.demonstrations), encoding="utf-8")
-    elif not draft.read_text(encoding="utf-8").startswith(header.splitlines()[0]):
+    elif not read_text(draft).startswith(header.splitlines()[0]):
         raise UserError(f"{draft}: left from another version of {path.name}; take over what you need and delete it")
     _open_editor(draft)
     kept = f"your text is kept in {draft}: edit again to go on with it, or delete it"
     try:
-        new = from_yaml(draft.read_text(encoding="utf-8"), str(draft))
-    except (UserError, UnicodeDecodeError) as error:
+        new = from_yaml(read_text(draft), str(draft))
+    except UserError as error:
         raise UserError(f"{error}; {path.name} is as it was, {kept}") from error
     if open_set(found.name).demonstrations != found.demonstrations:
         raise UserError(f"{path} was changed by somebody else meanwhile and is left alone; {kept}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cyclealign.config.extras import require_extra
@@ -11,9 +12,10 @@ from cyclealign.distill.adapters import CrossEncoderObjective, DenseObjective
 from cyclealign.distill.config import EffectivenessConfig
 from cyclealign.distill.relevance import Judged, read_judged
 from cyclealign.distill.students import Student
+from cyclealign.evaluation.retrieval import measured
+from cyclealign.files.trec import run_lists
 from cyclealign.rankers.encoders import cross_scores, vector_scores
 from cyclealign.scores.jsonl_formats import read_texts
-from cyclealign.scores.tsv_formats import read_trec
 from cyclealign.types import UserError
 
 Run = dict[str, dict[str, float]]
@@ -31,9 +33,9 @@ def effectiveness(config: EffectivenessConfig, student: Student, folder: Path) -
         found |= _retrieved(student, queries, documents, judged, folder)
     if config.candidates is not None:
         candidates: dict[str, list[str]] = {}
-        for item in read_trec(config.candidates):  # a query's lines may stand apart, as in a merged run
-            if item.query.id in judged:
-                candidates.setdefault(item.query.id, []).extend(d.id for d in item.documents)
+        for item in run_lists(config.candidates):
+            if item.query in judged:
+                candidates[item.query] = list(item.scores)
         found |= _reranked(judged, reranked(student.model, queries, documents, candidates))
     return found
 
@@ -60,14 +62,9 @@ def reranked(
 
 def _reranked(judged: Judged, run: Run) -> dict[str, float]:
     """A judged query without candidates counts 0."""
-    import ir_measures
-
-    measures = {
-        "rerank_mrr@10": ir_measures.parse_measure("RR@10"),
-        "rerank_ndcg@10": ir_measures.parse_measure("nDCG@10"),
-    }
-    values = ir_measures.calc_aggregate(list(measures.values()), {q: dict(d) for q, d in judged.items()}, run)
-    return {name: float(values[measure]) for name, measure in measures.items()}
+    values = measured(judged, run, ("RR@10", "nDCG@10"))
+    names = {"rerank_mrr@10": "RR@10", "rerank_ndcg@10": "nDCG@10"}
+    return {name: fmean(values[measure].values()) for name, measure in names.items()}
 
 
 def _retrieved(

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from cyclealign.distill.relevance import read_judged
+from cyclealign.evaluation.retrieval import measured
 from cyclealign.scores.jsonl_formats import read_texts
 from cyclealign.types import UserError
 
@@ -27,7 +28,7 @@ class Collection:
 
     queries: dict[str, str]
     documents: dict[str, str]
-    grades: dict[str, dict[str, int]]
+    grades: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ def ndcg(
     ranges: least and greatest value of each dimension [2, D], for int8: of the teacher's documents, also where the
     vectors are a student's.
     """
-    import ir_measures
     from sentence_transformers.util import dot_score, semantic_search
 
     queries, documents = (at_precision(v, precision, ranges) for v in (system.queries, system.documents))
@@ -65,8 +65,7 @@ def ndcg(
         query: {ids[hit["corpus_id"]]: float(hit["score"]) for hit in found}
         for query, found in zip(collection.queries, hits, strict=True)
     }
-    measure = ir_measures.parse_measure("nDCG@10")
-    values = {m.query_id: float(m.value) for m in ir_measures.iter_calc([measure], collection.grades, run)}
+    values = measured(collection.grades, run, ["nDCG@10"])["nDCG@10"]
     return {query: values[query] for query in collection.queries}
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from cyclealign.config.loading import find_config
 from cyclealign.config.schema import Loss, Section
 from cyclealign.distill.config import DistillConfig, ListDistillConfig
+from cyclealign.files.foreign import read_text
 from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.losses import PLD
 from cyclealign.models.classifier import ClassifierConfig
@@ -62,7 +63,7 @@ def pld_schema(path_or_name: str) -> type[PLDConfig | PLDListConfig]:
     Raises:
         UserError: no such config, or one that is no YAML.
     """
-    raw = read_yaml(find_config(path_or_name).read_text(encoding="utf-8"), path_or_name)
+    raw = read_yaml(read_text(find_config(path_or_name)), path_or_name)
     data = raw.get("data") if isinstance(raw, dict) else None
     named = isinstance(data, dict) and "scores" in data
     return PLDListConfig if named else PLDConfig

@@ -6,30 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cyclealign.scores.score_list import Item, ScoreList, lines
+from cyclealign.files.trec import read_qrels
+from cyclealign.scores.score_list import Item, ScoreList
 from cyclealign.types import UserError
 
-Judged = Mapping[str, Mapping[str, int]]
+Judged = Mapping[str, Mapping[str, float]]
 
 
-def read_judged(path: Path) -> dict[str, dict[str, int]]:
-    """{query: {document: grade}} of relevant documents (grade above 0): three columns (query, document, grade; a header
-    may stand first), or TREC's four (query 0 document grade).
+def read_judged(path: Path) -> dict[str, dict[str, float]]:
+    """{query: {document: grade}} of relevant documents (grade above 0), as ``cyclealign.files.trec`` reads qrels.
 
     Raises:
-        UserError: names file and line.
+        UserError: names file and line, or no document is relevant.
     """
-    judged: dict[str, dict[str, int]] = {}
-    for place, line in lines(path):
-        fields = line.split()
-        if len(fields) not in (3, 4):
-            raise UserError(f"{place}: expected query, document, relevance, or TREC's four columns, got {len(fields)}")
-        query, document, grade = fields[0], fields[-2], fields[-1]
-        if grade.lstrip("-").isdigit():
-            if int(grade) > 0:
-                judged.setdefault(query, {})[document] = int(grade)
-        elif not place.endswith(":1") or any(c.isdigit() for c in grade):  # no header
-            raise UserError(f"{place}: expected a whole number as relevance, got {grade!r}")
+    found = {q: {d: g for d, g in grades.items() if g > 0} for q, grades in read_qrels(path).items()}
+    judged = {query: grades for query, grades in found.items() if grades}
     if not judged:
         raise UserError(f"{path}: judges no document relevant")
     return judged

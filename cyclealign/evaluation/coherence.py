@@ -14,7 +14,7 @@ import numpy as np
 from cyclealign.evaluation.result import Item, Result, make_result
 from cyclealign.evaluation.statistics import Estimate, Figure, Figures, expanded_tails
 from cyclealign.files.dialogues import exchange_of, is_number, rating_of
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.types import UserError
 
@@ -32,7 +32,7 @@ def evaluate_coherence(data: Path, scorer: str | None, *, seed: int) -> Result:
     Raises:
         UserError: names file and line; or fewer than three rows, or ratings or scores that are all the same.
     """
-    rows = list(jsonl_rows(data))
+    rows = list(json_rows(data))
     human = [rating_of(row, place) for place, row in rows]
     scores = _scores(rows, scorer)
     metrics: dict[str, Figure] = {"items": len(rows)}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from cyclealign.evaluation.words import words
 from cyclealign.types import (
     CandidateSet,
     Generator,
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
         def white_box(self) -> PolicyTrainer: ...
 
 
-WORDS = re.compile(r"\w+|[^\w\s]")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplyStatistics:
     """Figures of ``replies`` replies together; ``mean_words``: words a reply."""
@@ -44,7 +41,7 @@ class ReplyStatistics:
 
 def reply_statistics(replies: Sequence[str]) -> ReplyStatistics:
     """Mean length in words, distinct-1 and distinct-2 (distinct n-grams over all n-grams, lower-cased words)."""
-    tokens = [WORDS.findall(r.lower()) for r in replies]
+    tokens = [words(r) for r in replies]
     return ReplyStatistics(
         replies=len(replies),
         mean_words=fmean(len(t) for t in tokens) if tokens else 0.0,

@@ -11,10 +11,13 @@ from pathlib import Path
 from cyclealign.config.loading import parsed_section
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.evaluation.policies import find_policy
+from cyclealign.files.columns import exchange, first_there
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.jsonl import Appender, read_jsonl
-from cyclealign.files.prompts import load_prompts, parse_row
+from cyclealign.files.messages import is_messages, parted
+from cyclealign.files.messages import messages as parsed_messages
+from cyclealign.files.prompts import load_prompts
 from cyclealign.files.records import decode
-from cyclealign.files.rows import jsonl_rows
 from cyclealign.files.run_records import PromptRecord, prompt_record
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
 from cyclealign.judge.prompting import LETTERS_PER_TOKEN
@@ -80,21 +83,22 @@ def expected_responses(spec: str, sampling: Sampling, keep: Path, *, letter: str
 
 
 def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Response]:
-    """Responses by prompt id from JSONL: ``prompt``, ``instruction`` or ``messages``; ``response`` or ``output``.
+    """Responses by prompt id from JSONL: prompts as ``cyclealign.files.columns`` reads them; ``response``, ``output``,
+    ``reply`` or ``completion``, or what the assistant says last in ``messages``.
 
     Of ``candidates`` or ``responses`` the first is taken. UserError names file and line.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; expected JSONL of responses")
     found: dict[str, Response] = {}
-    for place, row in jsonl_rows(path):
+    for place, row in json_rows(path):
         if "responses_of" in row:
             continue  # our own head line
-        asked = {"prompt": row.get("prompt", row.get("instruction")), "messages": row.get("messages")}
-        prompt = parse_row({k: v for k, v in asked.items() if v is not None}, place)
+        messages, said = exchange(row, place)
+        prompt = Prompt(messages)
         if prompt.id in found:
             raise UserError(f"{place}: a second response to one prompt; expected one each")
-        found[prompt.id] = Response(prompt, _text(row, place))
+        found[prompt.id] = Response(prompt, _text(row, said, place))
         if len(found) == limit:
             break
     if not found:
@@ -102,13 +106,21 @@ def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Respons
     return found
 
 
-def _text(row: Mapping[str, object], place: str) -> str:
-    value = next((row[k] for k in TEXT_KEYS if row.get(k) is not None), None)
-    several = row.get("candidates", row.get("responses"))
+def _text(row: Mapping[str, object], said: str | None, place: str) -> str:
+    """The response of a row; ``said``: the reply at the end of its messages, where there is one."""
+    name = first_there(row, TEXT_KEYS)
+    value = row[name] if name is not None else None
+    lists = first_there(row, ("candidates", "responses"))
+    several = row[lists] if lists is not None else None
     if value is None and isinstance(several, list) and several:
         value = several[0].get("text") if isinstance(several[0], dict) else several[0]
+    if is_messages(value):
+        _, value = parted(parsed_messages(value, place))
+    if said is not None and value not in (None, said):
+        raise UserError(f"{place}: the messages end with another reply than {name or lists}; take one of them out")
+    value = said if value is None else value
     if not isinstance(value, str):
-        raise UserError(f"{place}: expected {', '.join(TEXT_KEYS)} as text, or candidates")
+        raise UserError(f"{place}: expected {', '.join(TEXT_KEYS)} as text, candidates, or messages with a reply")
     return value
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import random
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -17,10 +16,10 @@ from cyclealign.evaluation.replies import distinct_n
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Item, Result, make_result
 from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
+from cyclealign.evaluation.words import RougeWords, without_spaces, words
 from cyclealign.judge.replies import is_refusal
 from cyclealign.types import UserError
 
-WORDS = re.compile(r"\w+|[^\w\s]")
 ROUGES = ("rouge1", "rouge2", "rougeL")
 SELF_BLEU = 100  # responses that are compared with each other: the cost grows with their square
 REPETITIVE = 0.2  # share of repeated 4-grams above which a reply counts as repetitive
@@ -62,10 +61,11 @@ def overlap_figures(
 ) -> tuple[dict[str, Figure], list[float]]:
     """sacreBLEU and chrF of the corpus, mean ROUGE F1 and PRO's BLEU with intervals; and ROUGE-L by item."""
     sacrebleu, rouge = _needed("sacrebleu"), _needed("rouge_score.rouge_scorer")
-    bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+    bleu, chrf = sacrebleu.BLEU(tokenize=_bleu_tokens(references)), sacrebleu.CHRF()
     corpus = bleu.corpus_score(list(hypotheses), [list(references)])
     letters = chrf.corpus_score(list(hypotheses), [list(references)])
-    scorer = rouge.RougeScorer(list(ROUGES), use_stemmer=True)
+    own = _needed("rouge_score.tokenizers").DefaultTokenizer(use_stemmer=True)
+    scorer = rouge.RougeScorer(list(ROUGES), tokenizer=RougeWords(own))
     scored = [scorer.score(r, h) for h, r in zip(hypotheses, references, strict=True)]
     by_rouge = {name: [s[name].fmeasure for s in scored] for name in ROUGES}
     pro = [bleu_char_pro_compat(h, r) for h, r in zip(hypotheses, references, strict=True)]
@@ -95,7 +95,7 @@ def bleu_char_pro_compat(hypothesis: str, reference: str) -> float:
 
 def text_figures(texts: Sequence[str], *, seed: int) -> dict[str, Figure]:
     """Length, distinct-n, self-BLEU, and the shares of refusals, empty and repetitive replies."""
-    tokens = [WORDS.findall(t.lower()) for t in texts]
+    tokens = [words(t) for t in texts]
     repeated = [repetition(t) for t in tokens]
     n = len(texts)
     return {
@@ -126,8 +126,14 @@ def self_bleu(texts: Sequence[str], *, seed: int) -> float | None:
         found = random.Random(seed).sample(found, SELF_BLEU)
     if len(found) < 2:
         return None
-    bleu = _needed("sacrebleu").BLEU(effective_order=True)
+    bleu = _needed("sacrebleu").BLEU(effective_order=True, tokenize=_bleu_tokens(found))
     return fmean(bleu.sentence_score(t, found[:n] + found[n + 1 :]).score for n, t in enumerate(found))
+
+
+def _bleu_tokens(texts: Sequence[str]) -> str:
+    """sacreBLEU's tokenizer: its default, or characters where most texts are written without spaces (its signature
+    says which)."""
+    return "char" if sum(map(without_spaces, texts)) > len(texts) / 2 else "13a"
 
 
 def _needed(module: str) -> Any:

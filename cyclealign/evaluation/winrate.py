@@ -22,11 +22,15 @@ ONE_SIDED = 0.9  # share of items with the same side longer from which equal len
 
 @dataclass(frozen=True, kw_only=True)
 class WinRate:
-    """``a`` and ``b`` as the command line names them; the win rate is that of ``a``."""
+    """``a`` and ``b`` as the command line names them; the win rate is that of ``a``.
+
+    ``alone``: how many prompts only a, and only b answers.
+    """
 
     a: str
     b: str
     judge: Judge
+    alone: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,11 @@ def pairs_of(a: Mapping[str, Response], b: Mapping[str, Response]) -> list[Candi
     ]
 
 
+def without_counterpart(a: Mapping[str, Response], b: Mapping[str, Response]) -> tuple[int, int]:
+    """How many prompts only a answers, and only b: no pair is made of them."""
+    return len(a.keys() - b.keys()), len(b.keys() - a.keys())
+
+
 def needs_judge(item: CandidateSet) -> bool:
     """Equal responses are a tie and an empty one loses to any other, whoever judges."""
     texts = [c.text.strip() for c in item.candidates]
@@ -61,6 +70,7 @@ def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> R
     outcomes = [_outcome(s, *next(verdicts)) if needs_judge(s) else _unjudged(s) for s in sets]
     metrics = winrate_metrics(outcomes, seed=job.judge.seed)
     metrics["judged"] = {"asked": len(asked), "equal_or_empty": len(sets) - len(asked)}
+    metrics["without_counterpart"] = dict(zip("ab", job.alone, strict=True))
     metrics["cost"] = cost([found], len(sets))
     about = {"a": job.a, "b": job.b, "ranker": job.judge.spec, "options": list(job.judge.settings)}
     return make_result(
@@ -124,6 +134,11 @@ def _warnings(job: WinRate, outcomes: Sequence[Outcome], found: Judged) -> list[
     warnings = [w for w in (taught_by(judge, spec) for spec in (job.a, job.b)) if w]
     if any(len(shown) == 1 for shown in found.shown):
         warnings.append("one presentation order an item (passes=1): the slot may decide; use passes=2")
+    if any(job.alone):
+        warnings.append(
+            f"left out, since only one side answers them: {job.alone[0]} prompts of a and {job.alone[1]} of b, beside"
+            f" {len(outcomes)} that both answer"
+        )
     longer = _longer([o for o in outcomes if o.value is not None])
     if longer is not None and not 1 - ONE_SIDED <= longer.value <= ONE_SIDED:
         side = "a" if longer.value > 0.5 else "b"

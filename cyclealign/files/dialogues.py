@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cyclealign.files.prompts import parse_row
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.columns import asked, first_there
+from cyclealign.files.foreign_json import json_rows
+from cyclealign.files.trec import finite
 from cyclealign.types import Message, UserError
 
 RATINGS = ("human", "rating", "ratings", "annotations", "human_scores")
@@ -43,7 +43,7 @@ def read_levels(path: Path) -> Iterator[LevelledDialogue]:
     Raises:
         UserError: names file and line of a row that has no two levels with responses.
     """
-    for place, row in jsonl_rows(path):
+    for place, row in json_rows(path):
         yield LevelledDialogue(context=context_of(row, place), levels=levels_of(row, place))
 
 
@@ -53,7 +53,7 @@ def read_ratings(path: Path) -> Iterator[RatedResponse]:
     Raises:
         UserError: names file and line.
     """
-    for place, row in jsonl_rows(path):
+    for place, row in json_rows(path):
         context, response = exchange_of(row, place)
         yield RatedResponse(context=context, response=response, rating=rating_of(row, place))
 
@@ -73,9 +73,10 @@ def context_of(row: Row, place: str) -> tuple[Message, ...]:
     if isinstance(context, list) and context and all(isinstance(t, str) for t in context):
         roles = ("user", "assistant")
         turns = [{"role": roles[(len(context) - 1 - n) % 2], "content": t} for n, t in enumerate(context)]
-        return parse_row({"messages": turns}, place).messages
-    prompt = row.get("prompt", row.get("query"))
-    return parse_row({"prompt": prompt, "messages": row.get("messages")}, place).messages
+        return asked({"prompt": turns}, place)
+    name = first_there(row, ("prompt", "query"))
+    prompt = row[name] if name is not None else None
+    return asked({"prompt": prompt, "messages": row.get("messages")}, place)
 
 
 def levels_of(row: Row, place: str) -> tuple[tuple[str, ...], ...]:
@@ -98,7 +99,7 @@ def rating_of(row: Row, place: str) -> float:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, str) and finite(value) is not None
 
 
 def _is_levels(found: Any) -> bool:

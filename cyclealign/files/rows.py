@@ -1,22 +1,19 @@
 """Rows of data files and hub datasets, each with the place that errors name.
 
-JSONL (also .gz) and Parquet from a path, a glob or a directory; anything else is a hub id, with a split of its own
-after ``@`` where wanted (``Anthropic/hh-rlhf@test``).
+JSONL or one JSON array (compressed by gzip, too) and Parquet from a path, a glob or a directory; anything else is a hub
+id, with a split of its own after ``@`` where wanted (``Anthropic/hh-rlhf@test``).
 """
 
 from __future__ import annotations
 
 import glob
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from cyclealign.files.foreign import is_parquet
+from cyclealign.files.foreign_json import Row, json_rows
 from cyclealign.types import UserError
 
-Row = tuple[str, dict[str, Any]]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
@@ -52,42 +49,15 @@ def rows(spec: str, *, split: str = "train", parquet: bool = False) -> Iterator[
         parquet: read files as Parquet whatever their names.
 
     Raises:
-        UserError: a file cannot be read or decoded, or a line is not a JSON object; the place is named.
+        UserError: a file cannot be read or decoded, or holds what is no JSON object; the place is named.
     """
     files = data_files(spec)
     if files is None:
         yield from _hub_rows(spec, split)
         return
     for path in files:
-        yield from _parquet_rows(path) if parquet or path.name.endswith(".parquet") else jsonl_rows(path)
-
-
-def jsonl_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSONL file, compressed where its name ends in .gz; blank lines are skipped."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", _object(line, f"{path}:{number}")
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}:{number + 1}: cannot be read: {reason}") from error
-
-
-def _object(line: bytes, place: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place}: not UTF-8 text") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON: {error}; expected one JSON object a line") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{place}: expected one JSON object a line, got {type(value).__name__}")
-    if b"\\ud" in line.lower():
-        # A lone surrogate can be written in JSON but neither hashed nor sent: it becomes a question mark.
-        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-    return dict(value)
+        named = parquet or path.name.endswith(".parquet")
+        yield from _parquet_rows(path) if named or is_parquet(path) else json_rows(path)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

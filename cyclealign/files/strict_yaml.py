@@ -11,7 +11,10 @@ from typing import Any
 
 import yaml
 
+from cyclealign.files.foreign_json import MAX_DIGITS
 from cyclealign.types import UserError
+
+MAX_REPEATED = 10_000  # values that aliases may stand for
 
 _FLOAT = re.compile(r"^[-+]?(?:(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$")
 _SCALARS = (
@@ -48,7 +51,11 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))  # PyYAML would read 010 as eight
+    digits = loader.construct_scalar(node)
+    if len(digits) > MAX_DIGITS:
+        problem = f"a number of {len(digits)} digits; at most {MAX_DIGITS} are read"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return int(digits)  # PyYAML would read 010 as eight
 
 
 for _tag, _pattern, _first in _SCALARS:
@@ -63,14 +70,51 @@ def read_yaml(text: str, source: str) -> Any:
     Raises:
         UserError: not YAML, or a key given twice; names ``source:line``.
     """
+    loader = _Loader(text)  # a SafeLoader
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_aliases(root, source)
+        return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         raise UserError(f"{where}: not valid YAML: {_one_line(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"{source}: not valid YAML: {reason}") from error
+    finally:
+        loader.dispose()
+
+
+def _check_aliases(root: yaml.Node, source: str) -> None:
+    """Refuse aliases that repeat more than MAX_REPEATED values in all, or that hold themselves: nine lines of ten
+    aliases stand for a billion values."""
+    sizes: dict[int, int] = {}
+    own = 0
+    waiting: list[tuple[yaml.Node, bool]] = [(root, False)]
+    while waiting:
+        node, below_known = waiting.pop()
+        below = _below(node)
+        if below_known:
+            if any(sizes[id(child)] == 0 for child in below):
+                line = node.start_mark.line + 1
+                raise UserError(f"{source}:{line}: not valid YAML: an alias stands for a value that holds it")
+            sizes[id(node)] = 1 + sum(sizes[id(child)] for child in below)
+        elif id(node) not in sizes:
+            own += 1
+            sizes[id(node)] = 0  # while it is open: an alias to it holds itself
+            waiting += [(node, True), *((child, False) for child in below)]
+        if sizes[id(node)] > own + MAX_REPEATED:
+            line = node.start_mark.line + 1
+            raise UserError(f"{source}:{line}: not valid YAML: aliases repeat more than {MAX_REPEATED:,} values")
+
+
+def _below(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def write_yaml(value: Any) -> str:

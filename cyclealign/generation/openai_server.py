@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclealign.config.endpoints import OPENAI_URL, SERVER_KEY, host_of
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
-from cyclealign.files.foreign import one_line
+from cyclealign.files.printable import one_line
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
     FORGED_TURN,

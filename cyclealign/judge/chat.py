@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cyclealign.files.foreign import one_line, well_formed
+from cyclealign.files.printable import one_line, well_formed
 
 End = Literal["natural", "cut", "filtered", "failed", "unknown"]
 # By what they say in lower case; whatever is not here is no reason to believe that a reply is whole.

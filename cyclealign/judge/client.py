@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from cyclealign.config.endpoints import OPENAI_URL, address_of, host_of
-from cyclealign.files.foreign import one_line, well_formed
+from cyclealign.files.printable import one_line, well_formed
 from cyclealign.judge.call import Call
 from cyclealign.judge.chat import decoded, error_of
 from cyclealign.judge.failures import Failure

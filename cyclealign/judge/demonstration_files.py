@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.packaged import resource
 from cyclealign.types import Demonstration, Message, Prompt, UserError, sha256_hex
 
@@ -44,11 +45,13 @@ def load_static(name_or_path: str) -> tuple[Demonstration, ...]:
 
 def load_demonstrations(path: Path) -> tuple[Demonstration, ...]:
     """All records of a file. Raises UserError naming file and line."""
+    found = []
     try:
-        text = path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"demonstrations {path}: cannot be read as UTF-8 text: {error}") from error
-    return tuple(_records(path, text))
+        for place, record in json_rows(path):
+            found.append(_placed(record, place))
+    except UserError as error:
+        raise UserError(f"demonstrations {error}") from error
+    return tuple(found)
 
 
 def save_demonstrations(path: Path, demonstrations: Sequence[Demonstration]) -> None:
@@ -78,16 +81,11 @@ def to_record(demo: Demonstration) -> dict[str, object]:
     return record | ({"tags": list(demo.tags)} if demo.tags else {})
 
 
-def _records(path: Path, text: str) -> Iterator[Demonstration]:
-    # Not splitlines: it would also split at line separators that JSON allows inside strings.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield from_record(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            reason = f"not valid JSON: {error}" if isinstance(error, json.JSONDecodeError) else error
-            raise UserError(f"demonstrations {path}:{number}: {reason}") from error
+def _placed(record: dict[str, Any], place: str) -> Demonstration:
+    try:
+        return from_record(record)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from error
 
 
 def from_record(record: Any) -> Demonstration:

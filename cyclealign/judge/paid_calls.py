@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from cyclealign.config.endpoints import OPENAI_URL, host_of, in_the_clear, is_loopback
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.files.foreign import scrubbed
+from cyclealign.files.printable import scrubbed
 from cyclealign.judge.call import Call, Recorded
 from cyclealign.judge.chat import ChatReply, NotACompletion, Usage, read_reply
 from cyclealign.judge.client import Answer, Client, connected

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from cyclealign.files.foreign import well_formed
+from cyclealign.files.printable import well_formed
 from cyclealign.judge.template import RankTemplate, fill
 from cyclealign.types import CandidateSet, Demonstration, Message
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource, resource_dir
 from cyclealign.types import UserError, sha256_hex
 
@@ -85,9 +86,9 @@ def load_template(name_or_path: str) -> RankTemplate:
     """
     path = find_template(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"template {path}: cannot be read as UTF-8 text: {error}") from error
+        text = read_text(path)
+    except UserError as error:
+        raise UserError(f"template {error}") from error
     values, lines = _parse(path, text)
     for key, value in values.items():
         _check_field(f"template {path}:{lines[key]}: {key}", key, value)
@@ -139,7 +140,8 @@ def _parse(path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
         values[key], lines[key] = value_node.value.strip("\n"), line
     missing = [key for key in PLACEHOLDERS if key not in values]
     if missing:
-        raise UserError(f"template {path}: missing key {missing[0]}; needed: {', '.join(PLACEHOLDERS)}")
+        way = '; write system: "" for a judge without a system message' if missing[0] == "system" else ""
+        raise UserError(f"template {path}: missing key {missing[0]}; needed: {', '.join(PLACEHOLDERS)}{way}")
     return values, lines
 
 

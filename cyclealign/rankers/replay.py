@@ -16,13 +16,14 @@ its interactions. Of several lines for one prompt, the first that names exactly 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from cyclealign.files.foreign_json import json_rows
+from cyclealign.files.messages import messages as parsed_messages
 from cyclealign.files.records import decode
 from cyclealign.rankers.scored import too_few
 from cyclealign.types import CandidateSet, Cascaded, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
@@ -150,31 +151,14 @@ def _read(path: Path) -> Iterator[tuple[str, _Record]]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str, Line]]:
     """Place (``file:line``), prompt id and content of every line that is not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    for number, text in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{where}: not valid JSON: {error}") from error
-        _expect(isinstance(line, dict), where, "expected a JSON object")
+    for where, line in json_rows(path):
         yield where, _prompt_id(where, line), line
 
 
 def _prompt_id(where: str, line: Line) -> str:
     messages = line.get("messages")
     if messages is not None:
-        fine = isinstance(messages, list) and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-            for m in messages
-        )
-        _expect(fine, where, "messages: expected a list of objects with role and content")
-        return Prompt(tuple(messages)).id
+        return Prompt(tuple(parsed_messages(messages, f"{where}: messages"))).id
     prompt_id = line.get("prompt_id")
     _expect(isinstance(prompt_id, str), where, "expected prompt_id (text) or messages")
     return str(prompt_id)

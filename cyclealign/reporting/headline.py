@@ -13,8 +13,8 @@ from itertools import pairwise
 from statistics import fmean
 
 from cyclealign.evaluation.labelled_pairs import labelled_credit
-from cyclealign.evaluation.replies import WORDS
 from cyclealign.evaluation.statistics import paired_difference
+from cyclealign.evaluation.words import words
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import Accuracy, Metrics
 from cyclealign.files.run_records import read_sets, read_verdicts
@@ -161,7 +161,7 @@ def _reply_rows(run: RunDir, start: Metrics, then: Metrics | None, trained: int 
 
 def _words(run: RunDir, trained: int) -> dict[str, list[list[str]]]:
     sets = read_sets(run.evaluation(trained) / "candidates.jsonl").values()
-    return {s.prompt.id: [WORDS.findall(c.text.lower()) for c in s.candidates] for s in sets if s.candidates}
+    return {s.prompt.id: [words(c.text) for c in s.candidates] for s in sets if s.candidates}
 
 
 def _paired(before: Mapping[str, float], after: Mapping[str, float]) -> Interval:

@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cyclealign.files.dialogues import RATINGS
+from cyclealign.files.foreign import lines
 from cyclealign.files.rows import rows
 from cyclealign.scores import jsonl_formats as jsonl
 from cyclealign.scores import tsv_formats as tsv
-from cyclealign.scores.score_list import ScoreList, lines
+from cyclealign.scores.ntuples import read_ntuples
+from cyclealign.scores.score_list import ScoreList
 from cyclealign.types import UserError
 
 READERS: dict[str, Callable[[Path], Iterator[ScoreList]]] = {
@@ -36,7 +38,7 @@ READERS: dict[str, Callable[[Path], Iterator[ScoreList]]] = {
     "trec": tsv.read_trec,
     "bge": jsonl.read_bge,
     "rankllm": jsonl.read_rankllm,
-    "ntuples": jsonl.read_ntuples,
+    "ntuples": read_ntuples,
     "lighton": jsonl.read_lighton,
     "sets": jsonl.read_sets,
     "dialogues": jsonl.read_dialogues,
@@ -65,7 +67,7 @@ def detect(path: Path, *, ids: bool) -> str:
         raise UserError(f"{path}: no such file")
     if path.name.removesuffix(".gz").endswith((".jsonl", ".json", ".parquet")):
         return _of_row(path)
-    _, first = next(lines(path), ("", ""))
+    _, first = next(lines(path, texts=True), ("", ""))
     columns = first.split("\t")
     by_tabs = {4: "rerank", 5: "margin_mse" if ids else "margin_mse_text", 7: "margin_mse_text"}
     if len(columns) == 3 and not _is_number(columns[2]):
@@ -86,8 +88,6 @@ def _is_number(value: str) -> bool:
 
 
 def _of_row(path: Path) -> str:
-    if path.name.endswith(".json"):
-        return "rankllm"
     _, row = next(rows(str(path)), ("", {}))
     if "pos" in row and "neg" in row:
         return "bge"

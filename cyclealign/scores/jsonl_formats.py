@@ -13,7 +13,6 @@ from cyclealign.files.rows import rows
 from cyclealign.scores.score_list import Item, ScoreList, number, string_list, text, tsv_rows
 from cyclealign.types import Prompt, UserError, chat_as_text
 
-LABELS = ("scores", "score", "labels", "label")
 DOCUMENT_TEXT = ("text", "contents", "content", "body", "segment", "passage")  # as collections name it
 TEXT = (*DOCUMENT_TEXT, "document", "query", "question", "claim")
 
@@ -36,11 +35,11 @@ def read_bge(path: Path) -> Iterator[ScoreList]:
 
 
 def read_rankllm(path: Path) -> Iterator[ScoreList]:
-    """query {text, qid} and candidates [{docid, score, doc}], JSONL or one JSON array.
+    """query {text, qid} and candidates [{docid, score, doc}].
 
     After re-ranking the scores stand by position, they are ranks in disguise: only the order is read.
     """
-    for place, row in _objects(path):
+    for place, row in rows(str(path)):
         query, candidates = row.get("query"), row.get("candidates")
         if not isinstance(query, dict) or not isinstance(candidates, list):
             raise UserError(f"{place}: expected query {{text, qid}} and candidates, got {', '.join(row)}")
@@ -55,35 +54,6 @@ def read_rankllm(path: Path) -> Iterator[ScoreList]:
             scores=tuple(float(n) for n in range(len(documents) - 1, -1, -1)),
             place=place,
         )
-
-
-def read_ntuples(path: Path) -> Iterator[ScoreList]:
-    """The first column is the query, then documents, each a column or all in one list; scores or margins as label.
-
-    The first document is the known positive. Margins of it over the others become scores with its own at 0.
-    """
-    for place, row in rows(str(path)):
-        label = next((c for c in LABELS if row.get(c) is not None), None)
-        columns = [c for c in row if c not in LABELS]
-        if len(columns) < 2:
-            raise UserError(f"{place}: expected a query and documents, got the columns {', '.join(row)}")
-        query, *documents = [row[c] for c in columns]
-        if len(documents) == 1 and not isinstance(documents[0], str):
-            documents = string_list(documents[0], place, columns[1])
-        yield ScoreList(
-            query=Item.of_text(text(query, place, columns[0])),
-            documents=tuple(Item.of_text(text(d, place, "documents")) for d in documents),
-            scores=None if label is None else _scores(row[label], len(documents), place),
-            positives=1,
-            place=place,
-        )
-
-
-def _scores(label: Any, documents: int, place: str) -> tuple[float, ...]:
-    values = [number(v, place) for v in (label if isinstance(label, list) else [label])]
-    if len(values) == documents - 1:
-        return (0.0, *(-v for v in values))
-    return tuple(values)
 
 
 def read_lighton(path: Path) -> Iterator[ScoreList]:
@@ -210,20 +180,7 @@ def _json(row: Mapping[str, object]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.name.endswith(".json"):
-        yield from rows(str(path))
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise UserError(f"{path}: expected a JSON array of objects")
-    yield from ((f"{path}[{n}]", row) for n, row in enumerate(found))
-
-
-def _text_column(row: Mapping[str, object]) -> str | None:
+def _text_column(row: Mapping[str, Any]) -> str | None:
     """None where there is no text, or several that could be meant."""
     # A named column that is null in this row is a text that is missing: another one must not stand in for it.
     named = [c for c in TEXT if c in row and (row[c] is None or isinstance(row[c], str))]

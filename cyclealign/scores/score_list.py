@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cyclealign.files.foreign import lines
+from cyclealign.files.foreign_json import parse_json
+from cyclealign.files.trec import finite
 from cyclealign.types import Message, UserError, sha256_hex
 
 
@@ -53,13 +52,17 @@ class ScoreList:
 
 def number(value: Any, place: str) -> float:
     """A finite number; UserError naming the place."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = math.nan
-    if isinstance(value, bool) or not math.isfinite(found):
-        raise UserError(f"{place}: expected a finite score, got {value!r}")
+    found = finite(value)
+    if found is None:
+        raise UserError(f"{place}: expected a finite score, got {str(value)[:40]!r}")
     return found
+
+
+def identity(value: str, place: str) -> str:
+    """An id of a tab-separated file; UserError where it can only be a text, which a tab has cut or shifted here."""
+    if not value.strip() or any(c.isspace() for c in value):
+        raise UserError(f"{place}: expected an id without spaces, got {value[:40]!r}; is there a tab inside a text?")
+    return value
 
 
 def text(value: Any, place: str, name: str) -> str:
@@ -72,10 +75,7 @@ def text(value: Any, place: str, name: str) -> str:
 def string_list(value: Any, place: str, name: str) -> list[Any]:
     """A list, also one that is encoded as a string (as some hub tables have it)."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise UserError(f"{place}: {name}: expected a list, got the text {value[:40]!r}") from error
+        value = parse_json(value, f"{place}: {name}", f"expected a list, got the text {value[:40]!r}")
     if not isinstance(value, list):
         raise UserError(f"{place}: {name}: expected a list, got {type(value).__name__}")
     return value
@@ -83,32 +83,12 @@ def string_list(value: Any, place: str, name: str) -> list[Any]:
 
 def tsv_rows(path: Path, columns: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
     """(place, fields) of a tab-separated file without header or quoting; a line has one of these numbers of columns."""
-    for place, line in lines(path):
+    for place, line in lines(path, texts=True):
         fields = line.split("\t")
         if len(fields) not in columns:
             expected = " or ".join(map(str, columns))
             raise UserError(f"{place}: expected {expected} tab-separated columns, got {len(fields)}")
         yield place, fields
-
-
-def lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(place, line) of a text file, compressed where its name ends in .gz; empty lines are skipped.
-
-    Raises:
-        UserError: it cannot be read, or is not UTF-8; the place is named.
-    """
-    number = 0
-    try:
-        # Only line feeds end a line: texts may hold a bare carriage return.
-        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.rstrip(b"\r\n").decode("utf-8")
-                if line:
-                    yield f"{path}:{number}", line
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}:{number + 1}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8 text") from error
 
 
 def one_line(value: str) -> str:

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cyclealign.scores.score_list import Item, ScoreList, lines, number, one_line, tsv_rows
+from cyclealign.files.trec import best_first, finite, run_lists
+from cyclealign.scores.score_list import Item, ScoreList, identity, number, one_line, tsv_rows
 from cyclealign.types import UserError
 
 RUN_TAG = "cyclealign"
@@ -16,8 +17,8 @@ def read_margin_mse(path: Path) -> Iterator[ScoreList]:
     """pos_score, neg_score, query id, positive's id, negative's id (the files of Hofstätter et al. 2020)."""
     for place, (pos, neg, query, *documents) in tsv_rows(path, (5,)):
         yield ScoreList(
-            query=Item(query),
-            documents=tuple(map(Item, documents)),
+            query=Item(identity(query, place)),
+            documents=tuple(Item(identity(d, place)) for d in documents),
             scores=(number(pos, place), number(neg, place)),
             positives=1,
             place=place,
@@ -25,8 +26,16 @@ def read_margin_mse(path: Path) -> Iterator[ScoreList]:
 
 
 def read_margin_mse_text(path: Path) -> Iterator[ScoreList]:
-    """The same with texts for ids (matchmaker's distillation format); two columns of chunks' scores are dropped."""
-    for place, (pos, neg, query, positive, negative, *_) in tsv_rows(path, (5, 7)):
+    """The same with texts for ids (matchmaker's distillation format); two columns of chunks' scores are dropped.
+
+    Seven columns of which the last two are no lists of numbers are five with tabs inside a text: refused.
+    """
+    for place, (pos, neg, query, positive, negative, *chunks) in tsv_rows(path, (5, 7)):
+        if not all(map(_numbers, chunks)):
+            raise UserError(
+                f"{place}: expected two columns of chunks' scores at the end of seven, got {chunks[-1][:40]!r}; a text"
+                " may hold no tab"
+            )
         yield ScoreList(
             query=Item.of_text(query),
             documents=(Item.of_text(positive), Item.of_text(negative)),
@@ -46,31 +55,30 @@ def read_triples(path: Path) -> Iterator[ScoreList]:
 
 def read_rerank(path: Path) -> Iterator[ScoreList]:
     """Query id, document id, query text, document text: candidates to re-rank; lines of one query follow each other."""
-    for (query, text), group in itertools.groupby(tsv_rows(path, (4,)), key=lambda line: (line[1][0], line[1][2])):
+    lines, seen = tsv_rows(path, (4,)), set[str]()
+    for (query, text), group in itertools.groupby(lines, key=lambda line: (line[1][0], line[1][2])):
         rows = list(group)
-        documents = tuple(Item(row[1], row[3]) for _, row in rows)
-        yield ScoreList(query=Item(query, text), documents=documents, place=rows[0][0])
+        place = rows[0][0]
+        if query in seen:
+            raise UserError(f"{place}: query {query} came before; put its lines together (sort by the first column)")
+        seen.add(query)
+        documents = tuple(Item(identity(row[1], at), row[3]) for at, row in rows)
+        yield ScoreList(query=Item(identity(query, place), text), documents=documents, place=place)
 
 
 def read_trec(path: Path) -> Iterator[ScoreList]:
-    """A TREC run of six columns, or three (query, document, score); lines of one query follow each other."""
-    for query, group in itertools.groupby(_run_lines(path), key=lambda line: line[1]):
-        rows = list(group)
+    """A TREC run, as ``cyclealign.files.trec`` reads them: each query is one list."""
+    for item in run_lists(path):
+        documents = tuple(map(Item, item.scores))
         yield ScoreList(
-            query=Item(query),
-            documents=tuple(Item(document) for _, _, document, _ in rows),
-            scores=tuple(score for *_, score in rows),
-            place=rows[0][0],
+            query=Item(item.query), documents=documents, scores=tuple(item.scores.values()), place=item.place
         )
 
 
-def _run_lines(path: Path) -> Iterator[tuple[str, str, str, float]]:
-    for place, line in lines(path):
-        fields = line.split()
-        if len(fields) not in (3, 6):
-            raise UserError(f"{place}: expected 6 columns (qid Q0 docid rank score tag) or 3, got {len(fields)}")
-        document, score = (fields[2], fields[4]) if len(fields) == 6 else (fields[1], fields[2])
-        yield place, fields[0], document, number(score, place)
+def _numbers(column: str) -> bool:
+    """Whether a column holds numbers: one, or several between spaces, commas or brackets."""
+    found = column.strip("[] ").replace(",", " ").split()
+    return bool(found) and all(finite(value) is not None for value in found)
 
 
 def margin_mse_lines(lists: Iterable[ScoreList], *, texts: bool) -> Iterator[str]:
@@ -91,8 +99,20 @@ def margin_mse_lines(lists: Iterable[ScoreList], *, texts: bool) -> Iterator[str
 
 
 def trec_lines(lists: Iterable[ScoreList]) -> Iterator[str]:
-    """A TREC run, best first; of equal scores the earlier document first."""
+    """A TREC run, best first (of equal scores as ``best_first`` has it); a query of several lists is written once, with
+    the first score of each document."""
+    runs: dict[str, dict[str, float]] = {}
     for item in lists:
-        scored = sorted(zip(item.scores or (), item.documents, strict=True), key=lambda pair: -pair[0])
-        for rank, (score, document) in enumerate(scored, start=1):
-            yield f"{item.query.id} Q0 {document.id} {rank} {score!r} {RUN_TAG}\n"
+        run = runs.setdefault(_written_id(item.query.id, item.place), {})
+        for entry, score in zip(item.documents, item.scores or (), strict=True):
+            run.setdefault(_written_id(entry.id, item.place), score)
+    for query, scores in runs.items():
+        for rank, document in enumerate(best_first(scores), start=1):
+            yield f"{query} Q0 {document} {rank} {scores[document]!r} {RUN_TAG}\n"
+
+
+def _written_id(value: str, place: str) -> str:
+    """An id that a run can hold."""
+    if not value or any(c.isspace() for c in value):
+        raise UserError(f"{place}: the id {value[:40]!r} has spaces, which no TREC run can hold; write ntuples")
+    return value

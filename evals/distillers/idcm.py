@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -34,17 +35,17 @@ from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import Window
 from cyclealign.evaluation.arms import crossed_difference, judged
-from cyclealign.evaluation.replies import WORDS
 from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.foreign_json import json_rows
 
 LOSSES: dict[str, dict[str, Any]] = {
     "ndcg2": {"name": "idcm", "k": 4},
     "cross_entropy": {"name": "listnet"},
     "mse": {"name": "mse"},
 }
+WORDS = re.compile(r"\w+|[^\w\s]")
 KS = (1, 2, 4, 8)
 K = 4
 Scores = list[float]
@@ -151,7 +152,7 @@ def spaced(text: str) -> str:
 
 
 def rows_of(folder: Path, name: str) -> Any:
-    return jsonl_rows(folder / f"{name}.jsonl.gz")
+    return json_rows(folder / f"{name}.jsonl.gz")
 
 
 def write_rows(train: Sequence[Question], more: Sequence[Question], arguments: argparse.Namespace) -> IDCMConfig:

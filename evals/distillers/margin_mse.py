@@ -33,8 +33,8 @@ from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.retrieval import measured
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.jsonl import write_jsonl
-from cyclealign.files.rows import jsonl_rows
 from cyclealign.losses import MarginMSE, PointwiseMSE, RankNet
 from cyclealign.models.cross_encoders import load_cross_encoder
 from cyclealign.scores.job import run_score_job
@@ -165,9 +165,9 @@ def score(options: argparse.Namespace) -> None:
     scored = {
         (row["query"], *row["documents"]): row
         for n in range(2)
-        for _, row in jsonl_rows(options.scratch / f"TX-{n}.jsonl")
+        for _, row in json_rows(options.scratch / f"TX-{n}.jsonl")
     }
-    rows = [row for _, row in jsonl_rows(options.scratch / "triples.jsonl")]
+    rows = [row for _, row in json_rows(options.scratch / "triples.jsonl")]
     write_jsonl(options.scratch / "TX.jsonl", [scored[row["query"], *row["documents"]] for row in rows])
 
 
@@ -251,7 +251,7 @@ def teacher_values(options: argparse.Namespace, data: Mapping[str, Any]) -> dict
 
 def margins(scored: Path) -> dict[str, float]:
     """How a teacher scores the training triples: relevant minus other."""
-    found = [row["scores"][0] - row["scores"][1] for _, row in jsonl_rows(scored)]
+    found = [row["scores"][0] - row["scores"][1] for _, row in json_rows(scored)]
     return {
         "relevant first": float(np.mean([margin > 0 for margin in found])),
         "mean": float(np.mean(found)),

@@ -18,8 +18,8 @@ from cyclealign.distill.config import ScoresConfig, StudentConfig
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.distill.pld_config import PLDListConfig
 from cyclealign.evaluation.arms import compare_arms
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.jsonl import write_jsonl
-from cyclealign.files.rows import jsonl_rows
 from cyclealign.losses import PLD, ListMLE, MarginMSE, RankingLoss, RankNet
 
 ARMS: dict[str, RankingLoss] = {"pld": PLD(), "listmle": ListMLE(), "ranknet": RankNet(), "margin_mse": MarginMSE()}
@@ -61,7 +61,7 @@ def rank_lists(arguments: argparse.Namespace) -> dict[str, Any]:
 def lists(path: Path, train: int) -> tuple[list[List], list[List]]:
     """Training and test prompts; a score is the log-odds that GPT-4 prefers the response to GPT-4-turbo's own."""
     found = []
-    for _, row in jsonl_rows(path):
+    for _, row in json_rows(path):
         odds = [log_odds(c["pref_vs_gpt4turbo"]) for c in row["candidates"]]
         found.append((row["instruction"], [c["output"] or " " for c in row["candidates"]], odds))
     random.Random(0).shuffle(found)

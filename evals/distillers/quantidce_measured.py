@@ -15,7 +15,7 @@ from scipy import stats
 from cyclealign.evaluation.arms import compare_arms, judged
 from cyclealign.evaluation.statistics import Estimate
 from cyclealign.files.dialogues import context_of, read_levels, read_ratings
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.rankers.encoders import CoherenceScorer
 from cyclealign.rankers.scored import Pair
 
@@ -137,7 +137,7 @@ def topical_turns(folder: Path, of_each: int) -> list[tuple[Pair, int]]:
     """As many turns of every rating, chosen by the hash of conversation and place, with the turns before them."""
     found: dict[int, list[tuple[str, Pair]]] = {mark: [] for mark in MARKS.values()}
     for name in TOPICAL:
-        for place, row in jsonl_rows(folder / f"{name}.jsonl.gz"):
+        for place, row in json_rows(folder / f"{name}.jsonl.gz"):
             texts = [turn["text"].strip() for turn in row["turns"]]
             for n, turn in enumerate(row["turns"]):
                 if n > 0 and turn["rating"] in MARKS and all(texts[max(0, n - BEFORE) : n + 1]):

@@ -22,7 +22,7 @@ from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.recorded import cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = [row for _, row in jsonl_rows(arguments.data)]
+    rows = [row for _, row in json_rows(arguments.data)]
     models = {name: model_figures(rows, name, published) for name, published in PUBLISHED.items()}
     metrics = {
         "agreement_of_the_two_judges": two_judges(rows),

@@ -36,9 +36,9 @@ from cyclealign.evaluation.ranker import ndcg
 from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference
+from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.records import encode
-from cyclealign.files.rows import jsonl_rows
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.rankers.cascade import CascadeRanker
@@ -157,7 +157,7 @@ def main() -> None:
 def load(path: Path) -> list[Item]:
     """Lists with a preference for every candidate; of equal outputs the first is kept."""
     items = []
-    for _, row in jsonl_rows(path):
+    for _, row in json_rows(path):
         by_text = {c["output"]: c for c in reversed(row["candidates"]) if c["output"].strip()}
         rows = [c for c in row["candidates"] if by_text.get(c["output"]) is c]
         prompt = Prompt(({"role": "user", "content": row["instruction"]},))

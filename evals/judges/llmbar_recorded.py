@@ -21,7 +21,7 @@ from typing import Any
 from cyclealign.evaluation.recorded import TwoOrders, two_order_figures
 from cyclealign.evaluation.result import Item, make_result, write_result
 from cyclealign.evaluation.statistics import Estimate
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.foreign_json import json_rows
 
 Cell = tuple[str, str, str]  # judge, strategy, subset
 ADVERSARIAL = "Adversarial/"
@@ -59,7 +59,7 @@ def main() -> None:
 
 def read_cells(data: Path) -> dict[Cell, list[TwoOrders]]:
     """Recorded winners of every judge, strategy and subset."""
-    instances = {r["id"]: r for _, r in jsonl_rows(data / "instances.jsonl.gz")}
+    instances = {r["id"]: r for _, r in json_rows(data / "instances.jsonl.gz")}
     cells: dict[Cell, list[TwoOrders]] = defaultdict(list)
     with gzip.open(data / "llm_judgments.tsv.gz", "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):

@@ -19,7 +19,7 @@ from typing import Any
 from cyclealign.evaluation.recorded import class_agreement, cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import share
-from cyclealign.files.rows import jsonl_rows
+from cyclealign.files.foreign_json import json_rows
 
 WHOLE = 999
 JUDGES = ("gpt35", "pandalm7b")
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    rows = [row for _, row in jsonl_rows(arguments.data)]
+    rows = [row for _, row in json_rows(arguments.data)]
     gold = [Counter(row["annotators"]).most_common(1)[0][0] for row in rows]
     metrics: dict[str, Any] = {judge: judge_figures(rows, gold, judge) for judge in JUDGES}
     metrics["annotators"] = annotators(rows)

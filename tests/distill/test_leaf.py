@@ -237,9 +237,9 @@ def test_vectors_of_another_teacher_are_refused(capsys: Captured) -> None:
         (("student.max_tokens=513",), "student.max_tokens: the encoder has 512 positions, got 513 tokens"),
         (("teacher.max_tokens=513",), "teacher.max_tokens: the encoder has 512 positions, got 513 tokens"),
         (("data={}",), "give data.queries, data.documents, or (better) both"),
-        (("data.queries=none.tsv",), "none.tsv:1: cannot be read"),
+        (("data.queries=none.tsv",), "none.tsv: cannot be read"),
         (("training.lr_scheduler_type=linear",), "leaf has a schedule of its own; set cycles and cycle_end"),
-        ((EVALUATE.replace("qrels.tsv", "docs.tsv"),), "docs.tsv:2: expected a whole number as relevance"),
+        ((EVALUATE.replace("qrels.tsv", "docs.tsv"),), "docs.tsv:1: expected a line of TREC qrels"),
     ],
 )
 def test_mistakes_are_one_line(capsys: Captured, overrides: tuple[str, ...], message: str) -> None:

@@ -180,11 +180,13 @@ def test_positions_that_roberta_keeps_for_padding_are_not_for_tokens() -> None:
         check_length(model, 19, "tokens")
 
 
-def test_a_grade_that_is_no_whole_number_is_no_header() -> None:
+def test_grades_are_any_finite_numbers_and_a_header_is_none() -> None:
     from cyclealign.distill.relevance import read_judged
 
-    Path("qrels.tsv").write_text("q0\td0\t1.0\nq1\td1\t1\n")
-    with pytest.raises(UserError, match=r"qrels.tsv:1: expected a whole number as relevance, got '1.0'"):
+    Path("qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t0.5\nq1\td1\t1\nq1\td2\t0\n")
+    assert read_judged(Path("qrels.tsv")) == {"q0": {"d0": 0.5}, "q1": {"d1": 1.0}}
+    Path("qrels.tsv").write_text("q0\td0\tgrade1\nq1\td1\t1\n")
+    with pytest.raises(UserError, match=r"qrels.tsv:1: expected a finite number as relevance, got 'grade1'"):
         read_judged(Path("qrels.tsv"))
 
 

@@ -177,7 +177,7 @@ def test_retrieval_by_hand(capsys: Captured) -> None:
     assert metrics["queries_without_documents"] == 1
     assert [i["key"] for i in result["items"]] == ["q1", "q2", "q3"]
     assert "expected names like" in refused(capsys, "retrieval", "qrels", "run", "--measure", "taste@3")
-    Path("bad").write_text("q1 a 2\n")
+    Path("bad").write_text("q1 a\n")
     assert "bad:1: expected a line of TREC qrels" in refused(capsys, "retrieval", "bad", "run")
     assert measured({"q": {"d": 1}}, {"q": {"d": 0.5}}, ["P@1"]) == {"P@1": {"q": 1.0}}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from cyclealign.files.labelled import LabelledItem, by_subset, load_labelled, majority
+from cyclealign.files.labelled import LabelledItem, by_subset, load_labelled
+from cyclealign.files.labels import majority
 from cyclealign.types import UserError
 
 

@@ -114,8 +114,8 @@ GOOD: dict[str, Any] = {"messages": [{"role": "user", "content": "Q"}], "respons
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "expected an object with the keys messages, responses, order"),
+        ("{", "not JSON"),
+        ("[]", "expected one JSON object a line"),
         (GOOD | {"ordr": [1]}, r"ordr: unknown key \(did you mean order\?\)"),
         ({k: v for k, v in GOOD.items() if k != "order"}, "order: missing"),
         (GOOD | {"order": [1, 2]}, r"order: expected each of 0 to 1 once, best first, got \[1, 2\]"),

@@ -472,7 +472,7 @@ def test_a_template_of_the_user_s_own(tmp_path: Path) -> None:
         (("Be fair.", "3"), r":2: system: expected text"),
         (("Be fair.", "[a]"), r":2: system: expected text"),
         (("Be fair.", '"a'), r"mine.yaml:\d+: not valid YAML"),
-        (("Be fair.", "\x00"), "not valid YAML"),
+        (("Be fair.", "\x00"), "holds a NUL character"),
         (("<said>{text}</said>", "{text}"), r":4: turn: \{text\} must stand once, between a tag"),
         (("<said>{text}</said>", "<said>{text}</sad>"), r":4: turn: \{text\} must stand once, between a tag"),
         (("<said>{text}</said>", "<said>{text}</said> {text}"), r":4: turn: \{text\} must stand once"),

@@ -119,8 +119,8 @@ def test_a_recorded_refusal_stays_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "not valid JSON"),
-        ("[1]", "expected a JSON object"),
+        ("{", "not JSON"),
+        ("[1]", "expected one JSON object a line"),
         ({"order": ["a", "b"]}, r"expected prompt_id \(text\) or messages"),
         ({"messages": "hello", "order": ["a"]}, "messages: expected a list"),
         ({"prompt_id": "p"}, "expected one of tiers, order, ranking, scores, unranked"),
@@ -129,7 +129,7 @@ def test_a_recorded_refusal_stays_one(tmp_path: Path) -> None:
         ({"prompt_id": "p", "order": []}, "at least one"),
         ({"prompt_id": "p", "tiers": ["a"]}, "tiers: expected lists of names"),
         ({"prompt_id": "p", "scores": {"a": "1"}}, "scores: expected an object of finite numbers"),
-        ('{"prompt_id": "p", "scores": {"a": NaN}}', "scores: expected an object of finite numbers"),
+        ('{"prompt_id": "p", "scores": {"a": NaN}}', "NaN is no JSON number"),
         ({"prompt_id": "p", "unranked": "bored"}, "unranked: got 'bored'"),
         ({"prompt_id": "p", "tiers": [["a"]], "votes": {"b": 1.0}}, "votes: expected a number for each"),
         ({"prompt_id": "p", "tiers": [["a"]], "passes": [["b"]]}, "passes: expected orders"),

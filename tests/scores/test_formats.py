@@ -195,7 +195,7 @@ WRONG = [
     ),
     ("rankllm", "a.jsonl", '{"query": "q", "candidates": []}\n', "a.jsonl:1: expected query {text, qid}"),
     ("ntuples", "a.jsonl", '{"query": "q", "label": 1}\n', "a.jsonl:1: expected a query and documents"),
-    ("ntuples", "a.jsonl", '{"q": "q", "a": "x", "b": "y", "label": [1, 2, 3]}\n', "expected a score for each of 2"),
+    ("ntuples", "a.jsonl", '{"query": "q", "pos": "x", "neg": "y", "label": [1, 2, 3]}\n', "a score for each of 2"),
 ]
 
 

@@ -189,8 +189,8 @@ def test_a_black_box_ranks_whole_lists_and_gives_an_order(capsys: Captured) -> N
         assert len(server.requests) == asked  # each list is paid for once
         lines = Path("out.run").read_text().splitlines()
         scores = [float(line.split()[4]) for line in lines]
-        # Three distinct documents for the first query, in lists of two: by length, 2 > 1 > 0.
-        assert scores == [2.0, 1.0, 2.0, 0.0, 1.0, 0.0]
+        # Three distinct documents of the first query, from its lists of two into one list: by length, 2 > 1 > 0.
+        assert scores == [2.0, 1.0, 0.0, 1.0, 0.0]
         capsys.readouterr()
         assert score(*judge, "--for", "margin_mse") == 2
         message = capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""Rows that cannot be used: skipped and counted aloud while they are few, else one error that names the first ones."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from cyclealign.types import UserError
+
+log = logging.getLogger(__name__)
+# Odd rows that are skipped: one in ten; of a small file one in three, three at most.
+ODD_SHARE, FEW_SHARE, FEW = 1 / 10, 1 / 3, 3
+UNUSABLE_SHARE = 1 / 2
+SURE = 1_000  # rows from which a share is not waited for to the end of the file
+
+
+class OddRow(UserError):
+    """A row that does not hold what its columns promise."""
+
+
+class UnusableRow(Exception):
+    """A row as its format wants it, of which there is nothing to use: which kind of row, after "rows that"."""
+
+
+class Skipped:
+    """Counts the rows of one source, and what was skipped of them."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._rows = self._unusable = 0
+        self._odd: list[tuple[str, str]] = []
+        self._kinds: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def seen(self) -> None:
+        self._rows += 1
+
+    def odd(self, error: OddRow, place: str) -> None:
+        """UserError where the rows so far show that the file is not what it is taken for."""
+        self._odd.append((str(error), place))
+        if self._rows >= SURE:
+            self._check()
+
+    def unusable(self, kind: UnusableRow, place: str) -> None:
+        self._unusable += 1
+        self.repeated(str(kind), place)
+
+    def repeated(self, kind: str, place: str) -> None:
+        """A row that is left out without being wrong: no share is too large."""
+        self._kinds[kind] += 1
+        self._first.setdefault(kind, place)
+
+    def say(self, *, found: int) -> None:
+        """Warnings of what was skipped, after the last row; UserError where that is too much. ``found``: used rows."""
+        self._check()
+        for kind, count in self._kinds.items():
+            log.warning("%s: skipped %d rows that %s (first: %s)", self._source, count, kind, self._first[kind])
+        if self._odd:
+            log.warning("%s: skipped %d odd rows of %d: %s", self._source, len(self._odd), self._rows, self._odd[0][0])
+        if found and self._unusable > UNUSABLE_SHARE * self._rows:
+            kind, count = self._kinds.most_common(1)[0]
+            raise UserError(
+                f"{self._first[kind]}: {self._unusable} of {self._rows} rows cannot be used, {count} because they"
+                f" {kind}; at most one in two is skipped"
+            )
+
+    @property
+    def why(self) -> str:
+        """Of the first rows that were left out, to be put behind an error."""
+        return "".join(f"; {place}: such rows {kind}" for kind, place in self._first.items())
+
+    def _check(self) -> None:
+        allowed = max(ODD_SHARE * self._rows, min(FEW, FEW_SHARE * self._rows))
+        if len(self._odd) > allowed:
+            others = "".join(f", also {place}" for _, place in self._odd[1:3])
+            share = f" ({len(self._odd)} of {self._rows} rows are odd{others})" if self._rows > 1 else ""
+            raise UserError(f"{self._odd[0][0]}{share}")
