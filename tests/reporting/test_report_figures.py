@@ -13,8 +13,9 @@ from report_page import Node, page
 from report_run import REWARDS, hand_made_run
 
 from cyclealign.evaluation.intervals import wilson
-from cyclealign.evaluation.replies import WORDS, reply_statistics
+from cyclealign.evaluation.replies import reply_statistics
 from cyclealign.evaluation.statistics import paired_difference
+from cyclealign.evaluation.words import words
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.records import write_record
 from cyclealign.files.run_records import read_sets, verdict_record
@@ -60,8 +61,8 @@ def test_intervals_of_drift_are_over_prompts(tmp_path: Path) -> None:
     rows = headline(run).rows
     assert (rows[1].low, rows[1].high) == ends(list(nll[0].values()), list(nll[2].values()))
     replies = [read_sets(run.evaluation(n) / "candidates.jsonl") for n in (0, 2)]
-    words = [[np.mean([len(WORDS.findall(c.text)) for c in s[i].candidates]) for i in ids] for s in replies]
-    assert (rows[3].low, rows[3].high) == pytest.approx(ends(*words), abs=1e-12)
+    lengths = [[np.mean([len(words(c.text)) for c in s[i].candidates]) for i in ids] for s in replies]
+    assert (rows[3].low, rows[3].high) == pytest.approx(ends(*lengths), abs=1e-12)
 
     def distinct2(sets: dict[str, CandidateSet], left_out: str) -> float:
         texts = [c.text for i, s in sets.items() if i != left_out for c in s.candidates]
