@@ -24,7 +24,7 @@ from cyclealign.judge.prompting import LETTERS_PER_TOKEN
 from cyclealign.types import PolicyVersion, Prompt, UserError, derive_seed
 
 TEXT_KEYS = ("response", "output", "reply", "completion")
-FILE_ENDS = (".jsonl", ".jsonl.gz")
+FILE_ENDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 # Moderate, so that one sample says something of the policy; the seed makes it the same one again.
 SAMPLING = {"candidates": 1, "temperature": 0.7, "top_p": 0.95, "max_new_tokens": 256}
 CHUNK = 64

@@ -181,7 +181,7 @@ def _as_text(head: bytes) -> bytes:
 
 
 def _inflated(raw: Iterator[bytes]) -> Iterator[bytes]:
-    """gzip members in a row, in pieces of at most ``4 * _CHUNK`` bytes; zeros between and after them are padding."""
+    """gzip members in a row, in pieces of at most ``_CHUNK`` bytes; zeros between and after them are padding."""
     came = went = 0
     member = None
     try:
@@ -194,7 +194,7 @@ def _inflated(raw: Iterator[bytes]) -> Iterator[bytes]:
                     if not rest:
                         break
                     member = zlib.decompressobj(wbits=31)
-                found = member.decompress(rest, 4 * _CHUNK)
+                found = member.decompress(rest, _CHUNK)
                 came += len(found)
                 if came > max(FREE, MAX_INFLATION * went):
                     raise Unreadable(f"inflates to more than {MAX_INFLATION} times its size: no data file does")

@@ -118,6 +118,8 @@ def _parse(path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
     """Values and line numbers by key. Nodes are read, not values, because only nodes know their lines."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError as error:
+        raise UserError(f"template {path}: not valid YAML: nested too deep") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"

@@ -90,7 +90,13 @@ def check_template(tokenizer: Any) -> TemplateReport:
     stop = stop_token_id(tokenizer)
     kept = whole.startswith(prompt + reply)
     problems = []
-    if not kept:
+    if not kept and whole.startswith(prompt) and reply in whole:
+        before = whole[len(prompt) :].partition(reply)[0]
+        problems.append(
+            f"no generation prompt: before a reply the template writes {before!r}, which it leaves out where the"
+            " assistant is to speak; write it under {% if add_generation_prompt %} in policy.chat_template"
+        )
+    elif not kept:
         problems.append("the prompt is not a prefix of the whole dialogue: the template writes past turns differently")
     separate = _prompt_ids(tokenizer, chat) + response_ids(tokenizer, reply, ended=True)
     together = tokenizer(whole, add_special_tokens=False)["input_ids"]

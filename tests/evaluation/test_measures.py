@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import random
+import string
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -19,10 +22,12 @@ from cyclealign.evaluation.compare import paired_p
 from cyclealign.evaluation.likelihood import divergence
 from cyclealign.evaluation.retrieval import measured
 from cyclealign.evaluation.reward import sigmoid
-from cyclealign.evaluation.text import bleu_char_pro_compat, repetition, self_bleu, text_figures
+from cyclealign.evaluation.text import bleu_char_pro_compat, overlap_figures, repetition, self_bleu, text_figures
+from cyclealign.evaluation.words import words
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.records import write_record
 from cyclealign.files.run_records import prompt_record
+from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -180,6 +185,91 @@ def test_retrieval_by_hand(capsys: Captured) -> None:
     Path("bad").write_text("q1 a\n")
     assert "bad:1: expected a line of TREC qrels" in refused(capsys, "retrieval", "bad", "run")
     assert measured({"q": {"d": 1}}, {"q": {"d": 0.5}}, ["P@1"]) == {"P@1": {"q": 1.0}}
+
+
+FLOATS = "q1 0 d1 0.5\nq1 0 d2 2.5\nq1 0 d3 0\nq2 0 d1 0.9\nq2 0 d4 0.1\n"
+FLOAT_RUN = "q1 Q0 d3 1 3 x\nq1 Q0 d1 2 2 x\nq1 Q0 d2 3 1 x\nq2 Q0 d4 1 2 x\nq2 Q0 d1 2 1 x\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gzip"])
+def test_grades_need_not_be_whole_and_files_not_plain(encoding: str) -> None:
+    for name, text in (("qrels", FLOATS), ("run", FLOAT_RUN)):
+        Path(name).write_bytes(gzip.compress(text.encode()) if encoding == "gzip" else text.encode(encoding))
+    metrics = evaluated("retrieval", "qrels", "run")["metrics"]
+    assert metrics["queries"] == 2
+    assert metrics["nDCG@10"]["value"] == pytest.approx(0.6247, abs=5e-5)
+    assert metrics["RR@10"]["value"] == pytest.approx((1 / 2 + 1) / 2)
+    assert metrics["AP"]["value"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
+
+
+def test_grades_of_any_size_are_measured_as_their_whole_multiples(capsys: Captured) -> None:
+    rng = random.Random(0)
+    whole = {f"q{q}": {f"d{d}": float(rng.randrange(-1, 5)) for d in range(20)} for q in range(9)}
+    run = {q: {f"d{d}": float(rng.randrange(6)) for d in range(25)} for q in whole}
+    half = {q: {d: g / 2 for d, g in grades.items()} for q, grades in whole.items()}
+    names = ["nDCG@5", "nDCG", "AP", "RR", "P@5", "R@10"]
+    ours, theirs = measured(half, run, names), measured(whole, run, names)
+    for name in names:
+        assert ours[name] == pytest.approx(theirs[name])
+    assert measured(half, run, ["AP(rel=2)"])["AP(rel=2)"] == pytest.approx(
+        measured(whole, run, ["AP(rel=4)"])["AP(rel=4)"]
+    )
+    with pytest.raises(UserError, match=r"--measure ERR@10: needs whole numbers as grades, got .*; nDCG takes any"):
+        measured(half, run, ["ERR@10"])
+
+
+def test_equal_scores_have_one_order_for_all_measures() -> None:
+    """trec_eval's: the greater id first, so d3, d2, d1; also where scores differ by less than 32 bits hold."""
+    for scores in ({"d3": 1.0, "d1": 1.0, "d2": 1.0}, {"d3": 1 + 2e-12, "d1": 1.0, "d2": 1 + 1e-12}):
+        found = measured({"q": {"d1": 1.0, "d2": 2.0}}, {"q": scores}, ["RR@10", "AP", "nDCG@10", "P@2"])
+        ideal = 2 + 1 / math.log2(3)
+        assert {name: values["q"] for name, values in found.items()} == pytest.approx(
+            {"RR@10": 1 / 2, "AP": (1 / 2 + 2 / 3) / 2, "nDCG@10": (2 / math.log2(3) + 1 / 2) / ideal, "P@2": 1 / 2}
+        )
+
+
+# Words ----------------------------------------------------------------------------------------------------------
+
+EQUAL = (
+    "你好，世界。",
+    "日本語のテキスト",
+    "สวัสดีชาวโลก",
+    "नमस्ते दुनिया",
+    "안녕하세요 세계",
+    "Привет мир",
+    "مرحبا بالعالم",
+    "🙂🙂",
+    "!!!",
+)
+
+
+@pytest.mark.parametrize("text", EQUAL)
+def test_equal_texts_overlap_wholly_in_every_script(text: str) -> None:
+    figures, rouge_l = overlap_figures([text], [text], seed=0)
+    assert rouge_l == [1.0]
+    assert figures["rouge1"]["value"] == figures["rouge2"]["value"] == 1.0
+    other, _ = overlap_figures([text], ["something else"], seed=0)
+    assert other["rouge1"]["value"] == 0.0
+
+
+def test_words_of_scripts_without_spaces_and_with_marks() -> None:
+    assert words("你好, ok!") == ["你", "好", ",", "ok", "!"]
+    assert words("नमस्ते दुनिया") == ["नमस्ते", "दुनिया"]
+    assert words("It's 3.5 naïve_x") == ["it", "'", "s", "3", ".", "5", "naïve_x"]
+    assert words("cafe\u0301") == ["café"]
+    long = "这是一个很长的句子，用来测试。"
+    assert overlap_figures([long], [long], seed=0)[0]["sacrebleu"] == pytest.approx(100)
+    assert text_figures(["哈哈哈哈哈哈哈哈哈哈"], seed=0)["repetition"]["value"] == pytest.approx(6 / 7)
+
+
+def test_english_has_the_rouge_of_the_library() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rng = random.Random(0)
+    for _ in range(50):
+        first, second = ("".join(rng.choices(string.printable, k=40)) + " the running_cats'" for _ in range(2))
+        theirs = RougeScorer(["rougeL"], use_stemmer=True).score(second, first)["rougeL"].fmeasure
+        assert overlap_figures([first], [second], seed=0)[1] == [theirs]
 
 
 # Coherence -------------------------------------------------------------------------------------------------------

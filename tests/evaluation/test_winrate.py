@@ -199,6 +199,16 @@ def test_bad_response_files_are_one_line(rows: list[Any], said: str) -> None:
         load_responses(Path("bad.jsonl"))
 
 
+def test_prompts_without_a_counterpart_are_counted() -> None:
+    a, b = write("a.jsonl", ["longer", "x", "y", "z"]), write("b.json", ["no", "b"])
+    Path(b).write_text(json.dumps([json.loads(line) for line in Path(b).read_text().splitlines()]))
+    with Loopback(judge=prefers(len)) as server:
+        result = winrate(a, b, *openai(server))
+    assert result["metrics"]["items"] == 2
+    assert result["metrics"]["without_counterpart"] == {"a": 2, "b": 0}
+    assert any("only one side answers them: 2 prompts of a and 0 of b" in line for line in result["warnings"])
+
+
 def test_sides_without_a_common_prompt_are_refused(capsys: Captured) -> None:
     write("a.jsonl", ["one"])
     Path("b.jsonl").write_text(json.dumps({"prompt": "another", "response": "two"}) + "\n")

@@ -105,6 +105,12 @@ def test_a_template_that_rewrites_the_past_is_reported() -> None:
     assert "not a prefix" in report.problems[0]
 
 
+def test_a_template_without_a_generation_prompt_is_reported() -> None:
+    silent = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    report = check_template(tiny_tokenizer(silent))
+    assert report.problems[0].startswith("no generation prompt: before a reply the template writes '<|assistant|>'")
+
+
 def test_a_template_without_a_stop_token_teaches_the_end_of_sequence() -> None:
     bare = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
     tokenizer = tiny_tokenizer(bare + "{% if add_generation_prompt %}assistant {% endif %}")

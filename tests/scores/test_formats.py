@@ -273,3 +273,85 @@ def test_no_text_is_guessed_among_several_columns(row: dict[str, object], tmp_pa
         f"{tmp_path / 'c.jsonl'}:1: expected an id and a text, of several one named text, contents, content, body,"
         f" segment, passage, document, query, question or claim; got the columns {', '.join(row)}"
     )
+
+
+# Other people's columns ------------------------------------------------------------------------------------------
+
+TUPLES: list[tuple[dict[str, object], list[str], list[float] | None]] = [
+    ({"query": "q", "positive": "cat", "negative": "dog", "source": "wiki", "scores": [4, 1]}, ["cat", "dog"], [4, 1]),
+    ({"source": "wiki", "id": "7", "negative": "dog", "query": "q", "positive": "cat", "scores": [1, 4]},
+     ["cat", "dog"], [4, 1]),
+    ({"anchor": "q", "lang": "en", "positive": "cat", "negatives": ["dog", "cow"], "label": [4, 1, 0]},
+     ["cat", "dog", "cow"], [4, 1, 0]),
+    ({"query": "q", "negative": "dog", "positive": "cat", "label": 0}, ["cat", "dog"], [0, 0]),
+    ({"query": "q", "positive": "cat", "negative_1": None, "negative_2": "dog"}, ["cat", "dog"], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "texts", "scores"), TUPLES)
+def test_columns_of_tuples_are_told_by_name(
+    row: dict[str, object], texts: list[str], scores: list[float] | None, tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+    assert plain(list(READERS["ntuples"](path))) == [("q", texts, scores, 1)]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"query": "q", "positive": "cat", "negative": "dog", "comment": "nice"}, "column 'comment' may be a document"),
+        (
+            {"query": "q", "positive": "cat", "distractor": "dog", "scores": [1]},
+            "column 'distractor' may be a document",
+        ),
+        ({"query": "q", "positive": "cat", "margin": 0.5}, "column 'margin' may be a document"),
+        ({"a": "q", "b": "cat", "c": "dog"}, "expected a query and documents: one column of query, anchor"),
+        ({"query": "q", "anchor": "q", "positive": "cat"}, "expected a query and documents"),
+    ],
+)
+def test_a_column_that_could_be_anything_is_refused(row: dict[str, object], says: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jsonl", json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:1: ") as error:
+        list(READERS["ntuples"](path))
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("format", "line", "says"),
+    [
+        ("margin_mse_text", "9.5\t1.2\twhat sleeps\tthe cat\tsleeps\ta dog\truns", "a text may hold no tab"),
+        ("margin_mse_text", "9.5\t1.2\tq\tp\tn\t0.5\t[1, x]", "got '[1, x]'; a text may hold no tab"),
+        ("margin_mse", "9.5\t1.2\twhat sleeps\td1\td2", "expected an id without spaces, got 'what sleeps'"),
+        ("rerank", "what\tsleeps here\ta cat\ta dog", "expected an id without spaces, got 'sleeps here'"),
+        ("margin_mse", "9_5\t1.2\tq\td1\td2", "expected a finite score, got '9_5'"),
+    ],
+)
+def test_a_tab_inside_a_text_is_found(format: str, line: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.tsv:1: ") as error:
+        list(READERS[format](saved(tmp_path / "a.tsv", line + "\n")))
+    assert says in str(error.value)
+
+
+def test_seven_columns_with_numbers_at_the_end_are_five(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tsv", "9.5\t1.2\tq\tp\tn\t0.5 0.25\t[1, 2]\n")
+    assert plain(list(READERS["margin_mse_text"](path))) == [("q", ["p", "n"], [9.5, 1.2], 1)]
+
+
+def test_an_interleaved_run_is_one_list_a_query_and_is_written_so(tmp_path: Path) -> None:
+    run = "q1 Q0 d1 1 3 x\nq2 Q0 d4 1 3 x\nq1 Q0 d2 2 2 x\nq2 Q0 d5 2 2 x\n"
+    lists = list(READERS["trec"](saved(tmp_path / "a.run", run)))
+    assert [(i.query.id, [d.id for d in i.documents], i.scores) for i in lists] == [
+        ("q1", ["d1", "d2"], (3.0, 2.0)),
+        ("q2", ["d4", "d5"], (3.0, 2.0)),
+    ]
+    apart = [
+        ScoreList(query=Item("q"), documents=(Item(d), Item("e")), scores=(s, 1.0)) for d, s in (("a", 1), ("f", 2))
+    ]
+    write("trec", tmp_path / "b.run", apart)
+    assert [line.split()[:4] for line in (tmp_path / "b.run").read_text().splitlines()] == [
+        ["q", "Q0", "f", "1"],
+        ["q", "Q0", "e", "2"],
+        ["q", "Q0", "a", "3"],
+    ]
+    with pytest.raises(UserError, match=r"a\.tsv:3: query q came before; put its lines together"):
+        list(READERS["rerank"](saved(tmp_path / "a.tsv", "q\ta\tx\ty\nr\ta\tx\ty\nq\tb\tx\tz\n")))

@@ -6,6 +6,7 @@ All run in this process through the command line's own ``main``; a few also as r
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import socket
@@ -36,6 +37,7 @@ training: {per_device_train_batch_size: 2}
 cycle: {max_interactions: 1}
 """
 PROMPTS = '{"prompt": "hello a"}\n{"prompt": "hello b"}\n'
+CUT = gzip.compress(PROMPTS.encode())[:-6]
 DIALOGUE = "\\n\\nHuman: a\\n\\nAssistant: "
 
 
@@ -149,7 +151,7 @@ CASES = [
         ("data.prompts=a.jsonl",),
         put("a.jsonl", f'{{"chosen": "{DIALOGUE}", "rejected": "x"}}\n'),
     ),
-    Case("broken gzip", ("a.jsonl.gz:1", "gzip"), ("data.prompts=a.jsonl.gz",), put("a.jsonl.gz", PROMPTS)),
+    Case("broken gzip", ("a.jsonl.gz:1", "gzip"), ("data.prompts=a.jsonl.gz",), put("a.jsonl.gz", CUT)),
     Case("broken parquet", ("a.parquet", "Parquet"), ("data.prompts=a.parquet",), put("a.parquet", "PAR1")),
     Case("no such hub dataset", ("'no-one/nothing'", "hub dataset"), ("data.prompts=no-one/nothing",)),
     Case("nothing held out", ("data.eval_prompts", "training prompt"), ("data.eval_prompts=prompts.jsonl",)),
