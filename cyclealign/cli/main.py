@@ -207,6 +207,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
+    except Exception as error:
+        # A fault of ours. Typer would print the traceback as it is, with whatever a server wrote.
+        print(readable_traceback(error), end="", file=sys.stderr)
+        return 1
     return int(code or 0)
 
 
@@ -246,8 +250,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _keep_foreign_text_harmless() -> None:
-    """What servers, files and models wrote reaches a terminal or a log printable and without keys, tracebacks too."""
+    """What servers, files and models wrote reaches a log printable and without keys, tracebacks too."""
     handler = logging.StreamHandler()
     handler.setFormatter(ForeignFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    sys.excepthook = lambda *error: print(readable_traceback(*error), end="", file=sys.stderr)

@@ -12,7 +12,6 @@ import re
 import traceback
 import unicodedata
 from collections.abc import Iterable, Mapping
-from types import TracebackType
 
 SHOWN = 300  # characters of foreign text in one of our messages
 # A value this short is a placeholder such as "x" or "none"; to replace it would change words that have nothing to do
@@ -79,6 +78,6 @@ class ForeignFormatter(logging.Formatter):
         return printable(scrubbed(super().format(record)))
 
 
-def readable_traceback(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> str:
+def readable_traceback(error: BaseException) -> str:
     """What Python prints of an error that nobody caught, without keys and without what acts on a terminal."""
-    return printable(scrubbed("".join(traceback.format_exception(kind, error, where))))
+    return printable(scrubbed("".join(traceback.format_exception(error))))

@@ -202,7 +202,7 @@ def test_grades_need_not_be_whole_and_files_not_plain(encoding: str) -> None:
     assert metrics["AP"]["value"] == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
 
 
-def test_grades_of_any_size_are_measured_as_their_whole_multiples(capsys: Captured) -> None:
+def test_grades_of_any_size_are_measured_as_their_whole_multiples() -> None:
     rng = random.Random(0)
     whole = {f"q{q}": {f"d{d}": float(rng.randrange(-1, 5)) for d in range(20)} for q in range(9)}
     run = {q: {f"d{d}": float(rng.randrange(6)) for d in range(25)} for q in whole}

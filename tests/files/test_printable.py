@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 import pytest
 from hypothesis import given
@@ -61,12 +60,10 @@ def test_logs_and_tracebacks_have_no_key(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("CANARY_API_KEY", KEY)
     try:
         raise RuntimeError(f"header: Bearer {KEY}\x1b[2J")
-    except RuntimeError:
-        error = sys.exc_info()
-    assert error[0] is not None
-    assert error[1] is not None
-    record = logging.LogRecord("x", logging.INFO, "f", 1, "sent %s", (f"Bearer {KEY}",), error)
-    for text in (ForeignFormatter("%(message)s").format(record), readable_traceback(*error)):
+    except RuntimeError as raised:
+        error = raised
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "sent %s", (f"Bearer {KEY}",), (type(error), error, None))
+    for text in (ForeignFormatter("%(message)s").format(record), readable_traceback(error)):
         assert KEY not in text
         assert "\x1b" not in text
         assert "Bearer [key]" in text

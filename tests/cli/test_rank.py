@@ -1,0 +1,154 @@
+"""`cyclealign rank` with a paid judge: one ledger a file and judge, exit codes, and no key in anything it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from asking import by_length, item
+from loopback import Fault, Loopback, after_probe, prefers
+
+from cyclealign.cli.main import main
+from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.rankers.by_name import ledger_beside
+
+KEY = "sk-canary-0123456789abcdefXYZ"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "sets.jsonl"
+    rows = [
+        {"messages": list(s.prompt.messages), "candidates": [c.text for c in s.candidates]} for s in map(item, range(5))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rank(file: Path, server: Loopback, *more: str) -> int:
+    return main(["rank", str(file), "--ranker", "openai:judge", f"base_url={server.url}", *more])
+
+
+def test_one_ledger_for_a_file_and_a_judge_wherever_the_verdicts_go(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = file.with_name("out.jsonl")
+    with Loopback(judge=prefers(len)) as server:
+        assert rank(file, server) == 0
+        first = capsys.readouterr()
+        assert rank(file, server, "--out", str(out), "max_concurrency=2", "request={max_tokens: 200}") == 0
+        assert len(server.requests) == 6
+        assert rank(file, server, "request={seed: 1}") == 0  # another question
+        assert len(server.requests) == 12
+        assert rank(file, server, "--ledger", str(file.with_name("own.sqlite"))) == 0
+        assert len(server.requests) == 18
+    assert sorted(first.out.splitlines()) == sorted(out.read_text().splitlines())
+    ledger = ledger_beside(file, BlackBoxConfig(model="judge", base_url=server.url))
+    assert ledger.exists()
+    assert "5 sets ranked, 0 not" in first.err
+    expected = {s.prompt.id: list(by_length(s)) for s in map(item, range(5))}
+    assert len(expected) == len(out.read_text().splitlines())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_where_nothing_can_be_written_a_ledger_must_be_named(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.parent.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        with Loopback() as server:
+            assert rank(file, server) == 2
+    finally:
+        file.parent.chmod(stat.S_IRWXU)
+    assert "--ledger PATH" in capsys.readouterr().err
+
+
+def test_sets_that_are_left_because_calls_failed_are_an_exit_code_and_asked_again(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = Fault(status=400, body='{"error": {"message": "context \\u001b[31m too long"}}')
+    with Loopback(judge=prefers(len), script=after_probe(bad, bad)) as server:
+        assert rank(file, server) == 1
+        said = capsys.readouterr()
+        assert "3 sets ranked, 2 not: 2 of them because calls failed; start again" in said.err
+        assert "\x1b" not in said.out + said.err
+        assert rank(file, server) == 0
+    assert len(server.requests) == 1 + 5 + 2
+
+
+CANARIES = [
+    ("401", Fault(status=401, body='{"error": {"message": "bad key KEY"}}')),
+    ("status line", Fault(wire=b"HTTP/1.1 Bearer KEY\r\n\r\n")),
+    ("headers", Fault(status=500, headers={"X-Echo": "Bearer KEY"}, body="KEY")),
+    ("redirect", Fault(status=307, headers={"Location": "http://127.0.0.2:9/?key=KEY"}, body="")),
+    ("reply", Fault(text="KEY <think>KEY")),
+    ("error in 200", Fault(body='{"error": {"message": "KEY", "code": "KEY"}}')),
+    ("finish", Fault(text="x", finish="KEY")),
+    ("usage", Fault(usage={"prompt_tokens": "KEY"})),
+    ("json escape", Fault(status=400, body='{"error": {"message": "\\u0073k-canary-0123456789abcdefXYZ"}}')),
+]
+
+
+@pytest.mark.parametrize(("place", "fault"), CANARIES, ids=[name for name, _ in CANARIES])
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_key_is_in_nothing_that_is_written_or_printed(
+    file: Path,
+    place: str,
+    fault: Fault,
+    probe: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with_key = {
+        name: (value.replace(b"KEY", KEY.encode()) if isinstance(value, bytes) else value.replace("KEY", KEY))
+        for name in ("body", "text", "finish", "wire")
+        if (value := getattr(fault, name)) is not None
+    }
+    given = Fault(
+        status=fault.status,
+        headers={n: v.replace("KEY", KEY) for n, v in fault.headers.items()},
+        usage=json.loads(json.dumps(fault.usage).replace("KEY", KEY)),
+        **with_key,
+    )
+    with Loopback(script=lambda n, _: given if probe or n else None) as server:
+        code = rank(file, server, "--out", str(file.with_name("out.jsonl")), "outage_minutes=0.02", "passes=2")
+    assert code in (0, 1, 2), place
+    said = capsys.readouterr()
+    assert KEY not in said.out + said.err
+    assert "Traceback" not in said.err
+    written = [f for f in file.parent.iterdir() if KEY.encode() in f.read_bytes()]
+    assert written == []
+
+
+def test_debug_logs_and_tracebacks_have_no_key(file: Path) -> None:
+    """A whole process, the SDK's and HTTP's debug logs on, and a fault of our own in the middle."""
+    program = (
+        "import logging, sys\n"
+        "import cyclealign.cli.main as cli\n"
+        "import cyclealign.judge.paid_calls as calls\n"
+        "def broken(raw, **_): raise RuntimeError('header: ' + __import__('os').environ['OPENAI_API_KEY'])\n"
+        "calls.read_reply = broken\n"
+        "before = cli._keep_foreign_text_harmless\n"
+        "def loud():\n"
+        "    before()\n"
+        "    logging.getLogger().setLevel(logging.DEBUG)\n"
+        "cli._keep_foreign_text_harmless = loud\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    with Loopback(script=lambda *_: Fault(headers={"X-Echo": KEY}, text="x")) as server:
+        command = [sys.executable, "-c", program, "rank", str(file), "--ranker", "openai:judge"]
+        done = subprocess.run(
+            [*command, f"base_url={server.url}"],
+            env=os.environ | {"OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "RuntimeError: header: [key]" in done.stderr
+    assert KEY not in done.stdout + done.stderr
+    assert "DEBUG" in done.stderr or "request" in done.stderr.lower()
