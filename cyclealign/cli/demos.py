@@ -9,6 +9,7 @@ import typer
 
 from cyclealign.cli.measure import measure, search
 from cyclealign.cli.options import Force, Seed, SetName, TokenBudget
+from cyclealign.files.printable import say
 
 if TYPE_CHECKING:
     from cyclealign.curation.sets import DemonstrationSet
@@ -64,9 +65,9 @@ def show(found: SetName, ids: Ids = None, template: Template = "rank") -> None:
 
     opened = open_set(found)
     if ids:
-        print("\n\n".join("\n".join(whole(d)) for d in chosen(opened, ids)))
+        say("\n\n".join("\n".join(whole(d)) for d in chosen(opened, ids)))
     else:
-        print("\n".join(overview(opened, load_template(template))))
+        say("\n".join(overview(opened, load_template(template))))
 
 
 @app.command()
@@ -110,7 +111,7 @@ def diff(
     from cyclealign.curation.sets import open_set
     from cyclealign.curation.showing import differences
 
-    print("\n".join(differences(open_set(first), open_set(second))))
+    say("\n".join(differences(open_set(first), open_set(second))))
 
 
 @app.command()
@@ -141,9 +142,9 @@ def lint(
         budget=DemonstrationsConfig(token_budget=token_budget),
     )
     for problem in problems:
-        print(f"{problem.level:>7}  {problem.about}: {problem.message}")
+        say(f"{problem.level:>7}  {problem.about}: {problem.message}")
     errors = sum(p.level == "error" for p in problems)
-    print(f"{opened.name} {opened.version}: {errors} errors, {len(problems) - errors} warnings")
+    say(f"{opened.name} {opened.version}: {errors} errors, {len(problems) - errors} warnings")
     if errors:
         raise typer.Exit(1)
 
@@ -167,7 +168,7 @@ def export_(
         _changed(new_file(out, opened.demonstrations, force=force))
     else:
         rows = write_preferences(free(out, force=force), opened.demonstrations)
-        print(f"{out}: {rows} preference rows")
+        say(f"{out}: {rows} preference rows")
 
 
 @app.command("import")
@@ -192,4 +193,4 @@ app.command()(search)
 
 
 def _changed(new: DemonstrationSet) -> None:
-    print(f"{new.name}: {len(new.demonstrations)} demonstrations, version {new.version}")
+    say(f"{new.name}: {len(new.demonstrations)} demonstrations, version {new.version}")

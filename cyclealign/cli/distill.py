@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cyclealign.files.printable import say
+
 if TYPE_CHECKING:
     from cyclealign.distill.config import DistillConfig
     from cyclealign.files.records import FileRecord
@@ -40,7 +42,7 @@ def leaf(config: ConfigName, overrides: Overrides = None) -> None:
 
     loaded = load_sections(LeafConfig, config, overrides or [])
     _say(loaded, distill_leaf(loaded))
-    print(f"router: {loaded.run_dir / 'router'}")
+    say(f"router: {loaded.run_dir / 'router'}")
 
 
 @app.command("quantidce")
@@ -96,5 +98,5 @@ def _say(config: DistillConfig, summary: FileRecord) -> None:
     from cyclealign.files.records import encode
 
     for key, value in encode(summary).items():
-        print(f"{key}: {value}")
-    print(f"model: {config.run_dir / 'model'}")
+        say(f"{key}: {value}")
+    say(f"model: {config.run_dir / 'model'}")

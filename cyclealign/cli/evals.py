@@ -11,6 +11,7 @@ import typer
 from cyclealign.cli.options import BlackBoxKeys, DryRun, Limit, Out, RankerName, Seed
 from cyclealign.cli.results import checked, finish
 from cyclealign.config.ranker_kinds import kinds_help
+from cyclealign.files.printable import say
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
@@ -211,4 +212,4 @@ def _responses(
 
 
 def _say(lines: Sequence[str]) -> None:
-    print("\n".join(lines))
+    say("\n".join(lines))

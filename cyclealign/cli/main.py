@@ -21,7 +21,7 @@ from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
-from cyclealign.files.printable import ForeignFormatter, one_line, readable_traceback
+from cyclealign.files.printable import ForeignFormatter, one_line, readable_traceback, say
 from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
@@ -240,7 +240,7 @@ def _execute(make: Callable[[], Cycle], path: Path) -> None:
 
 def _say(text: str) -> None:
     if is_main():
-        print(text)
+        say(text)
 
 
 def _fail(message: str, code: int) -> int:

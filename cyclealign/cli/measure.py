@@ -21,6 +21,7 @@ from cyclealign.cli.options import (
     TokenBudget,
 )
 from cyclealign.cli.results import checked, finish
+from cyclealign.files.printable import say
 
 if TYPE_CHECKING:
     from cyclealign.evaluation.statistics import Figure
@@ -56,17 +57,17 @@ def measure(
     asked = measuring.labelled(pairs, limit)
     arms = arms_of(pool, leave_one_out=leave_one_out)
     shown = f"{len(pool.static_shown)} of {len(pool.static)} static demonstrations fit the token budget"
-    print(f"{opened.name} {opened.version}: {shown}; {len(asked)} labelled pairs, {len(arms)} arms")
+    say(f"{opened.name} {opened.version}: {shown}; {len(asked)} labelled pairs, {len(arms)} arms")
     if dry_run:
         questions = [q for arm in arms for q in arm.questions(asked)]
-        print("\n".join(pricing.describe(pricing.most_for(questions, box, pool.template), box)))
+        say("\n".join(pricing.describe(pricing.most_for(questions, box, pool.template), box)))
         return
     if result:
         checked(result, "--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
         figures = evaluate(arms, asked, measuring.judge(box, record, seed=seed, template=pool.template), record)
     names = {d.id: opening(d) for d in (*pool.static, *pool.dynamic)}
-    print("\n".join(lines(figures, names)))
+    say("\n".join(lines(figures, names)))
     if result:
         about: dict[str, Figure] = {
             "set": {"name": opened.name, "version": opened.version},
@@ -110,14 +111,14 @@ def search(
     free(out, force=force)
     if dry_run:
         most = pricing.most_within(calls, pricing.largest(plan.pool, size, asked, template), box, template)
-        print("\n".join(pricing.describe(most, box)))
+        say("\n".join(pricing.describe(most, box)))
         return
     if result:
         checked(result, "--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER, most_calls=calls) as record:
         figures = search(plan, asked, measuring.judge(box, record, seed=seed, template=template), record)
     best = new_file(out, [d for d in plan.pool if d.id in figures.chosen], force=force)
-    print("\n".join([*lines(figures), f"{out} {best.version}"]))
+    say("\n".join([*lines(figures), f"{out} {best.version}"]))
     if result:
         about: dict[str, Figure] = {
             "set": {"name": opened.name, "version": opened.version},

@@ -19,6 +19,7 @@ from cyclealign.cli.options import (
     TokenBudget,
 )
 from cyclealign.cli.results import checked, finish
+from cyclealign.files.printable import say
 
 app = typer.Typer(no_args_is_help=True, help="Ranking templates: check, show and measure them.")
 TemplateName = Annotated[str, typer.Argument(metavar="TEMPLATE", help="Packaged (rank, rank_terse), or a YAML file")]
@@ -34,8 +35,8 @@ def lint(template: TemplateName, demos: Demos = "builtin:rank") -> None:
 
     words, shown = load_template(template), open_set(demos).demonstrations if demos else ()
     for problem in lint_template(words, shown):
-        print(f"{problem.level:>7}  {problem.about}: {problem.message}")
-    print(size_line(words, shown))
+        say(f"{problem.level:>7}  {problem.about}: {problem.message}")
+    say(size_line(words, shown))
 
 
 @app.command()
@@ -55,7 +56,7 @@ def render(
 
     asked = load_candidate_sets(item)[0] if item else SAMPLE
     shown = open_set(demos).demonstrations if demos else ()
-    print("\n\n".join(rendered(load_template(template), shown, asked, structured=not text)))
+    say("\n\n".join(rendered(load_template(template), shown, asked, structured=not text)))
 
 
 @app.command("eval")
@@ -89,14 +90,14 @@ def eval_(
     if dry_run:
         for name, pool in pools.items():
             questions = [measuring.Question(p, pool.select(p.prompt)) for p in asked]
-            print("\n".join([f"{name}:", *pricing.describe(pricing.most_for(questions, box, pool.template), box)]))
+            say("\n".join([f"{name}:", *pricing.describe(pricing.most_for(questions, box, pool.template), box)]))
         return
     if result:
         checked(result, "--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
         judges = {n: measuring.judge(box, record, seed=seed, template=p.template) for n, p in pools.items()}
         figures = compare(pools, judges, asked, record)
-    print("\n".join(comparison_lines(figures)))
+    say("\n".join(comparison_lines(figures)))
     if result:
         first = next(iter(pools.values()))
         about = {"pool_version": first.version} | measuring.provenance(box, first.template, pairs, asked)

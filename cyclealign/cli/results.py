@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cyclealign.evaluation.result import Result
+    from cyclealign.files.printable import say
+from cyclealign.evaluation.result import Result
 
 
 def checked(out: Path, option: str = "--out") -> None:
@@ -26,4 +27,4 @@ def finish(result: Result, out: Path, *, show: bool = True) -> None:
     page = write_page(out.with_suffix(".html"), result)
     if show:
         show_result(result)
-    print(f"result: {out}\npage: {page}")
+    say(f"result: {out}\npage: {page}")

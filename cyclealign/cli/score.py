@@ -56,6 +56,7 @@ def score(
     seed: Seed = 42,
 ) -> None:
     """Score candidates once with any teacher, into a store; write the scores in any published format."""
+    from cyclealign.files.printable import printable
     from cyclealign.scores.job import run_score_job
     from cyclealign.scores.plan import ScoreJob, checked_metric
 
@@ -74,4 +75,4 @@ def score(
         seed=seed,
     )
     for line in run_score_job(job):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)

@@ -54,6 +54,11 @@ def printable(text: str) -> str:
     return "".join(_shown(c) for c in text)
 
 
+def say(text: str) -> None:
+    """Print text that names, files or models may have had a part in."""
+    print(printable(scrubbed(text)))
+
+
 def one_line(text: str, most: int = SHOWN) -> str:
     """Foreign text for a message of ours: one printable line of at most ``most`` characters, without a key."""
     # The key goes first: a cut, or a mark in its middle, must not hide it from the search.

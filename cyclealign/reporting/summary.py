@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cyclealign.files.printable import printable
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.comparison import columns_of, differences, ends, write_comparison
 from cyclealign.reporting.headline import headline
@@ -33,7 +34,7 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     page = f"report: {write_report(run)}"
     for line in (figures.status, kept, figures.spend, cascade, page):
         if line:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None = None) -> None:
@@ -43,7 +44,7 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
     table = Table(title="change from the start model to the kept one, with 95% intervals")
     table.add_column("measure")
     for column in columns:
-        table.add_column(Text(column.name), justify="right", overflow="fold")
+        table.add_column(Text(printable(column.name)), justify="right", overflow="fold")
     rows = {(c.name, row.measure): row.text for c in columns for row in c.figures.rows}
     for measure in dict.fromkeys(measure for _, measure in rows):
         texts = [rows.get((c.name, measure), ("",) * 4) for c in columns]
@@ -51,6 +52,6 @@ def show_comparison(runs: Sequence[RunDir], out: Path, console: Console | None =
     console.print(table)
     for first, second, gap in differences(columns):
         line = f"kept reward, {second} - {first}: {gap.value:+.4f} ({ends(gap)}) over {gap.n} prompts"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     page = write_comparison(out, columns)
-    console.print(f"comparison: {page}", markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(f"comparison: {page}"), markup=False, highlight=False, soft_wrap=True)
