@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclealign.judge.call import Call, Recorded
+from cyclealign.judge.costs import PROBES
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent
-
-# A probe finds out what an endpoint can do: two calls where the first form of answer is refused.
-PROBES = 2
 
 
 class Lap(NamedTuple):

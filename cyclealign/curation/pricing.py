@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.asking import Question
-from cyclealign.curation.metering import PROBES
-from cyclealign.judge.costs import WorstCase, answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.costs import PROBES, WorstCase, answer_tokens, output_bound, request_options, usd
 from cyclealign.judge.prompting import (
     demonstration_tokens,
     estimate_message_tokens,

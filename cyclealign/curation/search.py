@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain, gain_text
 from cyclealign.curation.asking import Judge, Outcome, Question
-from cyclealign.curation.metering import PROBES, MeteredLedger
+from cyclealign.curation.metering import MeteredLedger
 from cyclealign.evaluation.result import Result
 from cyclealign.evaluation.statistics import Figure, Figures
+from cyclealign.judge.costs import PROBES
 from cyclealign.types import CandidateSet, Demonstration, UserError, derive_seed
 
 Method = Literal["greedy", "bandit"]

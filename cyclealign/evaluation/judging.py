@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.schema import DemonstrationsConfig
-from cyclealign.judge.costs import answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.costs import PROBES, answer_tokens, output_bound, request_options, usd
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
@@ -153,7 +153,7 @@ def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> li
         answers += orders * 4 * k
         longest_answers += orders * (output_bound(request_options(box, k)) or answer_tokens(k))
     lines = [
-        f"{len(sets)} sets, {calls:,} paid calls, {2 * calls + 2:,} where every reply needs its repair",
+        f"{len(sets)} sets, {calls:,} paid calls, {2 * calls + PROBES:,} where every reply needs its repair",
         f"tokens: about {tokens:,} in, {answers:,} out; at most {2 * longest_answers:,} out",
     ]
     if box.price is None:

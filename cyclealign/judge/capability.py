@@ -92,26 +92,29 @@ class Capability:
 
     async def _probe(self, k: int) -> tuple[Found, str]:
         """Ask for a line of text under a schema: only a server that enforces the schema answers in JSON."""
+        asked = 1
         try:
             reply = await self._ask(k, structured=True)
             found = self._held(reply, k)
             if found == "unsure":  # cut, empty, broken off: once is no answer
+                asked = 2
                 reply = await self._ask(k, structured=True, again=True)
                 found = self._held(reply, k)
                 self._check_room(reply)
         except CallFailed as error:
             if error.failure.status is None:
                 raise self._unusable(error) from error
-            return await self._probe_without(k, error)
+            return await self._probe_without(k, error, last=asked == 2)
         return found, "the server ignores a schema"
 
-    async def _probe_without(self, k: int, refused: CallFailed) -> tuple[Found, str]:
-        """A call with a schema failed; one without tells whether it is the schema, and one more whether it still is."""
+    async def _probe_without(self, k: int, refused: CallFailed, *, last: bool) -> tuple[Found, str]:
+        """A call with a schema failed; one without tells whether it is the schema, and one more, if it is not the
+        ``last`` one, whether it still is."""
         try:
             self._check_room(await self._ask(k, structured=False))
         except CallFailed as error:
             raise self._unusable(error) from error
-        if refused.failure.about_schema or refused.failure.retryable:
+        if refused.failure.about_schema or refused.failure.retryable or last:
             return ("no" if refused.failure.about_schema else "unsure"), str(refused)
         try:
             found = self._held(await self._ask(k, structured=True, again=True), k)

@@ -13,6 +13,8 @@ from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
 LENGTH_OPTIONS = ("max_tokens", "max_completion_tokens")
+# Most calls of a probe: with a schema, once more, and without one.
+PROBES = 3
 # Bytes that a chat template may add around one message, or around the whole: role names and control tokens.
 MESSAGE_OVERHEAD = 16
 # Tokens by ``estimate_tokens`` for one token of the policy: 4.4 letters a token, of 2.75 that the estimate allows.
@@ -95,7 +97,7 @@ def worst_case(
 ) -> WorstCase:
     """The most that ranking ``n_items`` sets of ``k`` candidates can take, for ``--dry-run``.
 
-    Every pass is counted with its repair call, and the probe with both of its calls; attempts that the server refuses
+    Every pass is counted with its repair call, and the probe with all of its calls; attempts that the server refuses
     or drops are not. ``demonstration_tokens``: estimate of all demonstrations shown in one call. The two last are
     tokens of the policy; give the longest prompt of the data where it is known.
     """
@@ -108,7 +110,7 @@ def worst_case(
     first = frame + schema + demonstration_tokens + data
     repair = first + 2 * answer + 64  # the unusable reply and the words around it
     pairs = n_items * orders
-    probes = 2 if n_items else 0
+    probes = PROBES if n_items else 0
     calls = 2 * pairs + probes
     input_tokens = pairs * (first + repair) + probes * (frame + schema)
     output_tokens = calls * answer

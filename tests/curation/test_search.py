@@ -69,7 +69,7 @@ def test_pairs_of_the_choice_are_not_reported_on(tmp_path: Path) -> None:
     [
         (plan("greedy", 400, size=6), "expected 1 to 5 of 6"),
         (plan("greedy", 400, size=0), "expected 1 to 5 of 6"),
-        (plan("bandit", 90), "too few to tell 6 demonstrations apart; at least 98"),
+        (plan("bandit", 90), "too few to tell 6 demonstrations apart; at least 99"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(made: SearchPlan, message: str) -> None:

@@ -90,7 +90,7 @@ def test_the_worst_case_covers_calls_of_full_length(k: int, passes: int) -> None
         max_new_tokens=200,
     )
     orders = min(passes, 2 if k == 2 else passes)
-    assert found.calls == 7 * orders * 2 + 2
+    assert found.calls == 7 * orders * 2 + 3
     assert 7 * orders * (first + repair) <= found.input_tokens <= 1.5 * 7 * orders * (first + repair)
     assert found.output_tokens == found.calls * answer_tokens(k)
     assert found.usd == pytest.approx((found.input_tokens + 2 * found.output_tokens) / 1e6)

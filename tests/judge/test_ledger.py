@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cyclealign.judge.call import Call, Spend
+from cyclealign.judge.call import Call, Recorded, Spend
 from cyclealign.judge.ledger import Ledger
 from cyclealign.types import UserError
 
@@ -206,3 +206,73 @@ def test_what_is_no_ledger_is_said_in_one_line(tmp_path: Path) -> None:
         Ledger(path)
     with pytest.raises(UserError, match="cannot be opened"):
         Ledger(tmp_path / "l.sqlite" / "below a file.sqlite")
+
+
+def test_another_layout_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE calls (id INTEGER PRIMARY KEY)")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    with pytest.raises(UserError, match="expected layout 2, got 1: another version of cyclealign wrote it") as caught:
+        Ledger(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_loses_no_reply(tmp_path: Path) -> None:
+    """What does not fit is kept beside the ledger; the next opening writes it."""
+    path = tmp_path / "l.sqlite"
+    long = "x" * 500_000
+    ledger = Ledger(path)
+    row = ledger.start(call(), reserved_usd=0.5)
+    assert row is not None
+    (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
+    ledger._db.execute(f"PRAGMA max_page_count = {pages}")
+    ledger.received(row, reply=long, http_status=200)
+    finish(ledger, row, long)
+    assert (tmp_path / "l.sqlite.spill.jsonl").exists()
+
+    def more() -> None:
+        for i in range(500):
+            ledger.start(call(str(i)), reserved_usd=0.0)
+
+    with pytest.raises(UserError, match="disk is full; what was answered is kept in"):
+        more()
+    ledger.close()
+    with (tmp_path / "l.sqlite.spill.jsonl").open("a") as file:
+        file.write('{"row": 1, "colu')  # a line that its end cut
+    with Ledger(path) as again:
+        assert found(again, call()) == long
+        assert again.spend().usd == 0.25
+    assert not (tmp_path / "l.sqlite.spill.jsonl").exists()
+
+
+def test_a_reservation_that_does_not_fit_leaves_no_row(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger, Ledger(tmp_path / "l.sqlite") as other:
+        first = ledger.start(call("a"), reserved_usd=0.75, limit=1.0)
+        assert first is not None
+        assert other.start(call("b"), reserved_usd=0.5, limit=1.0) is None
+        assert other.start(call("b"), reserved_usd=0.25, limit=1.0) is not None
+        finish(ledger, first, usd=0.5)
+        assert other.start(call("c"), reserved_usd=0.25, limit=1.0) is not None
+        assert other.start(call("c"), reserved_usd=0.25, limit=1.0) is None
+        assert ledger.spend().calls == 3
+
+
+@pytest.mark.parametrize("usd", [-1.0, float("nan"), float("inf"), 1e13])
+def test_no_sum_that_cannot_be_is_booked(tmp_path: Path, usd: float) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        row = ledger.start(call(), reserved_usd=0.5)
+        assert row is not None
+        with pytest.raises(sqlite3.IntegrityError):
+            finish(ledger, row, usd=usd)
+        assert ledger.spend().reserved_usd == 0.5
+
+
+def test_a_reply_that_was_written_down_but_not_read_is_found(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        row = ledger.start(call(schema={"type": "object"}), reserved_usd=0.5)
+        assert row is not None
+        ledger.received(row, reply="r", http_status=200)
+    with Ledger(tmp_path / "l.sqlite") as again:
+        assert again.lookup(call()) == Recorded(row, "r", True, False)
