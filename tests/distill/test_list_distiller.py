@@ -81,7 +81,9 @@ def test_a_dot_student_learns_the_margins_and_finds_the_documents() -> None:
 def test_other_students_lower_the_loss(kind: str) -> None:
     folder = tiny_encoders.save_encoder(Path("student"), layers=3, head=kind == "cross_encoder")
     loss = "loss={name: cprd, rank_cut: 1, temperature: 0.1}" if kind == "cosine" else "loss.name=margin_mse"
-    short = ("student.max_query_tokens=8", "student.max_document_tokens=16")
+    short = ["student.max_query_tokens=8", "student.max_document_tokens=16"]
+    if kind == "tk":  # its kernels come apart at the others' rate
+        short += ["training.learning_rate=0.005", "steps=24"]
     assert distill(f"student.model={folder}", f"student.kind={kind}", "student.layers=2", loss, *short) == 0
     assert_below(summary()["last_loss"], summary()["first_loss"])
     config = json.loads(next(Path("runs/margin-mse/model").rglob("config.json")).read_text())

@@ -197,7 +197,7 @@ def test_a_ranker_learns_a_rankers_lists(kind: str) -> None:
     assert main([*command, *quick, *CPU]) == 0
     found = summary("pld-lists")
     assert found["lists"] == 2
-    assert_below(found["last_loss"], 0.8 * found["first_loss"])
+    assert_below(found["last_loss"], 0.9 * found["first_loss"])  # 0.61 of it where it reads the document alone
 
 
 def test_a_known_positive_goes_before_the_teachers_favourite() -> None:
