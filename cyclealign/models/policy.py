@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource
 from cyclealign.models.chat_template import check_template, first_line
 from cyclealign.models.loading import loaded, set_dropout
@@ -59,7 +60,7 @@ def load_tokenizer(policy: PolicyConfig) -> Any:
         file = template_file(policy.chat_template)
         if not file.is_file():
             raise UserError(f"policy.chat_template: no file {policy.chat_template!r}; expected a Jinja chat template")
-        tokenizer.chat_template = file.read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(file)
     if not tokenizer.chat_template:
         raise UserError(
             f"policy.model: the tokenizer of {policy.model!r} has no chat template;"

@@ -45,11 +45,11 @@ def read_rankllm(path: Path) -> Iterator[ScoreList]:
             raise UserError(f"{place}: expected query {{text, qid}} and candidates, got {', '.join(row)}")
         documents = []
         for candidate in candidates:
-            if not isinstance(candidate, dict) or "docid" not in candidate:
+            if not isinstance(candidate, dict) or candidate.get("docid") is None:
                 raise UserError(f"{place}: candidates: expected objects with docid")
             documents.append(Item(str(candidate["docid"]), _document_text(candidate.get("doc"))))
         yield ScoreList(
-            query=Item(str(query.get("qid", "")) or Item.of_text(query["text"]).id, query.get("text")),
+            query=_query(query, place),
             documents=tuple(documents),
             scores=tuple(float(n) for n in range(len(documents) - 1, -1, -1)),
             place=place,
@@ -111,7 +111,8 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
         yield from ((fields[0], fields[1]) for _, fields in tsv_rows(path, (2,)))
         return
     for place, row in rows(str(path)):
-        key = next((c for c in row if c in ("id", "_id") or c.endswith("_id")), None)
+        # An id that is null names nothing: "None" would be one id for all such rows.
+        key = next((c for c in row if (c in ("id", "_id") or c.endswith("_id")) and row[c] is not None), None)
         body = _text_column({c: v for c, v in row.items() if c not in (key, "title")})
         if key is None or body is None:
             raise UserError(
@@ -186,6 +187,13 @@ def _text_column(row: Mapping[str, Any]) -> str | None:
     named = [c for c in TEXT if c in row and (row[c] is None or isinstance(row[c], str))]
     found = ["text"] if "text" in named else named or [c for c in row if isinstance(row[c], str)]
     return found[0] if len(found) == 1 and row[found[0]] is not None else None
+
+
+def _query(query: Mapping[str, Any], place: str) -> Item:
+    """RankLLM's query; its id is its text's where it has none."""
+    if query.get("qid") not in (None, ""):
+        return Item(str(query["qid"]), query.get("text"))
+    return Item.of_text(text(query.get("text"), place, "query: text"))
 
 
 def _document_text(doc: Any) -> str | None:

@@ -156,6 +156,9 @@ def test_loading_errors_name_the_key(tmp_path: Path) -> None:
         load_tokenizer(bare.model_copy(update={"chat_template": str(tmp_path / "none.jinja")}))
     (tmp_path / "chat.jinja").write_text(TEMPLATE)
     tokenizer = load_tokenizer(bare.model_copy(update={"chat_template": str(tmp_path / "chat.jinja")}))
+    (tmp_path / "marked.jinja").write_text(TEMPLATE, encoding="utf-8-sig")
+    marked = load_tokenizer(bare.model_copy(update={"chat_template": str(tmp_path / "marked.jinja")}))
+    assert marked.chat_template == tokenizer.chat_template
     assert render_prompt(tokenizer, [turn("user", "a")], 64)[-1] == ASSISTANT
     (tmp_path / "strict.jinja").write_text("{{ raise_exception('only users') }}")
     strict = load_tokenizer(bare.model_copy(update={"chat_template": str(tmp_path / "strict.jinja")}))

@@ -316,6 +316,20 @@ def test_a_column_that_could_be_anything_is_refused(row: dict[str, object], says
     assert says in str(error.value)
 
 
+def test_an_id_is_what_is_there_and_zero_is_one(tmp_path: Path) -> None:
+    rows = '{"query": {"text": "q", "qid": %s}, "candidates": [{"docid": 0, "doc": "x"}]}\n'
+    path = saved(tmp_path / "a.jsonl", rows % "0" + rows % "null")
+    assert [(i.query.id, i.documents[0].id) for i in READERS["rankllm"](path)] == [
+        ("0", "0"),
+        (Item.of_text("q").id, "0"),
+    ]
+    with pytest.raises(UserError, match="objects with docid"):
+        list(READERS["rankllm"](saved(tmp_path / "b.jsonl", (rows % "1").replace("0", "null"))))
+    assert list(read_texts(saved(tmp_path / "c.jsonl", '{"_id": 0, "text": "x"}\n'))) == [("0", "x")]
+    with pytest.raises(UserError, match=r"d\.jsonl:1: expected an id and a text"):
+        list(read_texts(saved(tmp_path / "d.jsonl", '{"_id": null, "text": "x"}\n')))
+
+
 @pytest.mark.parametrize(
     ("format", "line", "says"),
     [

@@ -151,7 +151,7 @@ CASES = [
         ("data.prompts=a.jsonl",),
         put("a.jsonl", f'{{"chosen": "{DIALOGUE}", "rejected": "x"}}\n'),
     ),
-    Case("broken gzip", ("a.jsonl.gz:1", "gzip"), ("data.prompts=a.jsonl.gz",), put("a.jsonl.gz", CUT)),
+    Case("broken gzip", ("a.jsonl.gz:3", "gzip"), ("data.prompts=a.jsonl.gz",), put("a.jsonl.gz", CUT)),
     Case("broken parquet", ("a.parquet", "Parquet"), ("data.prompts=a.parquet",), put("a.parquet", "PAR1")),
     Case("no such hub dataset", ("'no-one/nothing'", "hub dataset"), ("data.prompts=no-one/nothing",)),
     Case("nothing held out", ("data.eval_prompts", "training prompt"), ("data.eval_prompts=prompts.jsonl",)),
