@@ -239,7 +239,7 @@ def test_vectors_of_another_teacher_are_refused(capsys: Captured) -> None:
         (("data={}",), "give data.queries, data.documents, or (better) both"),
         (("data.queries=none.tsv",), "none.tsv: cannot be read"),
         (("training.lr_scheduler_type=linear",), "leaf has a schedule of its own; set cycles and cycle_end"),
-        ((EVALUATE.replace("qrels.tsv", "docs.tsv"),), "docs.tsv:1: expected a line of TREC qrels"),
+        ((EVALUATE.replace("qrels.tsv", "docs.tsv"),), "docs.tsv:2: expected a finite number as relevance"),
     ],
 )
 def test_mistakes_are_one_line(capsys: Captured, overrides: tuple[str, ...], message: str) -> None:
