@@ -183,6 +183,8 @@ def _raise_error(error: Any) -> None:
     given = error.get("code") if isinstance(error, dict) else None
     given = int(given) if isinstance(given, str) and given.isascii() and given.isdigit() and len(given) == 3 else given
     status = given if isinstance(given, int) and 400 <= given < 600 else None
+    if status is None and ("invalid_request" in code or "context_length" in code):
+        status = 400  # it concerns this request, and would come again
     shown = one_line(said) or one_line(json.dumps(error, ensure_ascii=True))
     raise NotACompletion(f"the provider's error: {shown}", status=status, code=one_line(code, 100))
 

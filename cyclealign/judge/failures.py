@@ -53,6 +53,8 @@ class Failure:
     @property
     def moderation(self) -> bool:
         """Whether it is the content of this one request that is refused."""
+        if self.status == 200:  # an error inside a successful response: its code says what it is, its words may be ours
+            return _MODERATION.search(self.code) is not None
         if self.status not in (400, 403, 422, 451):
             return False
         return self.status == 451 or _MODERATION.search(f"{self.code} {self.detail}") is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,9 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from cyclealign.config.endpoints import OPENAI_URL, host_of, in_the_clear, is_loopback
+from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.printable import scrubbed
+from cyclealign.judge.api_key import api_key
 from cyclealign.judge.call import Call, Recorded
 from cyclealign.judge.chat import ChatReply, NotACompletion, Usage, read_reply
 from cyclealign.judge.client import Answer, Client, connected
@@ -43,7 +43,7 @@ class PaidCalls:
         self._ledger = ledger
         outage = 60 * config.outage_minutes
         self._retry = replace(retry, deadline=min(retry.deadline, outage))
-        self._key = _api_key(config, self.endpoint)
+        self._key = api_key(config, self.endpoint)
         self._adaptive = Adaptive(config.max_concurrency)
         self._requests = TokenBucket(config.requests_per_minute) if config.requests_per_minute else None
         self._tokens = TokenBucket(config.tokens_per_minute) if config.tokens_per_minute else None
@@ -264,20 +264,3 @@ class PaidCalls:
             429: f"check the account of the key in ${env}; resume goes on with what is left",
         }.get(failure.status, "check black_box.base_url")
         raise UserError(f"{where} refuses calls of model {self.model!r} ({failure.detail}); {hint}")
-
-
-def _api_key(config: BlackBoxConfig, endpoint: str) -> str:
-    """The key from the environment; a server on this machine needs none. UserError where it is missing."""
-    key = os.environ.get(config.api_key_env, "").strip()
-    if key and not (key.isascii() and key.isprintable()):
-        raise UserError(f"${config.api_key_env}: holds characters that no key has; set it again")
-    if key and in_the_clear(endpoint) and not config.plain_http:
-        raise UserError(
-            f"black_box.base_url: {endpoint} would get the key in ${config.api_key_env} over plain http, which all on"
-            " the way can read; use https, or set black_box.plain_http=true where the network is your own"
-        )
-    if key or is_loopback(host_of(endpoint)):
-        return key
-    raise UserError(
-        f"${config.api_key_env}: not set; {endpoint} needs a key (black_box.api_key_env names its variable)"
-    )

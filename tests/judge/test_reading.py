@@ -122,6 +122,7 @@ def test_only_known_natural_ends_are_ends(finish: str | None, end: str) -> None:
             502,
             "502",
         ),
+        ('{"error": {"message": "x", "code": "context_length_exceeded"}}', 400, "context_length_exceeded"),
         ('[{"error": {"code": 503, "message": "overloaded", "status": "UNAVAILABLE"}}]', 503, "503 UNAVAILABLE"),
         ('{"choices": []}', None, ""), ('{"choices": [null]}', None, ""), ('{"choices": null}', None, ""),
         ("[]", None, ""), ("null", None, ""), ("", None, ""), ("<html>", None, ""), ("[" * 100_000, None, ""),

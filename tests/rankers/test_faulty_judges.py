@@ -230,6 +230,28 @@ def test_a_schema_that_is_refused_later_is_given_up_and_nothing_is_paid_twice(le
     assert all(asked.count(tuple(sorted(c.text for c in s.candidates))) <= 3 for s in SETS)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "calls"),
+    [("content_filter", "refusal", 1), ("context_length_exceeded", "error", 1), ("server_error", "error", 4)],
+)
+def test_an_error_with_status_200_is_taken_for_what_it_says(ledger: Path, code: str, reason: str, calls: int) -> None:
+    fault = Fault(body=error("no", code=code))
+    with Loopback(script=lambda n, _: fault if n else None) as server:
+        (verdict,) = verdicts(ledger, server, SETS[:1]).values()
+    assert isinstance(verdict, Unranked)
+    assert verdict.reason == reason
+    assert len(server.requests) == 1 + calls
+
+
+def test_another_limit_or_temperature_asks_nothing_again(ledger: Path) -> None:
+    with Loopback(judge=prefers(len)) as server:
+        assert everything_right(verdicts(ledger, server, SETS[:3]))
+        later = {"max_tokens": None, "max_completion_tokens": 500, "temperature": None}
+        assert everything_right(verdicts(ledger, server, SETS, request=later))
+    assert len(server.requests) == 7
+    assert "temperature" not in server.requests[-1]
+
+
 # Money --------------------------------------------------------------------------------------------------------
 
 
