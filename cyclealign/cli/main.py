@@ -1,7 +1,8 @@
 """The command line. Nothing heavy is imported before a command needs it, so that ``--help`` is instant.
 
 Exit codes: 0 done; 1 the run stopped by one of its own rules (budget, too many unranked, a judge that is gone, a
-generator that serves other weights) and can be resumed, or a fault of ours; 2 a mistake of the user's, in one readable line; 130 interrupted.
+generator that serves other weights) and can be resumed, or a fault of ours; 2 a mistake of the user's, in one readable
+line; 130 interrupted.
 """
 
 from __future__ import annotations

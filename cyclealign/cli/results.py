@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclealign.files.printable import say
+
 if TYPE_CHECKING:
-    from cyclealign.files.printable import say
-from cyclealign.evaluation.result import Result
+    from cyclealign.evaluation.result import Result
 
 
 def checked(out: Path, option: str = "--out") -> None:

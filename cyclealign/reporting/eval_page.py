@@ -12,6 +12,7 @@ from pathlib import Path
 from cyclealign.evaluation.result import Item, Result
 from cyclealign.evaluation.statistics import Estimate, Figures
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.records import encode
 from cyclealign.reporting.eval_figures import differences_of, figure_rows
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.forest import forest_plot
@@ -74,7 +75,7 @@ def _sections(result: Result) -> Iterator[tuple[str, str, Html | None]]:
     where = {
         "commit": result.commit,
         "python": result.python,
-        "hardware": result.hardware,
+        "hardware": encode(result.hardware),
         "versions": result.versions,
     }
     yield "Environment", "environment", details("versions, hardware", tag("pre", json.dumps(where, indent=2)))

@@ -90,7 +90,7 @@ def test_dry_runs_call_and_write_nothing(folder: Path, capsys: Captured, monkeyp
     assert main(["demos", "eval", *asked]) == 0
     out = capsys.readouterr().out
     assert "40 labelled pairs, 6 arms" in out
-    assert "paid calls: at most 482;" in out  # 6 arms of 40 pairs, each with a repair, and the probe
+    assert "paid calls: at most 483;" in out  # 6 arms of 40 pairs, each with a repair, and three probes
     assert main(["demos", "search", *asked, "--size", "2", "--calls", "100", "--out", "best.jsonl"]) == 0
     assert "paid calls: at most 100;" in capsys.readouterr().out
     prompts = ["prompts", "eval", "pairs.jsonl", "--template", "rank", "--template", "rank_terse", *asked[2:]]

@@ -15,7 +15,7 @@ from loopback import Fault, Loopback, after_probe, prefers
 
 from cyclealign.cli.main import main
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.rankers.by_name import ledger_beside
+from cyclealign.rankers.by_name import ledger_of_judge
 
 KEY = "sk-canary-0123456789abcdefXYZ"
 
@@ -48,7 +48,7 @@ def test_one_ledger_for_a_file_and_a_judge_wherever_the_verdicts_go(
         assert rank(file, server, "--ledger", str(file.with_name("own.sqlite"))) == 0
         assert len(server.requests) == 18
     assert sorted(first.out.splitlines()) == sorted(out.read_text().splitlines())
-    ledger = ledger_beside(file, BlackBoxConfig(model="judge", base_url=server.url))
+    ledger = ledger_of_judge(file, BlackBoxConfig(model="judge", base_url=server.url))
     assert ledger.exists()
     assert "5 sets ranked, 0 not" in first.err
     expected = {s.prompt.id: list(by_length(s)) for s in map(item, range(5))}

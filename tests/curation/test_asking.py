@@ -124,7 +124,7 @@ def test_replies_on_the_ledger_cost_nothing_and_are_counted(tmp_path: Path) -> N
     questions = [Question(p, POOL[:1]) for p in PAIRS[:6]]
     with asking(tmp_path, PlantedJudge({})) as (asked, ledger, server, config):
         first, lap = asked.ask(questions), ledger.reset()
-        with MeteredLedger(ledger.path, most_calls=8) as again:
+        with MeteredLedger(ledger.path, most_calls=9) as again:
             assert judge(config, again, seed=1).ask(questions) == first
             assert (again.used, again.left, again.reset()) == (6, 0, lap)
             assert again.reset() == Lap()

@@ -38,7 +38,7 @@ def test_labelled_pairs_are_paid_for_as_eval(tmp_path: Path) -> None:
     with Loopback(judge=prefers(len)) as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
         box = BlackBoxConfig(model="judge", base_url=server.url)
         ranker = BlackBoxRanker(box, load_template("rank"), ledger)
-        team = Team(tmp_path / "state.json", launch="l")
+        team = Team(tmp_path / "state.json", judge="openai", launch="l")
         Evaluator(tuple(labelled), None, 8).evaluate(
             tmp_path / "e",
             FakeGenerator(2, Fuse(None)),

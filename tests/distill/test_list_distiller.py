@@ -146,7 +146,7 @@ def test_levels_are_learned_in_the_teachers_direction() -> None:
         (("student.model=./nowhere",), "student.model: cannot load './nowhere'"),
         (("data.scores=none.tsv",), "none.tsv: no such file"),
         (("training.learning_rte=1",), "training.learning_rte; did you mean training.learning_rate?"),
-        (("data.format=margin_mse",), "no text for 'the cat sleeps'; give data.queries and data.documents"),
+        (("data.format=margin_mse",), "scores.tsv:1: expected an id without spaces, got 'a cat ?'"),
         (("data.format=rankllm",), "loss.name: margin_mse needs magnitudes, but scores.tsv gives an order alone"),
     ],
 )

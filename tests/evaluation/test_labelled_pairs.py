@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cyclealign.curation.asking import outcome
 from cyclealign.evaluation.labelled_pairs import accuracy, labelled_credit
+from cyclealign.files.run_figures import Accuracy
 from cyclealign.types import Ranking, Unranked
 
 IDS = ("chosen", "rejected", "b", "c")
@@ -44,7 +45,7 @@ def test_all_who_count_agree(verdict: Ranking, credit: float) -> None:
     assert labelled_credit(verdict) == pytest.approx(credit)
     assert outcome(verdict).score == pytest.approx(credit)
     found = accuracy([verdict, ranking("chosen", "rejected"), Unranked("q", "refusal")])
-    assert found == {"accuracy": pytest.approx((credit + 1) / 2), "ranked": 2, "asked": 3}
+    assert found == Accuracy(accuracy=pytest.approx((credit + 1) / 2), ranked=2, asked=3)
 
 
 def test_without_a_verdict_there_is_no_figure() -> None:

@@ -21,7 +21,7 @@ from cyclealign.config.loading import load_config
 from cyclealign.config.ranker_kinds import KINDS, Need, forms, kinds_help, named_kind
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.asking import black_box_section
-from cyclealign.files.jsonl import write_json
+from cyclealign.files.records import write_record
 from cyclealign.judge.ledger import Ledger
 from cyclealign.rankers.by_name import (
     LISTWISE,
@@ -65,7 +65,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / "run/interactions/0000").mkdir(parents=True)
     weights = dict.fromkeys(ReplyFeatures.names, 0.0) | {"log_words": -1.0}
     fitted = Distilled(weights=weights, lists=9, accuracy=0.9, error=0.01)
-    write_json(folder / "run/interactions/0000/cascade.json", fitted.record())
+    write_record(folder / "run/interactions/0000/cascade.json", fitted.record())
     places = {
         "reward_model": "ce",
         "cross_encoder": "ce",

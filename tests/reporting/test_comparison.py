@@ -106,8 +106,8 @@ def test_one_interval_wherever_it_is_shown(tmp_path: Path) -> None:
     runs = [RunDir(run.path.rename(tmp_path / name)) for run, name in zip(two_runs(tmp_path), "ab", strict=True)]
     compared = compare(load_compared([run.path for run in runs]), seed=42).differences
     for run in runs:
-        row, name = headline(run)["rows"][0], run.path.name
+        row, name = headline(run).rows[0], run.path.name
         estimate = compared[f"{name}@kept - {name}@start"].difference
-        assert estimate == Estimate(row["change"], row["low"], row["high"], 20)
+        assert estimate == Estimate(row.change, row.low, row.high, 20)
     ((_, _, gap),) = differences(columns_of(runs))
     assert compared[f"{runs[1].path.name}@kept - {runs[0].path.name}@kept"].difference == gap

@@ -120,7 +120,7 @@ CASES = [
     ),
     Case(
         "training argument that contradicts another",
-        ("training: ", "prefetch_factor"),
+        ("training.dataloader_prefetch_factor", "dataloader_num_workers"),
         ("training.dataloader_prefetch_factor=2",),
     ),
     Case("an override that is none", ("override 'loss.name'", "key=value"), ("loss.name",)),
