@@ -12,6 +12,9 @@ from cyclealign.types import Message, sha256_hex
 # eval: calls that only measure a ranker on labelled pairs, their repairs included.
 Purpose = Literal["rank", "repair", "probe", "eval"]
 
+# Options that say how an answer is to be sent, not what is asked for: adapted to what a server takes.
+WIRE_OPTIONS = ("max_tokens", "max_completion_tokens", "temperature")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -36,15 +39,17 @@ class Call:
 
     @cached_property
     def key(self) -> str:
-        """The identity of a call, besides its endpoint: sha256 of model, content and what is asked of it.
+        """The identity of a call, besides its endpoint: sha256 of model, content, and what is asked for and how.
 
-        The wire form is no part of it, so that an answer is found again under whatever form it was given; a probe is
-        about the wire form, and has it in its key.
+        The wire form (schema, limit, temperature) is no part of it, so that an answer is found again under whatever
+        form it was given; a probe is about the wire form, and has it in its key.
         """
         asked = "repair" if self.repairs else "probe" if self.purpose == "probe" else "ask"
         content = list(self.messages if self.content is None else self.content)
-        form = [self.schema, dict(self.options)] if asked == "probe" else []
-        return sha256_hex([self.model, content, asked, *form])
+        if asked == "probe":
+            return sha256_hex([self.model, content, asked, dict(self.options), self.schema])
+        options = {name: value for name, value in self.options.items() if name not in WIRE_OPTIONS}
+        return sha256_hex([self.model, content, asked, options])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

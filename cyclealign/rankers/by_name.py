@@ -18,7 +18,7 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import CascadeFit
-from cyclealign.judge.costs import LENGTH_OPTIONS
+from cyclealign.judge.call import WIRE_OPTIONS
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
@@ -123,7 +123,7 @@ def ledger_of_judge(file: Path, box: BlackBoxConfig) -> Path:
 
     Raises UserError where nothing can be written there.
     """
-    asked = {name: value for name, value in box.request.items() if name not in (*LENGTH_OPTIONS, "temperature")}
+    asked = {name: value for name, value in box.request.items() if name not in WIRE_OPTIONS}
     name = sha256_hex([box.base_url, box.model, box.template, asked])[:8]
     path = file.with_name(f"{file.name}.{name}.ledger.sqlite")
     if not os.access(path if path.exists() else path.parent, os.W_OK):

@@ -63,6 +63,7 @@ def test_a_completed_reply_is_found_again_and_a_failure_is_not(tmp_path: Path) -
         {"repairs": True},
         {"content": [{"role": "user", "content": "another form"}]},
         {"purpose": "probe"},
+        {"options": {"temperature": 0, "seed": 1}},
         {"endpoint": "http://127.0.0.2/v1"},
     ],
 )
@@ -91,7 +92,7 @@ def test_what_is_only_said_about_a_request_does_not(tmp_path: Path, change: dict
 
 
 def test_the_key_is_the_hash_of_the_canonical_content() -> None:
-    content = b'["judge",[{"content":"hello","role":"user"}],"ask"]'
+    content = b'["judge",[{"content":"hello","role":"user"}],"ask",{}]'
     assert call().key == hashlib.sha256(content).hexdigest()
 
 
