@@ -91,7 +91,9 @@ def quickstart(overrides: Overrides = None) -> None:
 
     first = load_config("quickstart", overrides or [])
     names = [first.name, *(f"{first.name}-{n}" for n in range(2, 1000))]
-    name = next(n for n in names if not (first.output_dir / n).exists())
+    name = next((n for n in names if not (first.output_dir / n).exists()), None)
+    if name is None:
+        raise UserError(f"output_dir: {first.output_dir} holds {len(names)} runs called {first.name}; give name=...")
     config = first.model_copy(update={"name": name})
     _execute(lambda: Cycle.from_config(config), config.run_dir)
 

@@ -150,8 +150,20 @@ def dump_config(config: Config) -> str:
     return write_yaml(config.model_dump(mode="json"))
 
 
-def check_resume_changes(old: Config, new: Config) -> None:
+def config_of(text: str, where: str) -> Config:
+    """The config that ``dump_config`` wrote. UserError where it is none, naming ``where``."""
+    raw = read_yaml(text, where)
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}: holds no config; put it back from a copy")
+    check_keys(raw, where=f"{where}: ")
+    return validated(raw)
+
+
+def check_resume_changes(old: Config, new: Config, *, by: str = "") -> None:
     """Refuse a change that is not one of budget, rates, concurrency, price or reporting.
+
+    Args:
+        by: how the change came about, before the error.
 
     Raises:
         UserError: naming the refused key.
@@ -161,7 +173,7 @@ def check_resume_changes(old: Config, new: Config) -> None:
         allowed = any(key == r or key.startswith(f"{r}.") for r in RESUMABLE)
         if not allowed and before.get(key) != after.get(key):
             raise UserError(
-                f"resume cannot change {key} (from {show(before.get(key))} to {show(after.get(key))}): only budget,"
+                f"{by}resume cannot change {key} (from {show(before.get(key))} to {show(after.get(key))}): only budget,"
                 " rates, concurrency, price and reporting may change; start a new run for anything else"
             )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cyclealign.config.schema import Config
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
 State = Literal["ok", "note", "broken"]
@@ -145,6 +146,8 @@ def _judge_prompt(config: Config) -> Iterator[Finding]:
 
 def _run_directory(config: Config) -> Finding:
     path = config.run_dir
-    if any((path / "interactions").glob("*/*.jsonl")):
-        return Finding("note", "run directory", f"{path} holds a run: resume it, or give another name=")
+    try:
+        RunDir(path).check_free()
+    except UserError as error:
+        return Finding("note", "run directory", str(error))
     return Finding("ok", "run directory", f"{path} (not there yet)" if not path.exists() else str(path))

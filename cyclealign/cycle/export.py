@@ -15,6 +15,8 @@ from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
 from cyclealign.cycle.model_card import model_card
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.began import MARKER, Began
+from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.rankers.utilities import taught_tiers
@@ -52,13 +54,13 @@ def export_run(path: Path, wanted: Exports, out: Path) -> list[Path]:
     config = load_config(run.config)
     written = []
     if wanted.pairs is not None:
-        written.append(_write_pairs(run, wanted.pairs, out / "preferences.jsonl"))
+        written.append(_write_pairs(run, wanted.pairs, out, "preferences.jsonl"))
     if wanted.adapter:
         kept = _kept_weights(run)
-        written.append(_copied(kept, out / kept.name))
+        written.append(_copied(kept, _ours(out, kept.name)))
         write_atomic(out / kept.name / "README.md", model_card(config, run, adapter=kept.name == "adapter"))
     if wanted.merged:
-        written.append(_merged(config, run, out / "merged"))
+        written.append(_merged(config, run, out))
         write_atomic(out / "merged" / "README.md", model_card(config, run, adapter=False))
     return written
 
@@ -83,7 +85,7 @@ def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Itera
         }
 
 
-def _write_pairs(run: RunDir, pairs: Pairs, out: Path) -> Path:
+def _write_pairs(run: RunDir, pairs: Pairs, folder: Path, name: str) -> Path:
     rows: list[str] = []
     for interaction in run.interactions():
         sets, rankings = read_sets(interaction.candidates), read_rankings(interaction.black_box)
@@ -91,6 +93,7 @@ def _write_pairs(run: RunDir, pairs: Pairs, out: Path) -> Path:
             rows += (json.dumps(r, ensure_ascii=False) for r in preference_rows(sets[prompt_id], ranking, pairs))
     if not rows:
         raise UserError(f"{run.path}: holds no ranking with a preference yet")
+    out = _ours(folder, name)
     write_atomic(out, "".join(f"{row}\n" for row in rows))
     log.info("%s: %d pairs", out, len(rows))
     return out
@@ -107,6 +110,22 @@ def _kept_weights(run: RunDir) -> Path:
     raise UserError(f"{run.path}: the run kept the start model ({kept.why}), so there are no new weights")
 
 
+def _ours(out: Path, name: str) -> Path:
+    """``out/name``, where it is free or an export made it. UserError where it is somebody else's."""
+    marker = out / MARKER
+    wrote = read_record(Began, marker).wrote if marker.exists() else ()
+    target = out / name
+    if name in wrote:
+        return target
+    if target.exists() or target.is_symlink():
+        raise UserError(f"--out {out}: holds {name}, which no export wrote; choose another directory")
+    try:
+        write_record(marker, Began(what="export", wrote=(*wrote, name)))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+    return target
+
+
 def _copied(source: Path, target: Path) -> Path:
     try:
         shutil.copytree(source, target, dirs_exist_ok=True)
@@ -115,12 +134,12 @@ def _copied(source: Path, target: Path) -> Path:
     return target
 
 
-def _merged(config: Config, run: RunDir, target: Path) -> Path:
+def _merged(config: Config, run: RunDir, out: Path) -> Path:
     """The adapter merged into a copy of its base: in float32, then in the policy's dtype, once (repeated merging in
     half precision drifts). After full fine-tuning, a copy of the model."""
     kept = _kept_weights(run)
     if kept.name == "model":
-        return _copied(kept, target)
+        return _copied(kept, _ours(out, "merged"))
     import torch
 
     from cyclealign.models.saved import load_for_use
@@ -130,6 +149,7 @@ def _merged(config: Config, run: RunDir, target: Path) -> Path:
         str(kept), dtype=torch.float32, base=base, chat_template=config.policy.chat_template
     )
     merged = model.merge_and_unload().to(getattr(torch, config.policy.dtype))
+    target = _ours(out, "merged")
     merged.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target

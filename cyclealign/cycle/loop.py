@@ -260,17 +260,24 @@ class Loop:
         def work() -> None:
             trained = self.policy.trained + 1
             kept, why = kept_interaction(self.config.drift, self.run_dir.evaluations(), trained)
-            shutil.rmtree(self.run_dir.best, ignore_errors=True)
-            self.run_dir.best.mkdir()
-            if kept > 0:
-                weights = self.run_dir.interaction(kept - 1).weights
-                shutil.copytree(weights, self.run_dir.best / weights.name)
+            weights = self.run_dir.interaction(kept - 1).weights if kept > 0 else None
+            self._put_best(weights)
             start = self.parts.start_model
             record = Kept(trained=kept, of=trained, why=why, stopped=stopped, start_model=start)
             write_record(self.run_dir.kept_file, record)
 
         self.team.share("keep_best", work)
         self.team.finished(stopped)
+
+    def _put_best(self, weights: Path | None) -> None:
+        """Weights in place of those of an earlier launch; what else stands in ``best/`` is not ours to remove."""
+        best = self.run_dir.best
+        self.run_dir.kept_file.unlink(missing_ok=True)
+        for kind in ("adapter", "model"):
+            shutil.rmtree(best / kind, ignore_errors=True)
+        best.mkdir(exist_ok=True)
+        if weights is not None:
+            shutil.copytree(weights, best / weights.name)
 
     @contextmanager
     def _timed(self, stage: Stage, index: int) -> Iterator[None]:

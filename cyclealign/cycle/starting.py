@@ -8,17 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyclealign.config.endpoints import SERVER_KEY
-from cyclealign.config.loading import check_resume_changes, dump_config, load_config
+from cyclealign.config.loading import check_resume_changes, config_of, dump_config, load_config
 from cyclealign.config.schema import Config
 from cyclealign.cycle.loop import Loop
 from cyclealign.cycle.parts import assemble
 from cyclealign.cycle.prompts import run_prompts
 from cyclealign.cycle.trusted_hosts import check_host, remember_host
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir, open_run
-from cyclealign.files.run_records import prompt_record
 from cyclealign.files.run_state import StaticUsed, TemplateUsed, Versions
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
@@ -53,9 +51,7 @@ def new_cycle(config: Config) -> Cycle:
         words = load_template(str(template))
         static = load_static(config.demonstrations.static)
         pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
-        run.create(dump_config(config))
-        write_jsonl(run.prompts / "train.jsonl", map(prompt_record, train))
-        write_jsonl(run.prompts / "eval.jsonl", map(prompt_record, held_out))
+        run.create(dump_config(config), train, held_out)
         shutil.copyfile(template, run.prompts / "template.yaml")
         pool.save(run.prompts / "demonstrations.jsonl")
         shown = StaticUsed(source=config.demonstrations.static, version=pool.version, count=len(static))
@@ -70,12 +66,14 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
     """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
 
     Raises:
-        UserError: no run there, a change that is not allowed, or a host that this user has not used before.
+        UserError: no run there, other prompts or another config than it began with, a change that is not allowed, or a
+            host that this user has not used before.
     """
     run = open_run(path)
-    old = load_config(run.config)
+    began = config_of(run.began().config or "", str(run.began_file))
+    check_resume_changes(began, load_config(run.config), by=f"{run.config} was edited: ")
     config = load_config(run.config, overrides)
-    check_resume_changes(old, config)
+    check_resume_changes(began, config)
     for url, key in _hosts(config):
         if trust_host:
             remember_host(url, key)

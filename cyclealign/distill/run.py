@@ -14,6 +14,7 @@ from cyclealign.config.extras import require_extra
 from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.began import MARKER, Began, began
 from cyclealign.files.records import FileRecord, read_record, write_record
 from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.models.processes import default_device
@@ -35,15 +36,18 @@ def claim(kind: type[F], config: DistillConfig, *, sentence_transformers: bool =
     Returns the summary, a record of ``kind``, of a run that has already ended.
 
     Raises:
-        UserError: another config in the run's directory, files that have changed since, unknown training arguments, or
-            sentence-transformers is not installed.
+        UserError: a directory that is not empty and no distillation's, another config in it, files that have changed
+            since, unknown training arguments, or sentence-transformers is not installed.
     """
     if sentence_transformers:
         require_extra("sentence_transformers", "retrieval", "cyclealign distill")
     check_training(config.training)
     path, inputs = config.run_dir / "config.yaml", config.run_dir / "inputs.json"
+    marker = config.run_dir / MARKER
+    if began(config.run_dir, "distillation") is None:
+        write_record(marker, Began(what="distillation"))
     text, digests = write_yaml(config.model_dump(mode="json")), _digests(config.model_dump())
-    if path.exists() and any(entry not in (path, inputs) for entry in config.run_dir.iterdir()):
+    if path.exists() and any(entry not in (path, inputs, marker) for entry in config.run_dir.iterdir()):
         if path.read_text(encoding="utf-8") != text:
             raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
         known = json.loads(inputs.read_text(encoding="utf-8"))

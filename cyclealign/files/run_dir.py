@@ -5,17 +5,24 @@ Append-only JSONL files tolerate a torn last line (a killed process); everything
 
 from __future__ import annotations
 
-import fcntl
-import shutil
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.records import read_record, read_records
+from cyclealign.files.began import LOCK, MARKER, Began, began, check_unchanged, lines_of
+from cyclealign.files.locks import Lock
+from cyclealign.files.records import read_record, read_records, write_record
 from cyclealign.files.run_figures import Metrics
-from cyclealign.files.run_records import PromptRecord
+from cyclealign.files.run_records import PromptRecord, prompt_record
 from cyclealign.files.run_state import Kept, State
 from cyclealign.types import Prompt, UserError
+
+# What a run writes before its first candidate, and may write again.
+BEGINNING = (
+    *("config.yaml", "environment.json", "state.json"),
+    *(f"prompts/{n}" for n in ("train.jsonl", "eval.jsonl", "template.yaml", "demonstrations.jsonl", "versions.json")),
+)
 
 
 class InteractionDir:
@@ -50,6 +57,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.began_file = path / MARKER
         self.config = path / "config.yaml"
         self.environment = path / "environment.json"
         self.prompts = path / "prompts"
@@ -60,32 +68,53 @@ class RunDir:
         self.kept_file = self.best / "kept.json"
         self.start = path / "start"
         self.report = path / "report.html"
-        self._lock: IO[str] | None = None
+        self._lock: Lock | None = None
 
-    def create(self, config_yaml: str) -> None:
-        """Make the directory for a new run; refuse one that already holds work."""
-        if any((self.path / "interactions").glob("*/*.jsonl")):
-            raise UserError(
-                f"run directory {self.path} already holds a run: continue it with `cyclealign resume {self.path}`,"
-                " or choose another name (name=...) or output_dir"
-            )
+    def create(self, config_yaml: str, train: Sequence[Prompt] = (), held_out: Sequence[Prompt] = ()) -> None:
+        """Begin a new run: marker, config and prompts; refuse a directory that holds work, or is not ours.
+
+        Of a run that ended before its first candidate, what it had written at its start is written anew.
+        """
+        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output_dir: cannot make {self.path}: {error.strerror}") from error
         self.lock()
-        for stale in ("interactions", "evaluations", "prompts", "start"):
-            shutil.rmtree(self.path / stale, ignore_errors=True)
-        self.state_file.unlink(missing_ok=True)
-        write_atomic(self.config, config_yaml)
+        try:
+            self.check_free()
+            prompts = {f"prompts/{name}.jsonl": _lines(p) for name, p in (("train", train), ("eval", held_out))}
+            files = {name: lines_of(text) for name, text in prompts.items()}
+            write_record(self.began_file, Began(what="run", config=config_yaml, files=files))
+            for stale in BEGINNING:
+                (self.path / stale).unlink(missing_ok=True)
+            for name, text in (("config.yaml", config_yaml), *prompts.items()):
+                write_atomic(self.path / name, text)
+        except BaseException:
+            self.unlock()
+            raise
+
+    def check_free(self) -> None:
+        """UserError where no run can begin here."""
+        began(self.path, "run")
+        work = [p for folder in ("interactions", "evaluations") for p in (self.path / folder).glob("*/*.jsonl")]
+        if work or self.start.exists() or self.best.exists():
+            raise UserError(
+                f"run directory {self.path} already holds a run: continue it with `cyclealign resume {self.path}`,"
+                " or choose another name (name=...) or output_dir"
+            )
+
+    def began(self) -> Began:
+        """What the run began with. UserError where its marker is not there, or its prompts are others."""
+        found = began(self.path, "run")
+        if found is None:
+            raise UserError(f"{self.path}: no run began here (no {MARKER})")
+        check_unchanged(self.path, found)
+        return found
 
     def lock(self) -> None:
         """One process writes; the lock dies with the process."""
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"run directory {self.path} is in use by another process") from error
+        self._lock = Lock(self.path / LOCK, f"run directory {self.path}")
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -130,3 +159,7 @@ def open_run(path: Path) -> RunDir:
         raise UserError(f"{path}: not a run directory (no config.yaml in it)")
     run.state()
     return run
+
+
+def _lines(prompts: Sequence[Prompt]) -> str:
+    return "".join(json.dumps(prompt_record(p), ensure_ascii=False) + "\n" for p in prompts)

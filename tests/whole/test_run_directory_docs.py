@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fakes import config_in, make_cycle
 
+from cyclealign.files.began import Began
 from cyclealign.files.jsonl import read_json, read_jsonl
 from cyclealign.files.records import decode, read_record
 from cyclealign.files.run_figures import CascadeFit, Metrics, Summary
@@ -55,7 +56,7 @@ def test_verdict_examples_are_verdicts() -> None:
 
 
 def test_examples_of_whole_files_are_read_by_their_records(tmp_path: Path) -> None:
-    kinds = (State, Kept, Canary, Versions, Summary, Metrics, CascadeFit)
+    kinds = (Began, State, Kept, Canary, Versions, Summary, Metrics, CascadeFit)
     read = []
     for number, example in enumerate(e for e in EXAMPLES if "format" in e):
         path = tmp_path / f"{number}.json"

@@ -1,0 +1,45 @@
+"""Locks between processes: one writes, the next is told so. A lock dies with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from cyclealign.types import UserError
+
+
+class Lock:
+    """An exclusive lock on a file, taken at once or refused.
+
+    Raises:
+        UserError: another process holds it (``what`` says of what), or the file cannot be made.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path = path
+        while True:
+            try:
+                self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                raise UserError(f"{what}: cannot be written: {error.strerror}") from error
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(self._handle)
+                raise UserError(f"{what} is in use by another process") from error
+            if self._still_there():
+                return
+            os.close(self._handle)  # its last holder removed it in between
+
+    def close(self, *, remove: bool = False) -> None:
+        """Give the lock back; ``remove``: with its file."""
+        if remove:
+            self._path.unlink(missing_ok=True)
+        os.close(self._handle)
+
+    def _still_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.stat(self._path))
+        except FileNotFoundError:
+            return False
