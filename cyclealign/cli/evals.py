@@ -49,7 +49,7 @@ def ranker(
     if dry_run:
         _say(price([i.set for i in items], judge, repeats=repeats))
         return
-    checked(out)
+    checked(out, data)
     job = RankerEval(data=data, judge=judge, repeats=repeats)
     finish(evaluate_ranker(job, items, out), out)
 
@@ -80,7 +80,7 @@ def winrate(
         known = [expected_responses(spec, sampling, keep, letter=name) for spec, name, keep in sides]
         _say(price([s for s in pairs_of(*known) if needs_judge(s)], judge))
         return
-    checked(out)
+    checked(out, a, b, prompts)
     first, second = (get_responses(spec, sampling, keep) for spec, _, keep in sides)
     job = WinRate(a=a, b=b, judge=judge, alone=without_counterpart(first, second))
     finish(evaluate_winrate(job, pairs_of(first, second), out), out)
@@ -102,7 +102,7 @@ def reward(
 
     ranker_spec(scorer, flag="--scorer", need="scores")  # a mistake in it is found before anything is sampled
 
-    checked(out)
+    checked(out, responses, prompts)
     found = _responses(responses, prompts, generator, limit, seed, out)
     finish(evaluate_reward(responses, found, scorer, seed=seed), out)
 
@@ -121,7 +121,7 @@ def text(
     from cyclealign.evaluation.responses import load_responses
     from cyclealign.evaluation.text import evaluate_text
 
-    checked(out)
+    checked(out, responses, references, prompts)
     known = {i: r.text for i, r in load_responses(references).items()} if references else {}
     found = _responses(responses, prompts, generator, limit, seed, out)
     finish(evaluate_text(responses, found, known, seed=seed), out)
@@ -143,7 +143,7 @@ def likelihood(
     from cyclealign.evaluation.policies import find_policy
     from cyclealign.files.labelled import load_labelled
 
-    checked(out)
+    checked(out, policy, data, prompts)
     found = find_policy(policy)
     items = load_labelled(data, subset=subset, limit=limit)
     if prompts is not None and found.start is None:
@@ -165,7 +165,7 @@ def retrieval(
     """A retrieval run against relevance judgements: nDCG@10, RR@10, AP, R@100 or what --measure says."""
     from cyclealign.evaluation.retrieval import MEASURES, evaluate_retrieval
 
-    checked(out)
+    checked(out, qrels, run)
     finish(evaluate_retrieval(qrels, run, measure or MEASURES, seed=seed), out)
 
 
@@ -179,7 +179,7 @@ def coherence(
     """Correlation of a metric with human ratings: Pearson, Spearman, Kendall."""
     from cyclealign.evaluation.coherence import evaluate_coherence
 
-    checked(out)
+    checked(out, data)
     finish(evaluate_coherence(data, scorer, seed=seed), out)
 
 
@@ -193,7 +193,7 @@ def compare(
     from cyclealign.evaluation.compare import compare as compared
     from cyclealign.evaluation.compare import load_compared
 
-    checked(out)
+    checked(out, *results)
     finish(compared(load_compared(results), seed=seed), out)
 
 

@@ -7,6 +7,7 @@ line; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
+from cyclealign.files.outputs import check_apart, release
 from cyclealign.files.printable import ForeignFormatter, one_line, readable_traceback, say
 from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
@@ -38,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(eval_app, name="eval")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 LONGEST_ERROR = 2000  # characters of an error's line
 ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, or a packaged config: quickstart, …")]
 Overrides = Annotated[
@@ -160,6 +163,7 @@ def report(
 
     found = [open_run(run) for run in runs]
     if len(found) > 1:
+        check_apart(out or Path("comparison.html"), runs)
         show_comparison(found, out or Path("comparison.html"))
         return
     if out is not None:
@@ -211,9 +215,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            return _fail(f"{error.filename or 'the disk'}: {error.strerror}; make room and start the command again", 1)
         # A fault of ours. Typer would print the traceback as it is, with whatever a server wrote.
         print(readable_traceback(error), end="", file=sys.stderr)
         return 1
+    finally:
+        release()
     return int(code or 0)
 
 

@@ -63,7 +63,7 @@ def measure(
         say("\n".join(pricing.describe(pricing.most_for(questions, box, pool.template), box)))
         return
     if result:
-        checked(result, "--result")
+        checked(result, found, pairs, option="--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
         figures = evaluate(arms, asked, measuring.judge(box, record, seed=seed, template=pool.template), record)
     names = {d.id: opening(d) for d in (*pool.static, *pool.dynamic)}
@@ -114,7 +114,7 @@ def search(
         say("\n".join(pricing.describe(most, box)))
         return
     if result:
-        checked(result, "--result")
+        checked(result, found, pairs, option="--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER, most_calls=calls) as record:
         figures = search(plan, asked, measuring.judge(box, record, seed=seed, template=template), record)
     best = new_file(out, [d for d in plan.pool if d.id in figures.chosen], force=force)

@@ -93,7 +93,7 @@ def eval_(
             say("\n".join([f"{name}:", *pricing.describe(pricing.most_for(questions, box, pool.template), box)]))
         return
     if result:
-        checked(result, "--result")
+        checked(result, pairs, demos, *template, option="--result")
     with MeteredLedger(ledger or measuring.DEFAULT_LEDGER) as record:
         judges = {n: measuring.judge(box, record, seed=seed, template=p.template) for n, p in pools.items()}
         figures = compare(pools, judges, asked, record)

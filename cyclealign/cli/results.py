@@ -5,17 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclealign.files.outputs import hold
 from cyclealign.files.printable import say
 
 if TYPE_CHECKING:
     from cyclealign.evaluation.result import Result
 
 
-def checked(out: Path, option: str = "--out") -> None:
-    """Refuse an output that cannot be written, before anything is paid for. UserError."""
+def checked(out: Path, *inputs: str | Path | None, option: str = "--out") -> None:
+    """Before anything is paid for: refuse an output that is an input, cannot be written, is not ours, or is in use.
+
+    Args:
+        inputs: what the command reads, where it is a file: its other arguments as they stand.
+
+    Raises:
+        UserError: naming the option.
+    """
     from cyclealign.evaluation.result import check_output
 
     check_output(out, option)
+    for file in (out, out.with_suffix(".html")):
+        hold(file, [Path(i) for i in inputs if i is not None], option)
 
 
 def finish(result: Result, out: Path, *, show: bool = True) -> None:

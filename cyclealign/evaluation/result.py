@@ -192,10 +192,18 @@ def item_key(item: CandidateSet) -> str:
     return sha256_hex([item.prompt.id, sorted(c.text for c in item.candidates)])[:16]
 
 
+def _is_result(path: Path) -> bool:
+    """By its beginning: results are large."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return re.match(r'\{\s*"format": \d+,\s*"eval": ', file.read(100)) is not None
+
+
 def check_output(path: Path, option: str = "--out") -> None:
-    """Refuse an output that cannot be written before anything is judged. UserError."""
+    """Refuse an output that cannot be written, or is somebody else's, before anything is judged. UserError."""
     if path.suffix != ".json":
         raise UserError(f"{option} {path}: expected a name that ends in .json")
+    if path.is_file() and path.stat().st_size and not _is_result(path):
+        raise UserError(f"{option} {path}: is there and no result of cyclealign; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a"):

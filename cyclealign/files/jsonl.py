@@ -1,14 +1,16 @@
-"""JSON and JSONL: written whole, or appended one record a write; a torn last line is dropped."""
+"""JSON and JSONL: written whole, or appended record by record; a damaged last line is dropped."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from cyclealign.files.atomic import write_atomic
+from cyclealign.types import RunStopped, UserError
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
@@ -24,35 +26,84 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """Values of a file, none when it is missing; see ``whole_lines``."""
-    return map(json.loads, whole_lines(path))
+    """Values of a file, none when it is missing; see ``whole_lines``. UserError where a line is no JSON."""
+    number = 0
+    try:
+        for number, line in enumerate(whole_lines(path), start=1):  # noqa: B007 (named in the error)
+            yield json.loads(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}:{number}: not as cyclealign wrote it ({error}); put the file back from a copy"
+        ) from error
 
 
 def whole_lines(path: Path) -> Iterator[str]:
-    """Lines of a file, none when it is missing. A last line without its newline is what a kill left: skipped."""
+    """Lines of a file, none when it is missing. A last line that is cut off or no JSON is what a kill, a full disk or a
+    power cut left: skipped."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="\n") as file:
+    last = None
+    with path.open("rb") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield line
+            if last is not None:
+                yield last.decode()
+            last = line
+    if last is not None and _is_whole(last):
+        yield last.decode()
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n")
 
 
 class Appender:
-    """Appends records to a JSONL file, each with one write, after cutting off a torn last line."""
+    """Appends records to a JSONL file, each whole or not at all, after cutting off a damaged last line.
+
+    Raises:
+        RunStopped: a record cannot be written; those before it are on disk.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            whole = path.read_bytes().rfind(b"\n") + 1
-            os.truncate(path, whole)
+            _cut_damage(path)
+        self._path = path
         self._file: IO[bytes] = path.open("ab", buffering=0)
 
     def add(self, record: Any) -> None:
-        self._file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        left = memoryview((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                # A nearly full disk takes a part, and says so only by the count.
+                left = left[self._file.write(left) or _no_room() :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise RunStopped(f"{self._path}: cannot be written: {error.strerror}; what is on record stays") from error
+
+    def close(self) -> None:
+        self._file.close()
 
     def __enter__(self) -> Appender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()
+
+
+def _no_room() -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _cut_damage(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    last = content.rfind(b"\n", 0, max(whole - 1, 0)) + 1
+    if whole and not _is_whole(content[last:whole]):
+        whole = last
+    if whole < len(content):
+        os.truncate(path, whole)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
+from cyclealign.config.loading import RESUMABLE
 from cyclealign.config.schema import DemonstrationsConfig
+from cyclealign.files.outputs import check_apart, output
 from cyclealign.files.prompts import load_candidate_sets
-from cyclealign.files.run_records import verdict_record
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.by_name import RankerSpec, ledger_of_judge, open_ranker, ranker_spec
-from cyclealign.types import RankContext, RunStopped, Unranked, UserError
+from cyclealign.rankers.verdict_file import MadeBy, Verdicts
+from cyclealign.types import CandidateSet, RankContext, RunStopped, Unranked, sha256_hex
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +43,30 @@ def rank_file(job: RankJob) -> str:
     a second start repeats none, wherever its verdicts go.
 
     Raises:
-        UserError: unknown ranker, a file that cannot be used, a server that does not answer.
+        UserError: unknown ranker, a file that cannot be used, a server that does not answer; an output that is an
+            input, is in use, or holds something else than verdicts of this job.
         RunStopped: at the end, where sets are left because calls failed: a second start asks those again.
     """
-    sets = load_candidate_sets(job.file)
-    spec = ranker_spec(job.ranker, job.options)
-    unranked = failed = 0
+    inputs = [job.file] if job.ledger is None else [job.file, job.ledger]
+    with ExitStack() as held:
+        if job.out is not None:
+            held.enter_context(output(job.out, inputs))
+        if job.ledger is not None:
+            check_apart(job.ledger, [job.file], "--ledger")
+        return _ranked(job, load_candidate_sets(job.file), ranker_spec(job.ranker, job.options))
+
+
+def _ranked(job: RankJob, sets: Sequence[CandidateSet], spec: RankerSpec) -> str:
     with ExitStack() as stack:
+        verdicts = Verdicts(job.out, _made_by(job, spec))
         ranker = open_ranker(spec, lambda: stack.enter_context(Ledger(_ledger(job, spec))))
         pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(spec.box.template))
         context = RankContext(run="rank", interaction=0, seed=job.seed, demonstrations=pool)
-        file = stack.enter_context(_opened(job.out))
-        for verdict in ranker.rank(iter(sets), context):
-            unranked += isinstance(verdict, Unranked)
-            failed += isinstance(verdict, Unranked) and verdict.reason == "error"
-            file.write(json.dumps(verdict_record(verdict), ensure_ascii=False) + "\n")
-            file.flush()
+        stack.enter_context(verdicts)
+        for verdict in ranker.rank((s for s in sets if s.prompt.id not in verdicts.kept), context):
+            verdicts.add(verdict)
+    unranked = sum(isinstance(v, Unranked) for v in (*verdicts.kept.values(), *verdicts.left))
+    failed = sum(v.reason == "error" for v in verdicts.left)
     said = f"{len(sets) - unranked} sets ranked, {unranked} not"
     if failed:
         raise RunStopped(f"{said}: {failed} of them because calls failed; start again to ask those, and only those")
@@ -72,14 +80,9 @@ def _ledger(job: RankJob, spec: RankerSpec) -> Path:
     return path
 
 
-@contextmanager
-def _opened(out: Path | None) -> Iterator[IO[Any]]:
-    if out is None:
-        yield sys.stdout
-        return
-    try:
-        file = out.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
-    with file:
-        yield file
+def _made_by(job: RankJob, spec: RankerSpec) -> MadeBy:
+    """What verdicts depend on; rates, budget and price are not among it."""
+    free = {key.removeprefix("black_box.") for key in RESUMABLE if key.startswith("black_box.")}
+    settings = spec.box.model_dump(mode="json", exclude=free)
+    digest = hashlib.sha256(job.file.read_bytes()).hexdigest()
+    return MadeBy(input=digest, ranker=spec.name, seed=job.seed, settings=sha256_hex(settings))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cyclealign.config.schema import DemonstrationsConfig
+from cyclealign.files.outputs import check_apart, output
 from cyclealign.files.records import write_record
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
@@ -43,7 +44,11 @@ def run_score_job(job: ScoreJob) -> list[str]:
     format = input_format(job)
     specs = checked_teachers(job, format)
     target = target_of(job, specs)
-    with closing(ScoreStore(job.store)) as store:
+    inputs = [path for path in (job.file, job.queries, job.documents) if path is not None]
+    if target is not None:
+        check_apart(target[1], [*inputs, job.store], "--write")
+    check_apart(job.store, inputs, "--store")
+    with closing(ScoreStore(job.store)) as store, output(job.store, inputs, "--store"):
         store.add_lists(READERS[format](job.file))
         if job.queries is not None:
             store.add_texts("query", read_texts(job.queries), str(job.queries))

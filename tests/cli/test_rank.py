@@ -15,6 +15,7 @@ from loopback import Fault, Loopback, after_probe, prefers
 
 from cyclealign.cli.main import main
 from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.files.outputs import output
 from cyclealign.rankers.by_name import ledger_of_judge
 
 KEY = "sk-canary-0123456789abcdefXYZ"
@@ -53,6 +54,62 @@ def test_one_ledger_for_a_file_and_a_judge_wherever_the_verdicts_go(
     assert "5 sets ranked, 0 not" in first.err
     expected = {s.prompt.id: list(by_length(s)) for s in map(item, range(5))}
     assert len(expected) == len(out.read_text().splitlines())
+
+
+def test_an_output_is_gone_on_with(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Verdicts on record stay, what is missing is asked, and a start that fails changes nothing."""
+    out = file.with_name("out.jsonl")
+    bad = Fault(status=400, body='{"error": {"message": "too long"}}')
+    with Loopback(judge=prefers(len), script=after_probe(bad)) as server:
+        assert rank(file, server, "--out", str(out)) == 1
+        assert len(out.read_text().splitlines()) == 5
+        assert rank(file, server, "--out", str(out)) == 0
+        whole = out.read_text()
+        assert len({json.loads(line)["prompt_id"] for line in whole.splitlines()}) == 5
+        assert "unranked" not in whole
+        asked = len(server.requests)
+        for gone in file.parent.glob("*.sqlite*"):
+            gone.unlink()
+        assert rank(file, server, "--out", str(out)) == 0  # without the ledger, the verdicts still are on record
+        assert len(server.requests) <= asked + 1  # its probe
+        assert "5 sets ranked, 0 not" in capsys.readouterr().err
+        out.write_text(whole[: whole.index("\n") + 20])  # a kill in the middle of a line
+        assert rank(file, server, "--out", str(out)) == 0
+        assert sorted(out.read_text().splitlines()) == sorted(whole.splitlines())
+        whole = out.read_text()
+        assert rank(file, server, "--out", str(out), "passes=2") == 2
+        assert "verdicts of another job (its settings differs)" in capsys.readouterr().err
+    assert main(["rank", str(file), "--ranker", "openai:judge", "base_url=http://127.0.0.1:9", "--out", str(out)]) == 2
+    assert out.read_text() == whole
+    assert not list(file.parent.glob(".*"))
+
+
+def test_an_output_that_is_an_input_or_somebody_elses_is_left(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = file.read_bytes()
+    link, hard, other = (file.with_name(n) for n in ("link.jsonl", "hard.jsonl", "other.jsonl"))
+    link.symlink_to(file)
+    hard.hardlink_to(file)
+    other.write_text("a diary\n")
+    for out, said in (
+        (file, "is an input"),
+        (link, "is an input"),
+        (hard, "is an input"),
+        (other, "not from cyclealign"),
+    ):
+        assert main(["rank", str(file), "--ranker", "overlap", "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["rank", str(file), "--ranker", "overlap", "--out", "/dev/null"]) == 2
+    assert file.read_bytes() == hard.read_bytes() == before
+    assert other.read_text() == "a diary\n"
+
+
+def test_of_two_processes_on_one_output_one_goes_on(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = file.with_name("out.jsonl")
+    with Loopback(judge=prefers(len)) as server, output(out, [file]):
+        assert rank(file, server, "--out", str(out)) == 2
+        assert len(server.requests) == 0
+    assert capsys.readouterr().err == f"error: --out {out} is in use by another process\n"
+    assert main(["rank", str(file), "--ranker", "overlap", "--out", str(out)]) == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
