@@ -19,6 +19,7 @@ from cyclealign.files.began import MARKER, Began
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
+from cyclealign.files.run_state import Kept
 from cyclealign.rankers.utilities import taught_tiers
 from cyclealign.types import CandidateSet, Message, Ranking, UserError
 
@@ -106,8 +107,20 @@ def _kept_weights(run: RunDir) -> Path:
         raise UserError(f"{run.path}: the run has not finished; continue it with `cyclealign resume {run.path}`")
     for kind in ("adapter", "model"):
         if (run.best / kind).is_dir():
+            _check_kept(run.best / kind, kept)
             return run.best / kind
+    if kept.trained:
+        raise UserError(f"{run.best}: the kept weights are not there; put them back from a copy, or resume the run")
     raise UserError(f"{run.path}: the run kept the start model ({kept.why}), so there are no new weights")
+
+
+def _check_kept(weights: Path, kept: Kept) -> None:
+    """UserError where what the run kept cannot be used: damaged, not finite, or an adapter of another model."""
+    from cyclealign.models.checkpoints import check_base, check_weights
+
+    check_weights(weights)
+    if weights.name == "adapter":
+        check_base(weights, kept.start_model)
 
 
 def _ours(out: Path, name: str) -> Path:

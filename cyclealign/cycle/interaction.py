@@ -58,9 +58,10 @@ def unranked_sets(
 
 
 def final_verdicts(it: Interaction) -> dict[str, Verdict]:
-    """The black box's verdicts by prompt id, without failed calls: those are made again by who resumes the stage."""
-    found = read_verdicts(it.files.black_box)
-    return {i: v for i, v in found.items() if not (isinstance(v, Unranked) and v.reason == "error")}
+    """The black box's verdicts by prompt id, without those that who resumes the stage asks for again: failed calls, and
+    verdicts on sets that are no longer on record (a power cut), since those are generated again."""
+    found, sets = read_verdicts(it.files.black_box), read_sets(it.files.candidates)
+    return {i: v for i, v in found.items() if i in sets and not (isinstance(v, Unranked) and v.reason == "error")}
 
 
 def is_ranked(it: Interaction) -> bool:

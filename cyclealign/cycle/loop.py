@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,8 @@ CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loop is made of; ``pool`` is the pool before the first interaction."""
+    """What the loop is made of; ``pool`` is the pool before the first interaction, ``check_weights`` what refuses
+    saved weights that are none (UserError)."""
 
     generator: Generator
     black_box: Ranker
@@ -57,6 +58,7 @@ class Parts:
     evaluator: Evaluator
     start_model: str
     tracker: Tracker = field(default_factory=NoTracker)
+    check_weights: Callable[[Path], None] = lambda _: None
 
 
 class Loop:
@@ -272,6 +274,8 @@ class Loop:
     def _put_best(self, weights: Path | None) -> None:
         """Weights in place of those of an earlier launch; what else stands in ``best/`` is not ours to remove."""
         best = self.run_dir.best
+        if weights is not None:
+            self.parts.check_weights(weights)
         self.run_dir.kept_file.unlink(missing_ok=True)
         for kind in ("adapter", "model"):
             shutil.rmtree(best / kind, ignore_errors=True)

@@ -41,6 +41,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     """The parts, from what the run directory holds, and the processes that share them; heavy imports from here on."""
     from cyclealign.cycle.tracking import Tracking, TrainerRows
     from cyclealign.generation.backend import build_generator
+    from cyclealign.models.checkpoints import check_weights
     from cyclealign.training.policy_trainer import TrainablePolicy
 
     team = launch_team(run.state_file, judge=config.black_box.judge)
@@ -65,6 +66,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
         evaluator=Evaluator(tuple(run.eval_prompts()), scorer, config.generator.chunk),
         start_model=base,
         tracker=tracking,
+        check_weights=check_weights,
     )
     return parts, team
 

@@ -138,8 +138,30 @@ class RunDir:
         return {int(p.parent.name): read_record(Metrics, p) for p in found}
 
     def state(self) -> State | None:
-        """What ``state.json`` says; None before the run began."""
-        return read_record(State, self.state_file) if self.state_file.exists() else None
+        """What ``state.json`` says, or where a power cut left none, what the other files do; None before the run
+        began. Nothing depends on it but what people are shown: a resume writes its own."""
+        try:
+            json.loads(self.state_file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return self._state_of_files()
+        return read_record(State, self.state_file)
+
+    def _state_of_files(self) -> State | None:
+        begun, found = self.interactions(), self.evaluations()
+        if not begun and not found:
+            return None
+        finished = self.kept_file.exists()
+        return State(
+            stage="finished" if finished else "building",
+            launch="",
+            pid=0,
+            at=self.path.stat().st_mtime,
+            judge="openai" if self.ledger.exists() else "local",
+            interaction=len(begun) - 1 if begun else None,
+            values={},
+            ended=None if finished else "lost",
+            why=None if finished else "state.json cannot be read",
+        )
 
     def kept(self) -> Kept | None:
         """What ``best/kept.json`` says; None while the run has not finished."""

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cyclealign.files.records import Encoded, encode, read_records
-from cyclealign.types import Candidate, CandidateSet, Cascaded, Message, Prompt, Ranking, Unranked, UnrankedReason
+from cyclealign.types import (
+    Candidate,
+    CandidateSet,
+    Cascaded,
+    Message,
+    Prompt,
+    Ranking,
+    Unranked,
+    UnrankedReason,
+    UserError,
+)
 
 Verdict = Ranking | Unranked
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +125,29 @@ def verdict_record(verdict: Verdict) -> Encoded:
     )
 
 
-def read_sets(path: Path) -> dict[str, CandidateSet]:
+class OnRecord(dict[str, R]):
+    """Records of a file by prompt id. UserError where one is asked for that is not there: another file names it."""
+
+    def __init__(self, path: Path, found: Iterable[tuple[str, R]]) -> None:
+        super().__init__(found)
+        self._path = path
+
+    def __missing__(self, prompt_id: str) -> R:
+        raise UserError(
+            f"{self._path}: has no line for the prompt {prompt_id}, which other files of the run have; put it back"
+            " from a copy"
+        )
+
+
+def read_sets(path: Path) -> OnRecord[CandidateSet]:
     """Candidate sets of a ``candidates.jsonl``, by prompt id."""
-    return {r.prompt_id: r.set for r in read_records(SetRecord, path)}
+    return OnRecord(path, ((r.prompt_id, r.set) for r in read_records(SetRecord, path)))
 
 
-def read_verdicts(path: Path) -> dict[str, Verdict]:
+def read_verdicts(path: Path) -> OnRecord[Verdict]:
     """Rankings and unranked items of a ``*_box.jsonl``, by prompt id."""
-    return {r.prompt_id: r.verdict for r in read_records(VerdictRecord, path)}
+    return OnRecord(path, ((r.prompt_id, r.verdict) for r in read_records(VerdictRecord, path)))
 
 
-def read_rankings(path: Path) -> dict[str, Ranking]:
-    return {i: v for i, v in read_verdicts(path).items() if isinstance(v, Ranking)}
+def read_rankings(path: Path) -> OnRecord[Ranking]:
+    return OnRecord(path, ((i, v) for i, v in read_verdicts(path).items() if isinstance(v, Ranking)))

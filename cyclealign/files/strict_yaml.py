@@ -70,7 +70,10 @@ def read_yaml(text: str, source: str) -> Any:
     Raises:
         UserError: not YAML, or a key given twice; names ``source:line``.
     """
-    loader = _Loader(text)  # a SafeLoader
+    try:
+        loader = _Loader(text)  # a SafeLoader
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
     try:
         root = loader.get_single_node()
         if root is None:

@@ -6,11 +6,15 @@ An interaction's directory holds ``adapter/`` (or ``model/`` after full fine-tun
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cyclealign.types import UserError
@@ -30,25 +34,85 @@ def save_policy(model: Any, directory: Path, tokenizer: Any | None = None) -> No
     put_in_place(aside, directory)
 
 
-def load_weights(model: Any, directory: Path) -> None:
-    """Load what ``save_policy`` saved into a model of the same kind.
+def check_weights(directory: Path) -> None:
+    """Whether a saved adapter or model is one: every file whole, every weight a finite number.
 
     Raises:
-        UserError: the directory holds no such weights.
+        UserError: naming the file and the tensor.
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise UserError(f"no weights (*.safetensors) in {directory}; was the run directory moved or cleaned?")
-    state = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    if (directory / "adapter_config.json").is_file():
-        from peft import set_peft_model_state_dict
+    for file in files:
+        for name, tensor in _tensors(file).items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise UserError(f"{file}: {name} holds NaN or infinite weights: the training diverged")
+    settings = directory / ("adapter_config.json" if is_adapter(directory) else "config.json")
+    try:
+        json.loads(settings.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings}: cannot be read: {error}; put it back from a copy") from error
+    _check_shards(directory, files)
 
+
+def is_adapter(directory: Path) -> bool:
+    return (directory / "adapter_config.json").exists() or (directory / "adapter_model.safetensors").exists()
+
+
+def check_base(directory: Path, base: str) -> None:
+    """UserError where an adapter was trained on another model than ``base``, as paths or hub ids have it."""
+    found = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+    named = found.get("base_model_name_or_path")
+    if named is not None and Path(named).name != Path(base).name:
+        raise UserError(f"{directory}: is an adapter of {named}, expected one of {base}")
+
+
+def _check_shards(directory: Path, files: Sequence[Path]) -> None:
+    """A model in several files has an index, which names them all."""
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if missing := sorted(named - {file.name for file in files}):
+        raise UserError(f"{directory / missing[0]}: is not there; put it back from a copy")
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, whose header is held against its size."""
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: is damaged or cut short ({error}); put it back from a copy") from error
+
+
+def load_weights(model: Any, directory: Path) -> None:
+    """Load what ``save_policy`` saved into a model of the same kind.
+
+    Raises:
+        UserError: the directory holds no such weights: damaged, not finite, lacking, or of another model.
+    """
+    check_weights(directory)
+    state = {n: tensor for file in sorted(directory.glob("*.safetensors")) for n, tensor in _tensors(file).items()}
+    if is_adapter(directory):
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        _check_same(directory, get_peft_model_state_dict(model), state)
         set_peft_model_state_dict(model, state)
         return
+    _check_same(directory, {n: t for n, t in model.state_dict().items() if n in state}, state)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     missing = [n for n in model.load_state_dict(state, strict=False).missing_keys if n not in tied]
     if missing:
         raise UserError(f"the weights in {directory} lack {missing[0]} and {len(missing) - 1} more; wrong model?")
+
+
+def _check_same(directory: Path, own: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
+    """UserError where names or shapes of saved tensors are not those of the model's own."""
+    for name in sorted(own.keys() | saved.keys()):
+        ours, theirs = (tuple(s[name].shape) if name in s else None for s in (own, saved))
+        if ours != theirs:
+            why = f"{name}: expected {ours or 'no such tensor'}, got {theirs or 'none'}"
+            raise UserError(f"the weights in {directory} are of another model ({why})")
 
 
 def publish(finished: Path, out: Path, *, tokenizer: Any | None = None) -> None:

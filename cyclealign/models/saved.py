@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cyclealign.config.schema import PolicyConfig
+from cyclealign.models.checkpoints import check_weights
 from cyclealign.models.loading import loaded
 from cyclealign.models.policy import load_tokenizer, resolve_model
 
@@ -42,6 +43,7 @@ def load_for_use(
     if below is not None:
         from peft import PeftModel
 
+        check_weights(Path(path))
         whole = model
         model = loaded(lambda: PeftModel.from_pretrained(whole, path), problem)
     return model.eval(), load_tokenizer(PolicyConfig(model=source, chat_template=chat_template))
