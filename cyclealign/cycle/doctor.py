@@ -41,6 +41,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     if config is not None:
         yield _key(config)
         yield from _policy(config)
+        yield _prompts(config)
         yield from _judge_prompt(config)
         yield _run_directory(config)
 
@@ -114,6 +115,16 @@ def _policy(config: Config) -> Iterator[Finding]:
     for problem in report.problems:
         yield Finding("note", "template", problem)
     yield Finding("ok", "template sample", repr(report.sample))
+
+
+def _prompts(config: Config) -> Finding:
+    """Whether the policy's template can render the prompts."""
+    from cyclealign.cycle.prompts import run_prompts, try_prompts
+
+    try:
+        return Finding("ok", "prompts", try_prompts(config, *run_prompts(config.data)))
+    except UserError as error:
+        return Finding("broken", "prompts", str(error))
 
 
 def _kept(prefix_preserving: bool) -> str:

@@ -12,7 +12,7 @@ from cyclealign.config.loading import check_resume_changes, config_of, dump_conf
 from cyclealign.config.schema import Config
 from cyclealign.cycle.loop import Loop
 from cyclealign.cycle.parts import assemble
-from cyclealign.cycle.prompts import run_prompts
+from cyclealign.cycle.prompts import check_rendered, run_prompts
 from cyclealign.cycle.trusted_hosts import check_host, remember_host
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.records import write_record
@@ -39,7 +39,8 @@ class Cycle(Loop):
 
 
 def new_cycle(config: Config) -> Cycle:
-    """A new run: everything that the user may have got wrong is read before anything heavy is imported or paid for.
+    """A new run: everything that the user may have got wrong is read before anything is paid for; the prompts are
+    rendered last, which takes the policy's tokenizer.
 
     Raises:
         UserError: naming the key, file or line.
@@ -51,6 +52,8 @@ def new_cycle(config: Config) -> Cycle:
         words = load_template(str(template))
         static = load_static(config.demonstrations.static)
         pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
+        run.check_free()
+        check_rendered(config, train, held_out)
         run.create(dump_config(config), train, held_out)
         shutil.copyfile(template, run.prompts / "template.yaml")
         pool.save(run.prompts / "demonstrations.jsonl")

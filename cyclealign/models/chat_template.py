@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from cyclealign.types import Message, UserError
+from cyclealign.types import Message, Prompt, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,26 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message], max_prompt_tokens
     if len(ids) > max_prompt_tokens and turns:
         ids = _cut_last_turn(tokenizer, head, turns[-1], max_prompt_tokens, len(ids) - max_prompt_tokens)
     return ids[-max_prompt_tokens:]
+
+
+def check_prompts(tokenizer: Any, prompts: Sequence[Prompt], key: str) -> None:
+    """Render every prompt once, so that none is found to be impossible after others were paid for.
+
+    Args:
+        key: of the config, which the prompts are of.
+
+    Raises:
+        UserError: naming the first prompt that the template cannot render, by place, words and id.
+    """
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            _render(tokenizer, prompt.messages, ask=True)
+        except UserError as error:
+            words = " ".join(prompt.messages[-1]["content"].split())[:60] if prompt.messages else ""
+            raise UserError(
+                f"{key}: prompt {number} ({words!r}, id {prompt.id}): {error}; leave the prompt out, or name a template"
+                " that takes it in policy.chat_template"
+            ) from error
 
 
 def response_ids(tokenizer: Any, text: str, *, ended: bool) -> list[int]:
@@ -115,7 +135,7 @@ def _prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 def _render(tokenizer: Any, messages: Sequence[Message], *, ask: bool) -> str:
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
         roles = ", ".join(m["role"] for m in messages)
         why = first_line(error)
         raise UserError(f"policy.chat_template: cannot render a chat with roles {roles}: {why}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cyclealign.files.foreign import read_text
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.strict_yaml import read_yaml
 
@@ -36,7 +37,7 @@ class Settings:
 
 def read_settings(run: RunDir) -> Settings:
     """Of a run directory; everything is None where it has no configuration. UserError where that is no YAML."""
-    config = read_yaml(run.config.read_text(encoding="utf-8"), str(run.config)) if run.config.exists() else None
+    config = read_yaml(read_text(run.config), str(run.config)) if run.config.exists() else None
     return Settings(
         name=_text(_at(config, "name")),
         seed=_whole(_at(config, "seed")),
