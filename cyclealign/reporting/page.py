@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.environment import Environment
+from cyclealign.files.foreign import read_text
 from cyclealign.files.records import encode, read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.cascade import cascade_section
@@ -81,7 +82,7 @@ def _headline(figures: Headline) -> Html:
 
 def _files(run: RunDir) -> Html | None:
     found = [("resolved, as the run uses it", run.config), ("the judge's prompt", run.prompts / "template.yaml")]
-    shown = [details(name, tag("pre", path.read_text(encoding="utf-8"))) for name, path in found if path.exists()]
+    shown = [details(name, tag("pre", read_text(path))) for name, path in found if path.exists()]
     return join(shown) if shown else None
 
 

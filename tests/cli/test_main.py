@@ -429,6 +429,8 @@ def test_doctor_shows_what_a_config_would_meet(
 ) -> None:
     policy = save_tiny(tmp_path / "policy")
     Path("paid.yaml").write_text(PAID)
+    write("pairs.jsonl", *({"prompt": f"question {i}?"} for i in range(5)))
+    write("held_out.jsonl", {"prompt": "q", "chosen": "yes", "rejected": "no"})
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     before = sorted(tmp_path.rglob("*"))
     assert main(["doctor", "paid.yaml", f"policy.model={policy}", "black_box.base_url=https://api.example.org/v1"]) == 0
@@ -440,6 +442,7 @@ def test_doctor_shows_what_a_config_would_meet(
     assert "template prefix: a reply continues its prompt" in out
     assert "How do I keep basil alive indoors?" in out
     assert "judge prompt, system" in out
+    assert "prompts: chat template: all prompts can be rendered" in out
 
 
 @pytest.mark.parametrize(
