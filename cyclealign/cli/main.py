@@ -21,6 +21,7 @@ from cyclealign.cli import demos as cli_demos
 from cyclealign.cli import distill as cli_distill
 from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
+from cyclealign.cli.judge import judge
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
 from cyclealign.files.outputs import check_apart, release
@@ -192,6 +193,7 @@ def doctor(
 
 app.add_typer(cli_demos.app, name="demos")
 app.add_typer(cli_prompts.app, name="prompts")
+app.command()(judge)
 app.command()(score)
 app.add_typer(cli_distill.app, name="distill")
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from cyclealign.config.errors import Raw, check_keys, is_free, readable, show
-from cyclealign.config.schema import Config, Section
+from cyclealign.config.schema import BlackBoxConfig, Config, Section
 from cyclealign.config.training_keys import check_training
 from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource_dir
@@ -102,6 +102,23 @@ def parsed_section(kind: type[S], name: str, values: Raw, options: Sequence[str]
         return kind.model_validate_json(json.dumps(raw[name]), strict=True)
     except ValidationError as error:
         raise UserError(readable(error, raw[name], name)) from error
+
+
+def black_box_of(path: Path, options: Sequence[str] = ()) -> BlackBoxConfig:
+    """The ``black_box`` section of a YAML file, whatever stands beside it, with ``key=value`` options below it.
+
+    Raises:
+        UserError: names the file, and what is wrong with it or with the section.
+    """
+    raw = read_yaml(read_text(path), str(path))
+    section = raw.get("black_box") if isinstance(raw, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: expected a section black_box (black_box: {{model: …}}), got {show(raw)}")
+    try:
+        _check_plain(section, ("black_box",))
+        return parsed_section(BlackBoxConfig, "black_box", section, options)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def with_override(raw: Raw, override: str, kind: type[Section] = Config) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.template import load_template
-from cyclealign.rankers.by_name import RankerSpec, ledger_beside, open_ranker, ranker_spec
+from cyclealign.rankers.by_name import RankerSpec, open_ranker, ranker_spec
 from cyclealign.rankers.joining import joined
 from cyclealign.rankers.presenting import Seeds
 from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, UserError, canonical_json
@@ -75,8 +75,9 @@ class Judged:
         return [v if isinstance(v, Ranking) else None for v in self.verdicts]
 
 
-def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int = 0) -> Judged:
-    """Every set's verdict. ``repeat``: above 0 the same questions are put again, under another sampling seed.
+def judged(sets: Sequence[CandidateSet], judge: Judge, ledger: Path, *, repeat: int = 0) -> Judged:
+    """Every set's verdict. ``ledger``: where paid calls are recorded. ``repeat``: above 0 the same questions are put
+    again, under another sampling seed.
 
     Raises:
         UserError: the ranker cannot be built or asked.
@@ -86,7 +87,6 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, out: Path, *, repeat: int
         return Judged(verdicts=(), shown=(), seconds=0.0, spend=None)
     started = time.monotonic()
     named = judge.ranker(*([f"request.seed={repeat}"] if repeat and judge.paid else []))
-    ledger = ledger_beside(out)
     verdicts: list[Verdict | None] = [None] * len(sets)
     with ExitStack() as stack:
         ranker = open_ranker(named, lambda: stack.enter_context(Ledger(ledger)))

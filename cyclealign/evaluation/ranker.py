@@ -16,6 +16,7 @@ from cyclealign.evaluation.result import Item, Result, item_key, make_result
 from cyclealign.evaluation.statistics import Figure, Figures, bootstrap_mean, share
 from cyclealign.files.labelled import LabelledItem, by_subset
 from cyclealign.rankers.agreement import kendall_tau
+from cyclealign.rankers.by_name import ledger_beside
 from cyclealign.types import Ranking, Unranked
 
 
@@ -36,7 +37,7 @@ def evaluate_ranker(job: RankerEval, items: Sequence[LabelledItem], out: Path) -
         BudgetExhausted: as ``judged``.
     """
     sets = [item.set for item in items]
-    rounds = [judged(sets, job.judge, out, repeat=n) for n in range(job.repeats)]
+    rounds = [judged(sets, job.judge, ledger_beside(out), repeat=n) for n in range(job.repeats)]
     metrics = ranker_metrics(items, rounds[0], seed=job.judge.seed)
     metrics["self_consistency"] = self_consistency([r.rankings for r in rounds], seed=job.judge.seed)
     metrics["cost"] = cost(rounds, len(items))
@@ -68,7 +69,7 @@ def ranker_metrics(items: Sequence[LabelledItem], found: Judged, *, seed: int) -
     pairs = list(zip(items, found.rankings, strict=True))
     texts = [{c.id: c.text for c in i.set.candidates} for i in items]
     passes = [passes_of(r, s) for r, s in zip(found.rankings, found.shown, strict=True)]
-    metrics = _accuracies(pairs, seed)
+    metrics = accuracies(pairs, seed)
     metrics["unranked"] = _unranked(found)
     metrics["position_bias"] = position_bias(passes, seed=seed)
     metrics["length_bias"] = length_bias(found.rankings, [i.grades for i in items], texts)
@@ -79,10 +80,11 @@ def ranker_subsets(items: Sequence[LabelledItem], found: Judged, *, seed: int) -
     """The accuracies of each subset."""
     rankings = {id(i): r for i, r in zip(items, found.rankings, strict=True)}
     groups = by_subset(list(items))
-    return {name: _accuracies([(i, rankings[id(i)]) for i in group], seed) for name, group in groups}
+    return {name: accuracies([(i, rankings[id(i)]) for i in group], seed) for name, group in groups}
 
 
-def _accuracies(pairs: Sequence[tuple[LabelledItem, Ranking | None]], seed: int) -> dict[str, Figure]:
+def accuracies(pairs: Sequence[tuple[LabelledItem, Ranking | None]], seed: int) -> dict[str, Figure]:
+    """The accuracies of ``ranker_metrics`` over some of its items."""
     decided = [(i, r) for i, r in pairs if i.decided]
     ranked = [(i, r) for i, r in decided if r is not None]
     right = math.fsum(credit(r, i.grades) for i, r in ranked)
@@ -152,16 +154,24 @@ def cost(rounds: Sequence[Judged], items: int) -> dict[str, Figure]:
 
 def item_of(item: LabelledItem, verdict: Ranking | Unranked, shown: Sequence[Sequence[str]]) -> Item:
     """What the result file says of one item: its texts, labels, and what the ranker made of it."""
-    made = Item(
+    return with_verdict(replace(unasked(item), value=value_of(item, verdict)), verdict, shown)
+
+
+def unasked(item: LabelledItem) -> Item:
+    """The same without a verdict."""
+    return Item(
         key=item_key(item.set),
         id=item.id,
         subset=item.subset,
-        value=credit(verdict, item.grades) if isinstance(verdict, Ranking) and item.decided else None,
         prompt=item.set.prompt.messages[-1]["content"],
         responses={c.id: c.text for c in item.set.candidates},
         grades=dict(item.grades),
     )
-    return with_verdict(made, verdict, shown)
+
+
+def value_of(item: LabelledItem, verdict: Ranking | Unranked) -> float | None:
+    """What a verdict counts for in the accuracy; None where there is none, or the labels prefer nothing."""
+    return credit(verdict, item.grades) if isinstance(verdict, Ranking) and item.decided else None
 
 
 def with_verdict(item: Item, verdict: Ranking | Unranked | None, shown: Sequence[Sequence[str]]) -> Item:

@@ -15,6 +15,7 @@ from cyclealign.evaluation.ranker import cost, with_verdict
 from cyclealign.evaluation.responses import Response, shared_prompts
 from cyclealign.evaluation.result import Item, Result, make_result
 from cyclealign.evaluation.statistics import Estimate, Figure, bootstrap_mean, share, sign_test
+from cyclealign.rankers.by_name import ledger_beside
 from cyclealign.types import Candidate, CandidateSet, Ranking
 
 ONE_SIDED = 0.9  # share of items with the same side longer from which equal lengths are a guess
@@ -65,7 +66,7 @@ def needs_judge(item: CandidateSet) -> bool:
 def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> Result:
     """Ask the judge about every pair and measure how often ``a`` is preferred. Raises as ``judged``."""
     asked = [s for s in sets if needs_judge(s)]
-    found = judged(asked, job.judge, out)
+    found = judged(asked, job.judge, ledger_beside(out))
     verdicts = iter(zip(found.verdicts, found.shown, strict=True))
     outcomes = [_outcome(s, *next(verdicts)) if needs_judge(s) else _unjudged(s) for s in sets]
     metrics = winrate_metrics(outcomes, seed=job.judge.seed)

@@ -8,8 +8,11 @@ from typing import Any
 
 from cyclealign.files.labels import labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
+from cyclealign.files.packaged import resource
 from cyclealign.files.rows import rows
 from cyclealign.types import CandidateSet, Prompt, Ranking, UserError
+
+JUDGE_LISTS = "builtin:judge-lists"  # the packaged lists by which a judge is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +37,15 @@ class LabelledItem:
 def load_labelled(spec: str, *, subset: str | None = None, limit: int | None = None) -> list[LabelledItem]:
     """Labelled items in file order, at most ``limit``; ``subset``: only those whose subset begins with it.
 
-    Rows that cannot be judged are skipped and counted, as ``cyclealign.files.odd_rows`` says.
+    ``spec``: path, glob, directory, hub id or ``builtin:judge-lists``. Rows that cannot be judged are skipped and
+    counted, as ``cyclealign.files.odd_rows`` says.
 
     Raises:
         UserError: nothing there, or rows of no known format; names file and line.
     """
     found: list[LabelledItem] = []
     skipped = Skipped(spec)
-    for place, row in rows(spec, split="test"):
+    for place, row in rows(_file(spec), split="test"):
         named = str(next((row[k] for k in ("subset", "source") if row.get(k) not in (None, "")), "all"))
         if subset is not None and not named.startswith(subset):
             continue
@@ -60,6 +64,14 @@ def load_labelled(spec: str, *, subset: str | None = None, limit: int | None = N
         of_subset = f" of subset {subset}" if subset else ""
         raise UserError(f"data: {spec} holds no labelled item{of_subset} that can be judged{skipped.why}")
     return found
+
+
+def _file(spec: str) -> str:
+    if spec == JUDGE_LISTS:
+        return str(resource("prompts", "judge_lists.jsonl"))
+    if spec.startswith("builtin:"):
+        raise UserError(f"data: expected {JUDGE_LISTS}, got {spec!r}")
+    return spec
 
 
 def _item(row: dict[str, Any], place: str, identity: str, subset: str) -> LabelledItem:

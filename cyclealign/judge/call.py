@@ -81,3 +81,16 @@ class Recorded:
     reply: str
     structured: bool
     settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A call with a reply, as the ledger has it. form: ``schema`` or ``text``. started_at, latency_s: seconds.
+    thinking: tokens of the output that the server counts as thinking; None where it does not say."""
+
+    prompt_id: str
+    pass_number: int
+    form: str
+    started_at: float
+    latency_s: float
+    thinking: int | None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from cyclealign.judge.call import Call, Recorded, Spend
+from cyclealign.judge.call import Answered, Call, Purpose, Recorded, Spend
 from cyclealign.judge.ledger_tables import WRITING, Spill, opened
 from cyclealign.types import UserError, canonical_json
 
@@ -204,6 +204,17 @@ class Ledger:
         )
         return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
 
+    def answered(self, purpose: Purpose) -> list[Answered]:
+        """All calls of a purpose that have a reply, in the order in which they were sent."""
+        thinking = "$.usage.completion_tokens_details.reasoning_tokens"
+        reply = f"json_extract(CASE WHEN json_valid(reply) THEN reply ELSE '{{}}' END, '{thinking}')"
+        rows = self._all(
+            f"SELECT prompt_id, pass, form, started_at, COALESCE(latency_s, 0.0), {reply} FROM calls"
+            " WHERE purpose = ? AND state = 'done' ORDER BY started_at",
+            (purpose,),
+        )
+        return [Answered(prompt, n, form, at, took, _count(said)) for prompt, n, form, at, took, said in rows]
+
     def close(self) -> None:
         with self._lock:
             self._again_at = 0.0
@@ -274,6 +285,10 @@ class Ledger:
     def _unavailable(self, error: sqlite3.Error) -> LedgerUnavailable:
         kept = f"; what was answered is kept in {self._spill.path}" if self._spill.pending and self._spill.kept else ""
         return LedgerUnavailable(f"ledger {self.path}: {error}{kept}; start again when it can be written")
+
+
+def _count(said: object) -> int | None:
+    return said if type(said) is int and said >= 0 else None
 
 
 def _spend(row: Sequence[Any]) -> Spend:
