@@ -2,8 +2,8 @@
 
     python evals/judges/judges.py --out evals/results/judges.json [JUDGE ...] [key=value ...]
 
-Without a judge: local and overlap. The result is what the command writes, without a record an item: the lists themselves
-travel with the package.
+Without a judge: local and overlap. The result is what the command writes, without a record an item: the lists
+themselves travel with the package.
 """
 
 from __future__ import annotations
