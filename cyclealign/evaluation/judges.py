@@ -162,6 +162,12 @@ def is_hard(item: LabelledItem) -> bool:
     return re.split(r"[^a-z]+", item.subset.lower().rstrip())[-1] == HARD
 
 
+def by_chance(items: Sequence[LabelledItem]) -> float | None:
+    """The accuracy of a judge that draws an order; None where no label prefers anything."""
+    shares = [list(i.grades.values()).count(max(i.grades.values())) / len(i.grades) for i in items if i.decided]
+    return fmean(shares) if shares else None
+
+
 def paid_figures(each: NamedJudge, items: Sequence[LabelledItem], ledger: Path) -> dict[str, Figure]:
     """Seconds, tokens and money of 1,000 such lists, and the forms of the answers, from all that the ledger has.
 
@@ -211,7 +217,12 @@ def judges_result(
             "options": {row.judge.name: list(row.judge.judge.settings) for row in rows},
         },
         seed=seed,
-        metrics={"items": len(items), "hard": sum(map(is_hard, items)), "judges": len(rows)},
+        metrics={
+            "items": len(items),
+            "hard": sum(map(is_hard, items)),
+            "judges": len(rows),
+            "accuracy_of_chance": by_chance(items),
+        },
         subsets={row.judge.name: row.figures for row in rows},
         differences={
             f"{second} - {first}": Difference(difference=_difference(values[first], values[second]))

@@ -34,7 +34,9 @@ def show_judges(result: Result, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, WIDE)
-    table = Table(title=f"judges on {result.metrics['items']} lists, each in two orders", caption=NOTE)
+    chance = result.metrics.get("accuracy_of_chance")
+    by_chance = f"accuracy by chance: {chance:.1%}; " if isinstance(chance, float) else ""
+    table = Table(title=f"judges on {result.metrics['items']} lists, each in two orders", caption=by_chance + NOTE)
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for name in result.arms:

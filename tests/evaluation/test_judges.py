@@ -96,6 +96,9 @@ def test_every_column_of_every_judge_by_value(lists: str, capsys: Captured) -> N
     rows = result["subsets"]
     assert result["arms"] == ["right", "slot", "length", "refuses"]
     assert result["warnings"][0].startswith("judge breaks: ")
+    assert result["metrics"] == {
+        "items": LISTS, "hard": 4, "judges": 4, "accuracy_of_chance": pytest.approx((1 / 2 + 1 / 3) / 2),
+    }  # fmt: skip
     assert Path("judges.html").exists()
 
     def column(name: str) -> dict[str, float | None]:

@@ -34,5 +34,10 @@ def test_the_wheel_runs_where_no_checkout_is(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "builtin:tiny-chat" in done.stdout
-    for packaged in ("prompts/rank.yaml", "configs/accelerate/fsdp2.yaml", "assets/local_ranker/model.safetensors"):
+    for packaged in (
+        "prompts/rank.yaml",
+        "prompts/judge_lists.jsonl",
+        "configs/accelerate/fsdp2.yaml",
+        "assets/local_ranker/model.safetensors",
+    ):
         assert (installed / "cyclealign" / packaged).is_file()
