@@ -206,14 +206,17 @@ class Ledger:
 
     def answered(self, purpose: Purpose) -> list[Answered]:
         """All calls of a purpose that have a reply, in the order in which they were sent."""
-        thinking = "$.usage.completion_tokens_details.reasoning_tokens"
-        reply = f"json_extract(CASE WHEN json_valid(reply) THEN reply ELSE '{{}}' END, '{thinking}')"
+        said = "CASE WHEN json_valid(reply) THEN reply ELSE '{}' END, "
+        said += "'$.usage.completion_tokens_details.reasoning_tokens'"
+        thinking = (
+            f"CASE WHEN json_type({said}) = 'integer' AND json_extract({said}) >= 0 THEN json_extract({said}) END"
+        )
         rows = self._all(
-            f"SELECT prompt_id, pass, form, started_at, COALESCE(latency_s, 0.0), {reply} FROM calls"
+            f"SELECT prompt_id, pass, form, started_at, COALESCE(latency_s, 0.0), {thinking} FROM calls"
             " WHERE purpose = ? AND state = 'done' ORDER BY started_at",
             (purpose,),
         )
-        return [Answered(prompt, n, form, at, took, _count(said)) for prompt, n, form, at, took, said in rows]
+        return [Answered(*row) for row in rows]
 
     def close(self) -> None:
         with self._lock:
@@ -285,10 +288,6 @@ class Ledger:
     def _unavailable(self, error: sqlite3.Error) -> LedgerUnavailable:
         kept = f"; what was answered is kept in {self._spill.path}" if self._spill.pending and self._spill.kept else ""
         return LedgerUnavailable(f"ledger {self.path}: {error}{kept}; start again when it can be written")
-
-
-def _count(said: object) -> int | None:
-    return said if type(said) is int and said >= 0 else None
 
 
 def _spend(row: Sequence[Any]) -> Spend:
