@@ -277,15 +277,20 @@ class Generator(Protocol):
     def close(self) -> None: ...
 
 
+Gives = Literal["order", "magnitude", "votes"]
+"""Of a ranking: an order alone; with scores; with votes of two passes or more, which are magnitudes too."""
+
+
 @runtime_checkable
 class Ranker(Protocol):
     """Ranks sets, yielding one verdict each in order of completion, with the ``set_id`` of the set that it answers.
 
     One prompt may stand in a call with several lists of candidates. ``gives``: the finest thing the teacher can
-    offer: ``order``, or ``magnitude`` (scores or votes).
+    offer, for every list.
     """
 
-    gives: Literal["order", "magnitude"]
+    @property
+    def gives(self) -> Gives: ...
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]: ...
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from cyclealign.config.ranker_kinds import KINDS, named_kind
-from cyclealign.losses import RRHF, AnyLoss, feeds, losses_fed_by
+from cyclealign.losses import RRHF, AnyLoss, feeds, unfed
 
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
 BUILTIN_POLICY = "builtin:tiny-chat"
@@ -153,13 +153,15 @@ class BlackBoxConfig(Section):
         return self.cascade.judge if self.backend == "cascade" and self.cascade else self.backend
 
     @property
-    def gives(self) -> Literal["order", "magnitude"] | None:
+    def gives(self) -> Literal["order", "magnitude", "votes"] | None:
         """What its rankings carry; None where only the recording tells."""
         if self.cascade is not None:
             return "order"
         if self.backend == "replay":
             return None
-        return "order" if self.backend == "openai" and self.passes < 2 else "magnitude"
+        if self.backend == "openai":
+            return "order" if self.passes < 2 else "votes"
+        return "magnitude"
 
     @field_validator("backend")
     @classmethod
@@ -313,17 +315,10 @@ def check_teacher(config: Config) -> None:
     box = config.black_box
     if box.gives is None:  # the ranker refuses at load
         return
-    if box.cascade is not None and not feeds(box.gives, config.loss.needs):
-        raise ValueError(
-            f"loss.name: {config.loss.name} needs magnitudes, but a cascade gives an order alone; use"
-            f" loss.gap_temperature=false (pro), or {', '.join(losses_fed_by('order'))}"
-        )
     if not feeds(box.gives, config.loss.needs):
-        raise ValueError(
-            f"loss.name: {config.loss.name} needs magnitudes, but one pass of backend {config.black_box.backend}"
-            " gives an order alone; use black_box.passes >= 2, loss.gap_temperature=false (pro), or"
-            f" {', '.join(losses_fed_by('order'))}"
-        )
+        one_pass = box.cascade is None and box.gives == "order"
+        who = "a cascade" if box.cascade else f"one pass of backend {box.backend}" if one_pass else box.backend
+        raise ValueError(unfed(config.loss, box.gives, who, ("black_box.passes >= 2",) if one_pass else ()))
 
 
 _SECRET = re.compile(r"(?:\A|[_-])(?:key|token|secret|sig|signature|password|auth)\Z", re.IGNORECASE)

@@ -15,7 +15,7 @@ from cyclealign.judge.prompting import presentations
 from cyclealign.rankers.agreement import Agreement, agree
 from cyclealign.rankers.chance import expected_lcs
 from cyclealign.rankers.pruning import cascade_figures
-from cyclealign.rankers.utilities import teacher_utilities
+from cyclealign.rankers.utilities import teacher_utilities, win_rates
 from cyclealign.types import (
     CandidateSet,
     Demonstration,
@@ -87,15 +87,20 @@ def summary(
     )
 
 
-def training_examples(it: Interaction, target: Literal["black_box", "agreement"]) -> list[RankingExample]:
-    """Lists with the teacher's utilities: the black box's whole ranking, or the part of it that both agree on."""
+def training_examples(
+    it: Interaction, target: Literal["black_box", "agreement"], *, votes: bool = False
+) -> list[RankingExample]:
+    """Lists with the teacher's utilities: the black box's whole ranking, or the part of it that both agree on.
+
+    ``votes``: with win rates for utilities, of the whole list also where a part of it is taught.
+    """
     sets, black = read_sets(it.files.candidates), read_rankings(it.files.black_box)
     agreed = {a.prompt_id: a.ids for a in agreements(it)} if target == "agreement" else {}
     examples = []
     for prompt in it.active:
         if prompt.id not in black:
             continue
-        utilities = teacher_utilities(black[prompt.id])
+        utilities = win_rates(black[prompt.id]) if votes else teacher_utilities(black[prompt.id])
         ids = tuple(utilities) if target == "black_box" else agreed.get(prompt.id, ())
         if len(ids) >= 2:
             examples.append(_example(sets[prompt.id], ids, utilities))

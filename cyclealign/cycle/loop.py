@@ -215,7 +215,7 @@ class Loop:
         if self.team.share("train", lambda: it.files.trained, it.place):
             self.policy.trained = it.index
             return
-        examples = training_examples(it, self.config.cycle.target)
+        examples = training_examples(it, self.config.cycle.target, votes=self.config.loss.needs == "votes")
         with self._timed("train", it.index):
             report = self.policy.fit(it.index, it.files, examples)
         if self.team.is_main:

@@ -18,7 +18,7 @@ from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
-from cyclealign.losses import feeds, losses_fed_by
+from cyclealign.losses import feeds, unfed
 from cyclealign.rankers.by_name import RankerSpec, open_ranker, open_scorer, ranker_spec, spec_of
 from cyclealign.rankers.scored import NamedScorer
 from cyclealign.types import (
@@ -138,10 +138,7 @@ def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
                 ranker.preflight(config.generator.candidates)
         stack.pop_all()  # the ledger stays open as long as the run
     if not feeds(ranker.gives, config.loss.needs) and box.gives is None:
-        raise UserError(
-            f"loss.name: {config.loss.name} needs magnitudes, but black_box.path={box.path} records orders alone;"
-            f" use loss.gap_temperature=false (pro), or {', '.join(losses_fed_by(ranker.gives))}"
-        )
+        raise UserError(unfed(config.loss, ranker.gives, f"black_box.path={box.path}"))
     return ranker
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cyclealign.config.schema import LeafAuxiliary, Loss, Section
-from cyclealign.losses import MarginMSE
+from cyclealign.losses import MarginMSE, RankingLoss
 from cyclealign.scores.formats import READERS, detect
 from cyclealign.scores.sidecar import Gives, recorded_gives
 
@@ -119,6 +119,19 @@ class DistillConfig(Section):
         return self.output_dir / self.name
 
 
+def check_loss(loss: RankingLoss) -> None:
+    """ValueError for a loss that is of a policy's likelihoods: against a reference, or with an SFT term."""
+    if loss.student_score == "log_ratio":
+        raise ValueError(
+            f"loss.student_score: log_ratio compares a policy with its reference, and a distilled student has none;"
+            f" set loss.student_score=mean, or take another loss than {loss.name}"
+        )
+    if loss.sft > 0:
+        raise ValueError(
+            f"loss.name: {loss.name} (with its SFT term) is for policies; set loss.sft_weight=0, or take another loss"
+        )
+
+
 class ListDistillConfig(DistillConfig):
     """A teacher's scores of whole lists into a student."""
 
@@ -130,11 +143,7 @@ class ListDistillConfig(DistillConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> ListDistillConfig:
-        if self.loss.student_score == "log_ratio" or self.loss.sft > 0:
-            raise ValueError(
-                f"loss.name: {self.loss.name} (with its SFT term) is for policies; set loss.sft_weight=0, or"
-                " take another loss"
-            )
+        check_loss(self.loss)
         if self.leaf is not None and self.student.kind not in ("dot", "cosine"):
             raise ValueError(f"leaf: a {self.student.kind} has no vector of a text to match; use dot or cosine")
         if self.student.split is not None and self.student.kind != "prettr":

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from cyclealign.config.schema import Loss, Section
-from cyclealign.distill.config import DistillConfig, EncoderShape, ScoresConfig
+from cyclealign.distill.config import DistillConfig, EncoderShape, ScoresConfig, check_loss
 from cyclealign.losses import NDCG2
 
 
@@ -49,8 +49,9 @@ class IDCMConfig(DistillConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> IDCMConfig:
-        if self.loss.student_score == "log_ratio" or self.loss.sft > 0 or self.loss.needs == "levels":
-            raise ValueError(f"loss.name: {self.loss.name} (with its SFT term) cannot select passages; use idcm")
+        check_loss(self.loss)
+        if self.loss.needs == "levels":
+            raise ValueError(f"loss.name: {self.loss.name} cannot select passages; use idcm")
         if self.student.top > self.student.select:
             raise ValueError(f"student.top: {self.student.top} scores of student.select={self.student.select} passages")
         return self

@@ -11,7 +11,7 @@ import torch
 
 from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.relevance import labelled, read_judged
-from cyclealign.losses import RankingLoss, feeds, losses_fed_by, tier_levels
+from cyclealign.losses import RankingLoss, feeds, tier_levels, unfed
 from cyclealign.scores.formats import READERS
 from cyclealign.scores.jsonl_formats import read_texts
 from cyclealign.scores.score_list import Item, ScoreList
@@ -46,10 +46,7 @@ def check_feeds(data: ScoresConfig, loss: RankingLoss) -> None:
     """
     gives = data.gives()
     if not feeds(gives, loss.needs):
-        raise UserError(
-            f"loss.name: {loss.name} needs magnitudes, but {data.scores} gives an order alone;"
-            f" use {', '.join(losses_fed_by(gives))}"
-        )
+        raise UserError(unfed(loss, gives, str(data.scores)))
 
 
 def training_rows(data: ScoresConfig) -> Rows:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from cyclealign.config.loading import find_config
 from cyclealign.config.schema import Loss, Section
-from cyclealign.distill.config import DistillConfig, ListDistillConfig
+from cyclealign.distill.config import DistillConfig, ListDistillConfig, check_loss
 from cyclealign.files.foreign import read_text
 from cyclealign.files.strict_yaml import read_yaml
 from cyclealign.losses import PLD
@@ -44,7 +44,8 @@ class PLDConfig(DistillConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> PLDConfig:
-        if self.loss.needs == "levels" or self.loss.student_score == "log_ratio" or self.loss.sft > 0:
+        check_loss(self.loss)
+        if self.loss.needs == "levels":
             raise ValueError(f"loss.name: {self.loss.name} does not compare logits; take pld, kl or listmle")
         return self
 

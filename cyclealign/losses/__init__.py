@@ -4,7 +4,7 @@
 """
 
 from cyclealign.losses.base import LossOutput, Needs, RankedScores, RankingLoss
-from cyclealign.losses.catalogue import AnyLoss, feeds, losses_fed_by
+from cyclealign.losses.catalogue import AnyLoss, feeds, losses_fed_by, unfed
 from cyclealign.losses.cprd import CPRD
 from cyclealign.losses.dpo import DPO
 from cyclealign.losses.embedding_match import EmbeddingMatch, EmbeddingPairs
@@ -22,6 +22,7 @@ from cyclealign.losses.quantidce_kd import ModelStates, QuantiDCEKD
 from cyclealign.losses.ranknet import RankNet
 from cyclealign.losses.rrhf import RRHF
 from cyclealign.losses.simpo import SimPO
+from cyclealign.losses.sppo import SPPO
 
 __all__ = [
     "CPRD",
@@ -31,6 +32,7 @@ __all__ = [
     "PLD",
     "PRO",
     "RRHF",
+    "SPPO",
     "AnyLoss",
     "EmbeddingMatch",
     "EmbeddingPairs",
@@ -51,4 +53,5 @@ __all__ = [
     "feeds",
     "losses_fed_by",
     "tier_levels",
+    "unfed",
 ]

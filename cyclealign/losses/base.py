@@ -6,14 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal, get_args
 
 from jaxtyping import Bool, Float, Int, Real
 
 from cyclealign.losses.lazy_torch import Tensor, torch
 
-Needs = Literal["order", "magnitude", "levels"]
-StudentScore = Literal["mean_log_likelihood", "log_ratio"]
+Needs = Literal["order", "magnitude", "levels", "votes"]
+StudentScore = Literal["mean", "log_ratio"]
+Reference = Literal["start", "previous"]
 Reduction = Literal["mean", "sum"]
 
 
@@ -22,8 +23,8 @@ class RankedScores:
     """B lists of up to K candidates; columns come in any order, ``valid`` says which entries exist.
 
     student: any score, higher is better (mean log-likelihood in nats per token, log-ratio, similarity).
-    teacher: utilities, higher is better, equal means tied; finite where valid. Masked entries of both may
-        hold anything, NaN included.
+    teacher: utilities, higher is better, equal means tied; finite where valid. Of a loss that needs votes: win rates
+        against the list's other candidates, 0 to 1. Masked entries of both may hold anything, NaN included.
     best_nll: NLL of the teacher-best candidate, one a list: nats per token, or per response where the loss
         says ``sft_reduction == "sum"``.
     levels: 0 is best. positive: column of the known-best candidate, one a list; -1 where none is known.
@@ -84,11 +85,25 @@ class RankingLoss(ABC):
     """
 
     name: str
-    student_score: ClassVar[StudentScore] = "mean_log_likelihood"
+
+    @property
+    def student_score(self) -> StudentScore:
+        """What a policy's score is: mean log-likelihood in nats per token, or log pi - log pi_ref of the response."""
+        return "mean"
+
+    @property
+    def beta(self) -> float:
+        """Factor of the student's scores, in all that the loss computes from them."""
+        return 1.0
+
+    @property
+    def reference(self) -> Reference:
+        """pi_ref of a log-ratio: the start model, or the weights before this interaction."""
+        return "start"
 
     @property
     def needs(self) -> Needs:
-        """What the teacher must offer."""
+        """What the teacher must offer; of ``votes``, the bundle's ``teacher`` is the win rates."""
         return "order"
 
     @property
@@ -111,7 +126,8 @@ class RankingLoss(ABC):
 
     @abstractmethod
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
-        """Published form per list; finite for every list, gradients zero for masked entries."""
+        """Published form per list, from scores that are multiplied by ``beta`` already; finite for every list,
+        gradients zero for masked entries."""
 
     def __call__(self, scores: RankedScores, *, lists: Tensor | float | int | None = None) -> LossOutput:
         """Reduce over lists.
@@ -122,7 +138,7 @@ class RankingLoss(ABC):
                 over all processes and accumulation steps of one optimiser step (or a fraction of it, where
                 the caller's own averaging divides again). 0 gives a loss of 0, not NaN.
         """
-        scores = widened(scores)
+        scores = _scaled(widened(scores), self.beta)
         counted = scores.counted
         per_list = torch.where(counted, self.list_losses(scores), 0.0)
         denominator = counted.sum() if lists is None else torch.as_tensor(lists, device=per_list.device)
@@ -150,6 +166,28 @@ class SFTWeighted(RankingLoss):
         return self.sft_weight
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListLoss(SFTWeighted):
+    """A loss of any score of the student: of a policy its mean log-likelihood, or its log-ratio to a reference.
+
+    log_ratio: s = ``beta`` (log pi - log pi_ref), summed over the tokens of the response: DPO's implicit reward.
+    Likelihoods are taken as they are: ``beta`` and ``reference`` belong to log_ratio alone.
+    """
+
+    student_score: StudentScore = "mean"
+    beta: float = 1.0
+    reference: Reference = "start"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("student_score", self.student_score, StudentScore)
+        require_one_of("reference", self.reference, Reference)
+        require_positive("beta", self.beta)
+        unread = {"beta": self.beta != 1, "reference": self.reference != "start"}
+        for name in (name for name, set_ in unread.items() if set_ and self.student_score == "mean"):
+            raise ValueError(f"{name}: read with student_score: log_ratio alone, got {getattr(self, name)}")
+
+
 def widened(scores: RankedScores) -> RankedScores:
     """float32 or wider, with harmless numbers in the masked places (so that NaN cannot leak a gradient).
 
@@ -167,6 +205,13 @@ def widened(scores: RankedScores) -> RankedScores:
     )
 
 
+def _scaled(scores: RankedScores, beta: float) -> RankedScores:
+    if beta == 1:
+        return scores
+    outside = None if scores.outside is None else beta * scores.outside
+    return replace(scores, student=beta * scores.student, outside=outside)
+
+
 def centred(values: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
     """Differences to the mean of each list's valid entries; 0 where masked. Masked entries must be finite."""
     mean = torch.where(valid, values, 0.0).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
@@ -177,6 +222,12 @@ def list_log_softmax(values: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -
     """log softmax over the valid entries; finite everywhere, meaningless where masked."""
     # The least finite number, not -inf: an all-masked list has to stay finite.
     return values.masked_fill(~valid, torch.finfo(values.dtype).min).log_softmax(dim=1)
+
+
+def require_one_of(name: str, value: str, words: object) -> None:
+    """ValueError unless ``value`` is one of a Literal's words."""
+    if value not in get_args(words):
+        raise ValueError(f"{name}: expected one of {', '.join(get_args(words))}, got {value!r}")
 
 
 def require_count(name: str, value: int | None) -> None:

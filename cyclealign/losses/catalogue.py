@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 from cyclealign.losses.base import Needs, RankingLoss
@@ -20,6 +21,7 @@ from cyclealign.losses.pro import PRO
 from cyclealign.losses.ranknet import RankNet
 from cyclealign.losses.rrhf import RRHF
 from cyclealign.losses.simpo import SimPO
+from cyclealign.losses.sppo import SPPO
 
 AnyLoss = (
     RRHF
@@ -37,6 +39,7 @@ AnyLoss = (
     | ListNet
     | KL
     | PointwiseMSE
+    | SPPO
 )
 
 
@@ -44,9 +47,20 @@ def feeds(gives: Needs, needs: Needs) -> bool:
     """Whether a teacher that gives this can feed a loss that needs that.
 
     Levels are tiers of equal quality: an order has them (of one candidate each, where it ties nothing), and they
-    are an order. Neither says by how much.
+    are an order. Neither says by how much. Votes, of two passes or more, do, and can be had from no score.
     """
-    return gives == "magnitude" or needs != "magnitude"
+    if needs == "votes":
+        return gives == "votes"
+    return gives in ("magnitude", "votes") or needs != "magnitude"
+
+
+def unfed(loss: RankingLoss, gives: Needs, teacher: str, instead: Sequence[str] = ()) -> str:
+    """The line about a loss that a teacher cannot feed, with the losses that it can; ``instead``: other remedies."""
+    given = {"order": "an order alone", "levels": "levels alone", "magnitude": "scores without votes"}.get(gives, gives)
+    needed = "votes of two passes or more" if loss.needs == "votes" else "magnitudes"
+    ways = [*instead, *(["loss.gap_temperature=false (pro)"] if loss.needs == "magnitude" else [])]
+    use = (f"{', '.join(ways)}, or " if ways else "") + ", ".join(losses_fed_by(gives))
+    return f"loss.name: {loss.name} needs {needed}, but {teacher} gives {given}; use {use}"
 
 
 def losses_fed_by(gives: Needs) -> tuple[str, ...]:

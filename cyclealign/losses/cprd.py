@@ -9,9 +9,9 @@ from typing import Literal
 from jaxtyping import Bool, Float
 
 from cyclealign.losses.base import (
+    ListLoss,
     Needs,
     RankedScores,
-    SFTWeighted,
     require_count,
     require_positive,
 )
@@ -20,7 +20,7 @@ from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
-class CPRD(SFTWeighted):
+class CPRD(ListLoss):
     """Each valid hard candidate in turn against all that the teacher ranks below it.
 
     L = - sum_{j < J} log [ exp(z_j) / sum_{k >= j} exp(z_k) ], z = s / ``temperature``, over the hard candidates

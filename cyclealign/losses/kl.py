@@ -7,12 +7,12 @@ from typing import Literal
 
 from jaxtyping import Float
 
-from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, list_log_softmax, require_positive
+from cyclealign.losses.base import ListLoss, Needs, RankedScores, list_log_softmax, require_positive
 from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class KL(SFTWeighted):
+class KL(ListLoss):
     """L = T^2 sum_i p_i (log p_i - log q_i), p = softmax(t / T), q = softmax(s / T), T ``temperature``.
 
     Hinton et al. 2015 (arXiv 1503.02531), whose T^2 keeps the gradient's size; at T = 1 the gradient is ListNet's.

@@ -60,7 +60,7 @@ def weighted_pairs(
 ) -> Float[Tensor, " B"]:
     """- sum over pairs with g_i > g_j of w_ij log2 sigmoid(s_i - s_j). Weights are finite everywhere."""
     better = (gains[:, :, None] > gains[:, None, :]) & scores.valid[:, :, None] & scores.valid[:, None, :]
-    losses = weights * torch.nn.functional.softplus(-student_margins(scores)) / math.log(2)
+    losses = -weights * torch.nn.functional.logsigmoid(student_margins(scores)) / math.log(2)
     return torch.where(better, losses, 0.0).sum(dim=(1, 2))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jaxtyping import Float
 
-from cyclealign.losses.base import RankedScores, SFTWeighted, require_count
+from cyclealign.losses.base import ListLoss, RankedScores, require_count
 from cyclealign.losses.lambda_pairs import (
     differences,
     discount,
@@ -20,11 +20,12 @@ from cyclealign.losses.lazy_torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class LambdaRank(SFTWeighted):
+class LambdaRank(ListLoss):
     """L = - sum_{g_a > g_b} |1 / D(a) - 1 / D(b)| |G_a - G_b| log2 sigmoid(s_a - s_b).
 
     D(p) = log2(1 + p), a and b places by the student, gains as in ``NDCG2`` (``k`` None: n, ..., 1), weights without
-    gradient (Burges 2010, MSR-TR-2010-82, in the form of LambdaLoss, Wang et al. 2018).
+    gradient (Burges 2010, MSR-TR-2010-82, in the form of LambdaLoss, Wang et al. 2018). With log-ratios it has the
+    form of LiPO-lambda (Liu et al. 2024, arXiv 2402.01878), whose gains come from scores; here they come from places.
     """
 
     name: Literal["lambdarank"] = "lambdarank"

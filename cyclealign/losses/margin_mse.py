@@ -7,18 +7,20 @@ from typing import Literal
 
 from jaxtyping import Float
 
-from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, centred, require_positive
+from cyclealign.losses.base import ListLoss, Needs, RankedScores, centred, require_positive
 from cyclealign.losses.lazy_torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarginMSE(SFTWeighted):
+class MarginMSE(ListLoss):
     """Mean over unordered pairs of ((s_i - s_j) - (t_i - t_j))^2.
 
     Two candidates are the published loss (Hofstätter et al. 2020, arXiv 2010.02666): no temperature, the margin
     with its sign. In O(K): with d = s - t the mean is 2 n / (n - 1) times the variance of d over the list's n
     candidates. A shift of either changes nothing, their scales do: ``teacher_scale`` multiplies the teacher's margins
     (1, as published, for a student that is free to find the scale; a policy's nats per token are not).
+    With log-ratios to the weights before the interaction it is REBEL, ``beta`` its 1 / eta (Gao et al. 2024,
+    arXiv 2404.16767).
     """
 
     name: Literal["margin_mse"] = "margin_mse"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxtyping import Bool, Float
 
-from cyclealign.losses.base import RankedScores
+from cyclealign.losses.base import RankedScores, require_one_of
 from cyclealign.losses.lazy_torch import Tensor, torch
 
 Pairs = Literal["best_worst", "adjacent", "all"]
@@ -15,8 +15,7 @@ Pairs = Literal["best_worst", "adjacent", "all"]
 
 def require_pairs(value: str) -> None:
     """ValueError unless ``value`` is one of ``Pairs``."""
-    if value not in get_args(Pairs):
-        raise ValueError(f"pairs: expected one of {', '.join(get_args(Pairs))}, got {value!r}")
+    require_one_of("pairs", value, Pairs)
 
 
 def chosen_pairs(scores: RankedScores, pairs: Pairs) -> Bool[Tensor, "B K K"]:

@@ -7,13 +7,13 @@ from typing import Literal
 
 from jaxtyping import Float
 
-from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, list_log_softmax, require_positive
+from cyclealign.losses.base import ListLoss, Needs, RankedScores, list_log_softmax, require_positive
 from cyclealign.losses.lazy_torch import Tensor
 from cyclealign.losses.suffix_softmax import best_first, suffix_softmax
 
 
 @dataclass(frozen=True, kw_only=True)
-class PLD(SFTWeighted):
+class PLD(ListLoss):
     """Plackett-Luce likelihood of the teacher's order, each place weighted by the teacher's softmax there.
 
     L = sum_k alpha_k [ logsumexp_{l >= k} s_l - s_k ], alpha = softmax(t / ``teacher_temperature``) over the

@@ -7,12 +7,12 @@ from typing import Literal
 
 from jaxtyping import Float
 
-from cyclealign.losses.base import Needs, RankedScores, SFTWeighted
+from cyclealign.losses.base import ListLoss, Needs, RankedScores
 from cyclealign.losses.lazy_torch import Tensor, torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointwiseMSE(SFTWeighted):
+class PointwiseMSE(ListLoss):
     """Mean over the candidates of (s_i - t_i)^2.
 
     The baseline of Margin-MSE (arXiv 2010.02666) and the MSE variant of IDCM's selection loss (arXiv 2105.09816),

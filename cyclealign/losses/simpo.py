@@ -36,5 +36,5 @@ class SimPO(RankingLoss):
         return paired(teacher, self.pairs)
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
-        losses = -torch.nn.functional.logsigmoid(self.beta * (student_margins(scores) - self.gamma_ratio))
+        losses = -torch.nn.functional.logsigmoid(student_margins(scores) - self.gamma_ratio * self.beta)
         return mean_over_pairs(losses, chosen_pairs(scores, self.pairs))

@@ -76,7 +76,7 @@ class BlackBoxRanker:
         retry: RetryPolicy | None = None,
     ) -> None:
         """UserError where the key is missing, or the request cannot be held to a budget."""
-        self.gives: Literal["order", "magnitude"] = "magnitude" if config.passes >= 2 else "order"
+        self.gives: Literal["order", "votes"] = "votes" if config.passes >= 2 else "order"
         self._config = config
         self._template = template
         self._ledger = ledger

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cyclealign.config.extras import require_extra
 from cyclealign.config.loading import parsed_section
@@ -22,7 +21,7 @@ from cyclealign.judge.call import WIRE_OPTIONS
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
-from cyclealign.types import Ranker, UserError, sha256_hex
+from cyclealign.types import Gives, Ranker, UserError, sha256_hex
 
 NO_CASCADE = (
     "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
@@ -44,7 +43,7 @@ class RankerSpec:
         return f"{self.kind.name}:{self.place}" if self.place else self.kind.name
 
     @property
-    def gives(self) -> Literal["order", "magnitude"]:
+    def gives(self) -> Gives:
         """What its rankings carry; a recording is read for it."""
         return self.box.gives or _replay(self).gives
 

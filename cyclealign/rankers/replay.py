@@ -20,13 +20,23 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.messages import messages as parsed_messages
 from cyclealign.files.records import decode
 from cyclealign.rankers.scored import too_few
-from cyclealign.types import CandidateSet, Cascaded, Prompt, RankContext, Ranking, Unranked, UnrankedReason, UserError
+from cyclealign.types import (
+    CandidateSet,
+    Cascaded,
+    Gives,
+    Prompt,
+    RankContext,
+    Ranking,
+    Unranked,
+    UnrankedReason,
+    UserError,
+)
 
 Line = Mapping[str, Any]
 """A JSON object that anybody may have written."""
@@ -66,8 +76,9 @@ class ReplayRanker:
             for prompt_id, record in _read(file):
                 self._records.setdefault(prompt_id, []).append(_judges_own(record) if parts else record)
         rankings = [r.verdict for rs in self._records.values() for r in rs if isinstance(r.verdict, Ranking)]
-        graded = all(r.scores is not None or (r.votes is not None and len(r.passes) >= 2) for r in rankings)
-        self.gives: Literal["order", "magnitude"] = "magnitude" if rankings and graded else "order"
+        voted = [r.votes is not None and len(r.passes) >= 2 and r.judged == r.order for r in rankings]
+        graded = all(r.scores is not None or has_votes for r, has_votes in zip(rankings, voted, strict=True))
+        self.gives: Gives = "order" if not (rankings and graded) else "votes" if all(voted) else "magnitude"
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """The recorded verdict of each set, in the order in which they come."""

@@ -27,6 +27,14 @@ def vote_utilities(votes: Mapping[str, float]) -> dict[str, float]:
     return {i: math.log(share + VOTE_EPSILON) for i, share in votes.items()}
 
 
+def win_rates(ranking: Ranking) -> dict[str, float]:
+    """Share of the comparisons with the list's other candidates that each won over the passes, 0 to 1: K / 2 times its
+    vote share. ValueError for a ranking without votes."""
+    if ranking.votes is None:
+        raise ValueError(f"{ranking.prompt_id}: expected a ranking with votes")
+    return {i: len(ranking.votes) / 2 * share for i, share in ranking.votes.items()}
+
+
 def taught_tiers(ranking: Ranking) -> Tiers:
     """The tiers that anything is trained on: those of the ranking, but where a cascade pruned.
 

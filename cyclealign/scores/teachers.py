@@ -48,7 +48,8 @@ def parse_teacher(spec: str, options: Sequence[str], *, file_gives: Gives) -> Te
     if spec == FILE:
         return TeacherSpec(ranker=None, gives=file_gives)
     found = ranker_spec(spec, options, flag="--teacher", besides=FILE)
-    return TeacherSpec(ranker=found, gives=found.gives)
+    # What is kept is a utility for each pair: of votes the magnitudes alone.
+    return TeacherSpec(ranker=found, gives="magnitude" if found.gives == "votes" else found.gives)
 
 
 def check_feeds(specs: Sequence[TeacherSpec], loss: str) -> None:

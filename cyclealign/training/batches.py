@@ -17,12 +17,14 @@ from cyclealign.models.logprobs import ListBatch
 @dataclass(frozen=True, slots=True)
 class TrainingList:
     """An encoded list with the teacher's utilities and, where the loss or the anchor asks for them, the start
-    model's log-probs of each response's tokens; for ``leaf``, an embedding teacher's vectors of the responses."""
+    model's log-probs of each response's tokens; ``previous``: those of the weights before this interaction, where the
+    loss asks for them; for ``leaf``, an embedding teacher's vectors of the responses."""
 
     encoded: EncodedList
     teacher: tuple[float, ...]
     reference: tuple[Tensor, ...] | None = None
     vectors: Float[Tensor, "K D"] | None = None
+    previous: tuple[Tensor, ...] | None = None
 
 
 class TrainingBatch(TypedDict):
@@ -33,6 +35,7 @@ class TrainingBatch(TypedDict):
     teacher: Float[Tensor, "B K"]
     valid: Bool[Tensor, "B K"]
     reference: Float[Tensor, "R T"]
+    previous: Float[Tensor, "R T"]
     vectors: Float[Tensor, "R D"]
 
 
@@ -55,17 +58,26 @@ class RankingCollator:
         width = max(len(e.responses) for e in encoded)
         teacher = torch.zeros(len(items), width, dtype=torch.float64)
         valid = torch.zeros(len(items), width, dtype=torch.bool)
-        reference = torch.zeros(lists["response_ids"].shape)
+        reference, previous = torch.zeros(2, *lists["response_ids"].shape)
         vectors = torch.zeros(len(reference), self.width)
         row = 0
         for index, item in enumerate(items):
             if item is not None:
                 valid[index, : len(item.teacher)] = True
                 teacher[index, : len(item.teacher)] = torch.tensor(item.teacher, dtype=torch.float64)
-                for offset, values in enumerate(item.reference or ()):
-                    reference[row + offset, : len(values)] = values
+                for found, to in ((item.reference, reference), (item.previous, previous)):
+                    for offset, values in enumerate(found or ()):
+                        to[row + offset, : len(values)] = values
                 if item.vectors is not None:
                     vectors[row : row + len(item.vectors)] = item.vectors
             row += len(encoded[index].responses)
         slot = torch.tensor([k for e in encoded for k in range(len(e.responses))])
-        return TrainingBatch(lists=lists, slot=slot, teacher=teacher, valid=valid, reference=reference, vectors=vectors)
+        return TrainingBatch(
+            lists=lists,
+            slot=slot,
+            teacher=teacher,
+            valid=valid,
+            reference=reference,
+            previous=previous,
+            vectors=vectors,
+        )

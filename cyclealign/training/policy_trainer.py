@@ -200,17 +200,18 @@ class TrainablePolicy:
         limit = self._policy.max_prompt_tokens
         examples = [_cut(e, self._config.loss.read(e.teacher)) for e in examples]
         encoded = [encode(self._tokenizer, e.messages, e.responses, e.ended, limit) for e in examples]
-        needs_start = self._config.loss.student_score == "log_ratio" or self._config.anchor.weight > 0
-        start: Sequence[tuple[Tensor, ...] | None] = (
-            self._start_score(encoded) if needs_start else [None] * len(encoded)
-        )
+        loss, nothing = self._config.loss, [None] * len(encoded)
+        compared = loss.reference if loss.student_score == "log_ratio" else None
+        start: Sequence[tuple[Tensor, ...] | None] = nothing
+        if compared == "start" or self._config.anchor.weight > 0:
+            start = self._start_score(encoded)
+        # Nothing is trained yet: the model holds the weights that the interaction begins with.
+        previous: Sequence[tuple[Tensor, ...] | None] = self._score(encoded) if compared == "previous" else nothing
         aligned: Sequence[Tensor | None] = (
-            [None] * len(encoded)
-            if self._embeddings is None
-            else self._embeddings.vectors([e.responses for e in examples])
+            nothing if self._embeddings is None else self._embeddings.vectors([e.responses for e in examples])
         )
-        rows = zip(encoded, examples, start, aligned, strict=True)
-        return [TrainingList(c, e.teacher, s, v) for c, e, s, v in rows]
+        rows = zip(encoded, examples, start, aligned, previous, strict=True)
+        return [TrainingList(c, e.teacher, s, v, p) for c, e, s, v, p in rows]
 
     def _trainer(self, lists: Sequence[TrainingList], done: int, work: Path) -> RankingTrainer:
         batch = lists_per_step(self._config, process_count())

@@ -175,15 +175,16 @@ def counted_lists(batch: TrainingBatch) -> Tensor:
 def ranked_scores(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, loss: RankingLoss) -> RankedScores:
     """The bundle that a loss takes, from the log-probs of all rows.
 
-    Student: mean log-likelihood in nats per token, or, where the loss says so, the log-ratio to the start
-    model in nats per response. ``best_nll``: of the teacher's first choice (of several, the first named).
+    Student: mean log-likelihood in nats per token, or, where the loss says so, the log-ratio to its reference
+    in nats per response. ``best_nll``: of the teacher's first choice (of several, the first named).
     Levels, for a loss that needs them: the tiers of the teacher's ranking.
     """
     mask = batch["lists"]["response_mask"]
     total, mean = sequence_scores(logprobs, mask)
     student = mean
     if loss.student_score == "log_ratio":
-        student = total - sequence_scores(batch["reference"], mask)[0]
+        reference = batch["previous"] if loss.reference == "previous" else batch["reference"]
+        student = total - sequence_scores(reference, mask)[0]
     nll = best_of_list(-(total if loss.sft_reduction == "sum" else mean), batch)
     teacher, valid = batch["teacher"], batch["valid"]
     return RankedScores(

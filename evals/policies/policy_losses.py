@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback
@@ -36,7 +36,7 @@ from cyclealign.files.records import encode
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import load_template
-from cyclealign.losses.catalogue import AnyLoss
+from cyclealign.losses import losses_fed_by
 from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.rankers.utilities import teacher_utilities
@@ -82,7 +82,7 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 
 def loss_names() -> list[str]:
-    return [cls().name for cls in get_args(AnyLoss)]
+    return list(losses_fed_by("magnitude"))
 
 
 def of_seed(seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:

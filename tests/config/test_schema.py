@@ -296,7 +296,7 @@ WRONG = [
     (
         ["loss.name=simp"],
         "loss.name: expected one of rrhf, pro, listmle, pld, simpo, dpo, margin_mse, cprd, idcm, quantidce, ranknet,"
-        ' lambdarank, listnet, kl, mse, got "simp"; did you mean simpo?',
+        ' lambdarank, listnet, kl, mse, sppo, got "simp"; did you mean simpo?',
     ),
     (["layout=pad"], 'layout: expected one of auto, cached_prefix, padded, got "pad"; did you mean padded?'),
     (["seed=abc"], 'seed: expected a whole number, got "abc"'),
@@ -373,6 +373,21 @@ def test_a_loss_that_needs_magnitudes_names_those_that_work(small: Path, loss: s
     assert load_config(small, [*openai, "black_box.passes=2"]).loss.name == loss
     assert load_config(small, [f"loss.name={loss}"]).loss.name == loss  # the local ranker gives scores
     assert load_config(small, [*openai[:2], "loss.name=pro", "loss.gap_temperature=false"]).loss.name == "pro"
+
+
+def test_sppo_needs_votes_of_several_passes(small: Path) -> None:
+    openai = ["black_box.backend=openai", "black_box.model=m", "loss.name=sppo"]
+    assert load_config(small, [*openai, "black_box.passes=2"]).loss.name == "sppo"
+    assert failure(small, *openai).startswith(
+        "loss.name: sppo needs votes of two passes or more, but one pass of backend openai gives an order alone;"
+        " use black_box.passes >= 2, or rrhf, listmle,"
+    )
+    scores = failure(small, "loss.name=sppo")
+    assert scores.startswith(
+        "loss.name: sppo needs votes of two passes or more, but local gives scores without votes; use rrhf, pro,"
+    )
+    cascade = failure(small, *openai, "black_box.passes=2", "black_box.backend=cascade", "black_box.cascade={keep: 2}")
+    assert "but a cascade gives an order alone; use rrhf, listmle," in cascade
 
 
 @pytest.mark.parametrize("loss", ["rrhf", "cprd", "idcm", "quantidce", "ranknet", "lambdarank"])

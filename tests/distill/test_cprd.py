@@ -239,7 +239,7 @@ def test_a_stopped_image_student_goes_on_from_its_checkpoint(monkeypatch: pytest
     ("overrides", "message"),
     [
         (("student.kind=colbert",), "student.kind: expected dot or cosine for a dual encoder, got colbert"),
-        (("loss.name=dpo",), "loss.name: dpo (with its SFT term) is for policies"),
+        (("loss.name=dpo",), "loss.student_score: log_ratio compares a policy with its reference"),
         (("leaf.teacher=x",), "leaf: stands beside the losses of distill margin_mse, not beside InfoNCE"),
         (("loss.name=quantidce",), "loss.name: quantidce takes levels, not scores; take cprd, listmle or kl"),
         (("data.format=rankllm",), "loss.name: cprd needs magnitudes, but scored.jsonl gives an order alone"),

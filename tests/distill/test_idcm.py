@@ -342,7 +342,7 @@ def test_documents_of_one_window_leave_nothing_to_choose(capsys: Captured) -> No
     ("override", "said"),
     [
         ("student.top=5", "student.top: 5 scores of student.select=1 passages"),
-        ("loss={name: quantidce}", "loss.name: quantidce (with its SFT term) cannot select passages"),
+        ("loss={name: quantidce}", "loss.name: quantidce cannot select passages"),
         ("student.esm=tk", "student.esm: expected one of ck, cks"),
     ],
 )

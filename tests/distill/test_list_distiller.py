@@ -142,7 +142,7 @@ def test_levels_are_learned_in_the_teachers_direction() -> None:
             ("student.kind=tk", "evaluate={queries: q.tsv, documents: d.tsv, qrels: r.tsv}"),
             "evaluate: a tk has no vectors to search; give evaluate.candidates",
         ),
-        (("loss.name=dpo",), "loss.name: dpo (with its SFT term) is for policies"),
+        (("loss.name=dpo",), "loss.student_score: log_ratio compares a policy with its reference"),
         (("student.model=./nowhere",), "student.model: cannot load './nowhere'"),
         (("data.scores=none.tsv",), "none.tsv: no such file"),
         (("training.learning_rte=1",), "training.learning_rte; did you mean training.learning_rate?"),

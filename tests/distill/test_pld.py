@@ -222,7 +222,7 @@ def test_a_known_positive_goes_before_the_teachers_favourite() -> None:
     [
         (("student.kind=vit",), "student.kind: expected one of cnn, mlp"),
         (("data.train=none.npz",), "none.npz: expected an npz with images and labels"),
-        (("loss.name=dpo",), "loss.name: dpo does not compare logits; take pld, kl or listmle"),
+        (("loss.name=dpo",), "loss.student_score: log_ratio compares a policy with its reference"),
         (("teacher.model=nowhere",), "nowhere: expected a classifier of cyclealign distill pld"),
         (("data.test=other.npz",), "other.npz: expected images of the size and the classes of train.npz"),
         (("data.scores=lists.jsonl",), "unknown key"),

@@ -19,6 +19,7 @@ from cyclealign.losses import (
     PLD,
     PRO,
     RRHF,
+    SPPO,
     AnyLoss,
     LambdaRank,
     ListMLE,
@@ -41,6 +42,7 @@ class Tiered(MultiLevelRanking):
         return super().list_losses(replace(scores, levels=tier_levels(scores.teacher, scores.valid)))
 
 
+LIST_LOSSES = (ListMLE, LambdaRank, ListNet, KL, MarginMSE, PointwiseMSE, RankNet, PLD, CPRD)
 LOSSES: list[RankingLoss] = [
     RRHF(),
     PRO(),
@@ -63,6 +65,10 @@ LOSSES: list[RankingLoss] = [
     RankNet(),
     ListNet(),
     KL(temperature=2.0),
+    ListMLE(top=2),
+    ListNet(temperature=0.5),
+    *(cls(student_score="log_ratio", beta=0.3) for cls in LIST_LOSSES),
+    SPPO(),
 ]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 
@@ -117,17 +123,17 @@ def test_padding_changes_nothing(loss: RankingLoss) -> None:
 @every_loss
 def test_shifts(loss: RankingLoss) -> None:
     """A shift of the teacher changes nothing; nor one of the student, except under PRO's temperatures and a
-    sigmoid. Pointwise MSE alone asks for the level."""
+    sigmoid. Pointwise MSE and SPPO alone ask for the level."""
     scores = drawn()
     before = loss(scores).per_list
     shifted = loss(replace(scores, teacher=scores.teacher + 7)).per_list
-    if isinstance(loss, PointwiseMSE):
+    if isinstance(loss, PointwiseMSE | SPPO):
         assert not torch.allclose(shifted, before)
     else:
         torch.testing.assert_close(shifted, before)
     shifted = loss(replace(scores, student=scores.student - 3)).per_list
     squashed = isinstance(loss, MultiLevelRanking) and loss.squash == "sigmoid"
-    if (isinstance(loss, PRO) and loss.gap_temperature) or isinstance(loss, PointwiseMSE) or squashed:
+    if (isinstance(loss, PRO) and loss.gap_temperature) or isinstance(loss, PointwiseMSE | SPPO) or squashed:
         assert not torch.allclose(shifted, before)
     else:
         torch.testing.assert_close(shifted, before)
@@ -307,7 +313,9 @@ def test_what_the_losses_ask_for() -> None:
     assert {loss.needs for loss in (MarginMSE(), PointwiseMSE(), ListNet(), KL())} == {"magnitude"}
     assert {loss.needs for loss in (CPRD(), NDCG2(), RankNet(), LambdaRank())} == {"order"}
     assert MultiLevelRanking().needs == "levels"
-    assert {loss.student_score for loss in LOSSES if loss.name != "dpo"} == {"mean_log_likelihood"}
+    assert {cls().student_score for cls in (*LIST_LOSSES, RRHF, PRO, SimPO, NDCG2)} == {"mean"}
+    assert SPPO().student_score == "log_ratio"
+    assert (SPPO().needs, SPPO().reference, DPO().reference) == ("votes", "previous", "start")
     assert DPO().student_score == "log_ratio"
     assert PRO(sft_reduction="sum").sft_reduction == "sum"
     assert {loss.sft_reduction for loss in LOSSES} == {"mean"}
@@ -350,6 +358,11 @@ class Parent(BaseModel):
         ({"name": "ranknet"}, RankNet()),
         ({"name": "listnet"}, ListNet()),
         ({"name": "kl", "temperature": 4}, KL(temperature=4.0)),
+        (
+            {"name": "listmle", "student_score": "log_ratio", "beta": 0.1, "reference": "previous", "top": 2},
+            ListMLE(student_score="log_ratio", beta=0.1, reference="previous", top=2),
+        ),
+        ({"name": "sppo", "eta": 1000, "reference": "start"}, SPPO(eta=1000.0, reference="start")),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
@@ -377,6 +390,15 @@ def test_read_from_config(section: dict[str, object], expected: RankingLoss) -> 
         ({"name": "dpo", "beta": -1}, "beta: expected"),
         ({"name": "cprd", "hard": 2.5}, "hard"),
         ({"name": "cprd", "threshold": "median"}, "threshold"),
+        ({"name": "listmle", "top": 0}, "top: expected a whole number >= 1"),
+        ({"name": "listnet", "temperature": 0}, "temperature: expected a finite number > 0"),
+        ({"name": "ranknet", "student_score": "sum"}, "student_score"),
+        ({"name": "ranknet", "beta": 0.1}, "beta: read with student_score: log_ratio alone, got 0.1"),
+        ({"name": "kl", "reference": "previous"}, "reference: read with student_score: log_ratio alone"),
+        ({"name": "mse", "student_score": "log_ratio", "beta": 0}, "beta: expected a finite number > 0"),
+        ({"name": "pro", "student_score": "log_ratio"}, "student_score"),
+        ({"name": "sppo", "eta": 0}, "eta: expected"),
+        ({"name": "sppo", "beta": 1}, "beta"),
         ({"name": "idcm", "k": 0}, "k: expected a whole number >= 1"),
         ({"name": "quantidce", "separation": -0.1}, "separation: expected"),
     ],

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cyclealign.rankers.agreement import agree, kendall_tau, lcs
 from cyclealign.rankers.chance import chance_corrected, expected_lcs, expected_lcs_of, lcs_distribution
 from cyclealign.rankers.consensus import aggregate, borda, kemeny, vote_shares
-from cyclealign.rankers.utilities import VOTE_EPSILON, order_utilities, teacher_utilities, vote_utilities
+from cyclealign.rankers.utilities import VOTE_EPSILON, order_utilities, teacher_utilities, vote_utilities, win_rates
 from cyclealign.types import Ranking
 
 IDS = "abcdefgh"
@@ -301,6 +301,16 @@ def test_vote_utilities() -> None:
     utilities = vote_utilities({"a": 0.5, "b": 0.5, "c": 0.0})
     assert utilities["a"] == utilities["b"] == pytest.approx(math.log(0.5 + VOTE_EPSILON))
     assert utilities["c"] == pytest.approx(math.log(VOTE_EPSILON))
+
+
+def test_win_rates_are_shares_of_the_comparisons_with_the_others() -> None:
+    """Three passes over a, b, c: a wins 1 of its 6 comparisons, b 5, c 3."""
+    voted = aggregate("p", [("b", "a", "c"), ("b", "c", "a"), ("c", "b", "a")])
+    assert win_rates(voted) == pytest.approx({"a": 1 / 6, "b": 5 / 6, "c": 3 / 6})
+    always = aggregate("p", [("a", "b"), ("a", "b")])
+    assert win_rates(always) == {"a": 1.0, "b": 0.0}
+    with pytest.raises(ValueError, match="expected a ranking with votes"):
+        win_rates(ranking("a", "b"))
 
 
 def test_teacher_utilities_take_the_finest_there_is() -> None:

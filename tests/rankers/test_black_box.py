@@ -163,7 +163,7 @@ def test_a_judge_of_slots_is_seen_as_chance(make: Callable[..., BlackBoxRanker])
 
 def test_what_is_given_depends_on_the_passes(make: Callable[..., BlackBoxRanker]) -> None:
     assert make("http://127.0.0.1:9/v1").gives == "order"
-    assert make("http://127.0.0.1:9/v1", passes=2).gives == "magnitude"
+    assert make("http://127.0.0.1:9/v1", passes=2).gives == "votes"
 
 
 def test_presentations_differ_between_interactions_runs_and_seeds_and_are_repeatable(

@@ -78,7 +78,7 @@ def test_the_verdicts_of_a_run_come_back_whole(tmp_path: Path) -> None:
         confidence=0.5,
         passes=(("1", "0", "2"), ("1", "2", "0")),
     )
-    assert ReplayRanker(path).gives == "magnitude"
+    assert ReplayRanker(path).gives == "votes"
     assert replay(path) == [expected]
     assert replay(tmp_path / "run") == [expected]
     other = CandidateSet(PROMPT, (Candidate("0", "something"), Candidate("1", "else"), Candidate("2", "altogether")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tiny_policy import WORDS, examples, save_tiny, tiny_config
 from transformers import TrainingArguments
 
 from cyclealign.config.schema import AnchorConfig, Config
-from cyclealign.losses import DPO, PRO, RRHF, MultiLevelRanking
+from cyclealign.losses import DPO, PRO, RRHF, SPPO, ListMLE, MultiLevelRanking
 from cyclealign.models.encoded_lists import EncodedList
 from cyclealign.training.arguments import check_arguments, optimizer_steps, training_arguments, training_order
 from cyclealign.training.batches import RankingCollator, TrainingList
@@ -90,6 +91,45 @@ def test_scores_are_means_over_response_tokens_and_best_nll_is_of_the_teachers_f
 def test_the_log_ratio_is_a_sum_over_tokens_against_the_reference() -> None:
     student = ranked_scores(LOGPROBS, batch_of(reference=-2.0), DPO()).student
     assert student.tolist()[:2] == [[1.0, -2.0, -6.0], [0.0, -3.0, 0.0]]
+
+
+def test_the_log_ratio_to_the_weights_before_the_interaction() -> None:
+    """The anchor's distance is to the start model all the same."""
+    batch = batch_of(reference=-2.0)
+    batch["previous"] = torch.full_like(batch["reference"], -1.0)
+    for loss in (DPO(reference="previous"), ListMLE(student_score="log_ratio", reference="previous"), SPPO()):
+        assert ranked_scores(LOGPROBS, batch, loss).student.tolist()[:2] == [[0.0, -4.0, -9.0], [-2.0, -4.0, 0.0]]
+    anchor = AnchorConfig(kind="kl")
+    assert torch.equal(anchor_terms(LOGPROBS, batch, anchor), anchor_terms(LOGPROBS, batch_of(reference=-2.0), anchor))
+
+
+@pytest.mark.parametrize("lora", [{"r": 4, "alpha": 8}, None])
+def test_previous_is_what_an_interaction_begins_with(model_dir: Path, tmp_path: Path, lora: Any) -> None:
+    """In the first interaction that is the start model; in the next one no longer, and each begins at a ratio of 0."""
+
+    def two(reference: str, anchor: float = 0.0) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+        config = tiny_config(
+            model_dir,
+            policy={"lora": lora},
+            loss={"name": "listmle", "student_score": "log_ratio", "beta": 0.1, "reference": reference},
+            anchor={"weight": anchor},
+            training={"learning_rate": 1e-2, "per_device_train_batch_size": 6, "logging_steps": 1},
+        )
+        out = tmp_path / f"{reference}{anchor}"
+        white_box = policy(config)
+        first = white_box.fit(examples(), start=None, out=out / "0")
+        second = white_box.fit(examples(), start=out / "0", out=out / "1")
+        logs = [[row["rank_loss"] for row in report.logs] for report in (first, second)]
+        return logs[0], logs[1], weights(out / "1")
+
+    start_first, start_second, _ = two("start")
+    first, second, kept = two("previous")
+    untrained = sum(math.lgamma(2 + i % 3 + 1) for i in range(6)) / 6  # all K! orders are equally likely
+    assert first == pytest.approx(start_first, rel=1e-6)
+    assert first[0] == pytest.approx(untrained, abs=1e-4)
+    assert second[0] == pytest.approx(untrained, abs=1e-4)
+    assert start_second[0] < untrained - 0.01
+    assert any(not torch.equal(value, two("previous", anchor=5.0)[2][name]) for name, value in list(kept.items())[:1])
 
 
 def test_levels_are_the_tiers_of_the_teachers_ranking() -> None:
