@@ -137,7 +137,7 @@ def test_levels_are_learned_in_the_teachers_direction() -> None:
         (("data.teacher=labels",), "loss.name: margin_mse needs magnitudes, but scores.tsv gives an order alone"),
         (("data.format=foo",), "data.format: expected auto, margin_mse,"),
         # The default loss is Margin-MSE, which has none: no other one takes its place unnamed.
-        (("loss.beta=0.5",), "unknown key loss.beta; loss margin_mse has"),
+        (("loss.gamma_ratio=0.5",), "unknown key loss.gamma_ratio; loss margin_mse has"),
         (
             ("student.kind=tk", "evaluate={queries: q.tsv, documents: d.tsv, qrels: r.tsv}"),
             "evaluate: a tk has no vectors to search; give evaluate.candidates",
