@@ -44,7 +44,7 @@ def judge(
         for each in named:
             say("\n".join(f"{each.name}: {line}" for line in price([i.set for i in items], each.judge)))
         return
-    checked(out)
+    checked(out, data)
     rows, failed = measure_judges(named, items, out)
     if rows:
         result = judges_result(rows, failed, items, data=data, seed=seed)

@@ -193,7 +193,7 @@ def test_dry_run_writes_and_calls_nothing(tmp_path: Path, capsys: Captured) -> N
 @pytest.mark.usefixtures("no_network")
 def test_dry_run_counts_every_call_that_a_run_may_make(capsys: Captured) -> None:
     """5 prompts x 3 interactions x 2 passes x (call + repair), and 2 labelled pairs at each of 10 evaluations, with
-    the two probes of each shape."""
+    the three probes of each shape."""
     Path("paid.yaml").write_text(PAID)
     write("pairs.jsonl", *({"prompt": f"question {i}?"} for i in range(5)))
     write("held_out.jsonl", *({"prompt": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(2)))
@@ -201,7 +201,7 @@ def test_dry_run_counts_every_call_that_a_run_may_make(capsys: Captured) -> None
     out = capsys.readouterr().out
     assert "prompts: 5 to train on, 2 to evaluate on" in out
     assert "interactions: at most 9" in out
-    assert f"paid calls: at most {5 * 3 * 2 * 2 + 2 + 2 * 10 * 2 * 2 + 2}\n" in out
+    assert f"paid calls: at most {5 * 3 * 2 * 2 + 3 + 2 * 10 * 2 * 2 + 3}\n" in out
     money = float(out.rpartition("money: at most $")[2].split()[0])
     tokens = out.rpartition("tokens: at most ")[2].replace(",", "").split()
     assert money == pytest.approx((int(tokens[0]) * 1.0 + int(tokens[2]) * 2.0) / 1e6, abs=0.006)

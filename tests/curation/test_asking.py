@@ -224,7 +224,7 @@ def test_pairs_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> Non
 def test_the_price_is_described() -> None:
     box = BlackBoxConfig(model="m", price=Price(input=1.0, output=1.0), budget_usd=2.0)
     found = describe(most_for([Question(PAIRS[0], ())] * 3, box, TEMPLATE), box)
-    assert found[0].startswith("paid calls: at most 8;")
+    assert found[0].startswith("paid calls: at most 9;")
     assert "held to budget_usd $2.00" in found[2]
     free = BlackBoxConfig(model="m")
     assert "unknown" in describe(most_for([], free, TEMPLATE), free)[2]

@@ -159,14 +159,19 @@ def test_kl_of_a_run_to_its_start(tmp_path: Path, capsys: Captured) -> None:
     assert "is not known" in refused(capsys, "likelihood", base, data, "--prompts", prompts)
 
 
+def _value(figure: object) -> float:
+    assert isinstance(figure, Estimate)
+    return figure.value
+
+
 def test_divergence_by_hand() -> None:
     same = [[[-1.0, -2.0]], [[-0.5]]]
-    assert divergence(same, same, seed=0)["per_reply"]["value"] == 0.0
+    assert _value(divergence(same, same, seed=0)["per_reply"]) == 0.0
     moved = divergence([[[-1.0, -2.0]]], [[[-1.5, -1.8]]], seed=0)
-    assert moved["per_reply"]["value"] == pytest.approx(0.3)
-    assert moved["per_token"]["value"] == pytest.approx(0.15)
+    assert _value(moved["per_reply"]) == pytest.approx(0.3)
+    assert _value(moved["per_token"]) == pytest.approx(0.15)
     k3 = [math.exp(-d) - 1 + d for d in (0.5, -0.2)]
-    assert moved["k3"]["value"] == pytest.approx(fmean(k3))
+    assert _value(moved["k3"]) == pytest.approx(fmean(k3))
 
 
 # Retrieval -------------------------------------------------------------------------------------------------------
@@ -242,11 +247,6 @@ EQUAL = (
     "🙂🙂",
     "!!!",
 )
-
-
-def _value(figure: object) -> float:
-    assert isinstance(figure, Estimate)
-    return figure.value
 
 
 @pytest.mark.parametrize("text", EQUAL)
