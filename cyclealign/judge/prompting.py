@@ -42,7 +42,8 @@ _LESS, _SQUARE = "<＜﹤‹〈⟨❮˂", r"\[［【〔❲⟦"
 _UNSEEN = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff"
 )
-_GAP = rf"[\s{_UNSEEN}]*"
+# Possessive here and below: thousands of blanks in a row take no longer than as many letters.
+_GAP = rf"[\s{_UNSEEN}]*+"
 _HIDDEN = rf"[{_UNSEEN}]*"
 # A slot's label is alone at the beginning of its line, as in the frame around the data.
 _LINE = r"(?:(?<=[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029])|\A)"
@@ -61,7 +62,7 @@ def _markers(tags: Sequence[str]) -> re.Pattern[str]:
     ends = rf"(?!{_HIDDEN}[\w-])"
     fence = rf"[{_LESS}]\\*(?={_GAP}[/／]?{_GAP}(?:{names}){ends}|{_HIDDEN}(?:{_CONTROL}))"
     bracketed = rf"\[\\*(?={_BRACKETED})"
-    label = rf"{_LINE}[^\S\n\r]*[{_UNSEEN}>*_#`-]*[^\S\n\r]*[{_SQUARE}]\\*(?={_LABEL})"
+    label = rf"{_LINE}[^\S\n\r]*+[{_UNSEEN}>*_#`-]*+[^\S\n\r]*+[{_SQUARE}]\\*(?={_LABEL})"
     return re.compile(f"{fence}|{bracketed}|{label}", re.IGNORECASE)
 
 

@@ -10,8 +10,8 @@ from cyclealign.judge.thinking import set_aside
 _NUMBER = r"[1-9][0-9]{0,3}"
 _CHAIN = re.compile(rf"\[ *{_NUMBER} *\](?:\s*>\s*\[ *{_NUMBER} *\])+")
 _STRING_CHAIN = re.compile(rf"\s*{_NUMBER}(?:\s*>\s*{_NUMBER})+\s*")
-_CODE_FENCE = re.compile(r"(`{3,}|~{3,})[A-Za-z]*\n(.*?)\n?\1", re.DOTALL)
-_EMPHASIS = re.compile(r"\A(?:[*_`]+|#+ |\$?\\boxed\{|<b>|<strong>)|(?:[*_`]+|\}\$?|</b>|</strong>)\Z")
+_CODE_FENCE = re.compile(r"(`{3,20}|~{3,20})[A-Za-z]*\n(.*?)\n?\1", re.DOTALL)
+_EMPHASIS = re.compile(r"\A(?:[*_`]+|#+ |\$?\\boxed\{|<b>|<strong>)|(?:(?<![*_`])[*_`]+|\}\$?|</b>|</strong>)\Z")
 # A few words that only name what follows. Whatever else stands beside a chain may change what it means: "from worst to
 # best", "as an example", a quotation. It is not for us to judge which.
 _LABEL = re.compile(
@@ -119,7 +119,7 @@ def _bare(line: str) -> str:
 def _unmarked(line: str) -> str:
     before = None
     while line != before:
-        before, line = line, _EMPHASIS.sub("", line.strip().removesuffix(".").rstrip())
+        before, line = line, _EMPHASIS.sub("", line.strip().rstrip(". \t"))
     return line.strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cyclealign.judge.chat import NotACompletion, Usage, decoded, read_reply
+from cyclealign.judge.prompting import neutralise
 from cyclealign.judge.replies import ReplyUnusable, parse_reply
 from cyclealign.judge.thinking import set_aside
 
@@ -55,6 +57,32 @@ def test_thinking_without_its_opening_mark_ends_where_it_is_closed(closed: str) 
     text = f"perhaps\n[1] > [2] > [3]\n{closed}\n\n[3] > [1] > [2]"
     assert parse_reply(text, 3, structured=False) == (2, 0, 1)
     assert set_aside(text).answer == "[3] > [1] > [2]"
+
+
+BLANKS = 4000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<" + " " * BLANKS + "x",
+        "<|" + " " * BLANKS + "/",
+        "<think" + " " * BLANKS + "<",
+        "<|channel|>" + "a" * 10 * BLANKS + "<",
+        "x" + "*" * 10 * BLANKS + "x",
+        "[1] > [2]" + ". " * 10 * BLANKS + "x",
+        "`" * 10 * BLANKS + "\n" + "`" * 30 * BLANKS + "x",
+    ],
+)
+def test_a_model_that_has_lost_its_thread_is_read_at_once(text: str) -> None:
+    """Its reply, and as a candidate; patterns that divide a run of blanks anew took a quarter of a minute."""
+    began = time.monotonic()
+    for structured in (True, False):
+        with pytest.raises(ReplyUnusable):
+            parse_reply(text, 2, structured=structured)
+    neutralise(text, ("response",))
+    neutralise(" " * BLANKS + text, ("response",))
+    assert time.monotonic() - began < 2
 
 
 def test_long_lists_are_read_in_text() -> None:
