@@ -56,7 +56,7 @@ def retry_after(headers: Mapping[str, str], *, now: float | None = None) -> floa
             return max(0.0, seconds)
     try:
         date = email.utils.parsedate_to_datetime(headers["retry-after"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):  # a server may write a year of twenty digits
         return None
     # A date without a zone is in GMT (RFC 9110, 5.6.7).
     then = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

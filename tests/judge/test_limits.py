@@ -210,6 +210,8 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after({"retry-after": "-3"}) == 0.0
     assert retry_after({"retry-after": "soon"}) is None
     assert retry_after({"retry-after": "nan"}) is None
+    assert retry_after({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}) is None
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999999999"}) is None
     # 2015-10-21 07:28:00 GMT is 1445412480.
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412470.0) == 10.0
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412999.0) == 0.0
