@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cyclealign.config.loading import RESUMABLE
 from cyclealign.config.schema import DemonstrationsConfig
+from cyclealign.files.locks import Lock
 from cyclealign.files.outputs import check_apart, output
 from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.judge.demonstrations import DemonstrationPool
@@ -44,7 +45,7 @@ def rank_file(job: RankJob) -> str:
 
     Raises:
         UserError: unknown ranker, a file that cannot be used, a server that does not answer; an output that is an
-            input, is in use, or holds something else than verdicts of this job.
+            input, is in use, or holds something else than verdicts of this job; another process asks the same.
         RunStopped: at the end, where sets are left because calls failed: a second start asks those again.
     """
     inputs = [job.file] if job.ledger is None else [job.file, job.ledger]
@@ -58,8 +59,9 @@ def rank_file(job: RankJob) -> str:
 
 def _ranked(job: RankJob, sets: Sequence[CandidateSet], spec: RankerSpec) -> str:
     with ExitStack() as stack:
-        verdicts = Verdicts(job.out, _made_by(job, spec))
-        ranker = open_ranker(spec, lambda: stack.enter_context(Ledger(_ledger(job, spec))))
+        made_by = _made_by(job, spec)
+        verdicts = Verdicts(job.out, made_by)
+        ranker = open_ranker(spec, lambda: _ledger(_ledger_path(job, spec), made_by.input, stack))
         pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(spec.box.template))
         context = RankContext(run="rank", interaction=0, seed=job.seed, demonstrations=pool)
         stack.enter_context(verdicts)
@@ -73,7 +75,17 @@ def _ranked(job: RankJob, sets: Sequence[CandidateSet], spec: RankerSpec) -> str
     return said
 
 
-def _ledger(job: RankJob, spec: RankerSpec) -> Path:
+def _ledger(path: Path, digest: str, stack: ExitStack) -> Ledger:
+    """The ledger, until the stack ends. Another process that puts the same file to the same judge is told so: each
+    would ask what the other has in flight, and both would be paid for. Other files may share the ledger meanwhile."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(path.with_name(f".{path.name}.{digest[:8]}.lock"), f"ledger {path}, for this input,")
+    stack.callback(lock.close, remove=True)
+    return stack.enter_context(Ledger(path))
+
+
+def _ledger_path(job: RankJob, spec: RankerSpec) -> Path:
     """The place of a job's paid calls, which is said."""
     path = job.ledger or ledger_of_judge(job.file, spec.box)
     log.info("ledger of paid calls: %s", path)

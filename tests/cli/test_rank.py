@@ -7,16 +7,19 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from asking import by_length, item
-from loopback import Fault, Loopback, after_probe, prefers
+from loopback import Body, Fault, Loopback, after_probe, prefers
 
 from cyclealign.cli.main import main
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.outputs import output
 from cyclealign.rankers.by_name import ledger_of_judge
+from cyclealign.rankers.rank_file import RankJob, rank_file
+from cyclealign.types import CandidateSet, UserError
 
 KEY = "sk-canary-0123456789abcdefXYZ"
 
@@ -24,11 +27,12 @@ KEY = "sk-canary-0123456789abcdefXYZ"
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "sets.jsonl"
-    rows = [
-        {"messages": list(s.prompt.messages), "candidates": [c.text for c in s.candidates]} for s in map(item, range(5))
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(row(item(n)) for n in range(5)))
     return path
+
+
+def row(of: CandidateSet) -> str:
+    return json.dumps({"messages": list(of.prompt.messages), "candidates": [c.text for c in of.candidates]}) + "\n"
 
 
 def rank(file: Path, server: Loopback, *more: str) -> int:
@@ -110,6 +114,26 @@ def test_of_two_processes_on_one_output_one_goes_on(file: Path, capsys: pytest.C
         assert len(server.requests) == 0
     assert capsys.readouterr().err == f"error: --out {out} is in use by another process\n"
     assert main(["rank", str(file), "--ranker", "overlap", "--out", str(out)]) == 0
+
+
+def test_of_two_processes_that_ask_the_same_one_pays_wherever_their_verdicts_go(file: Path) -> None:
+    other, refused = file.with_name("other.jsonl"), []
+    other.write_text(row(item(7)))
+    own = file.with_name("deep") / "own.sqlite"
+
+    def meanwhile(number: int, _: Body) -> None:
+        if number == 2:  # while five calls of the first are in flight
+            job = RankJob(file=file, ranker="openai:judge", options=(f"base_url={server.url}",), ledger=own)
+            with pytest.raises(UserError, match=r"own\.sqlite, for this input, is in use by another process") as caught:
+                rank_file(job)
+            refused.append(caught)
+            assert "1 sets ranked" in rank_file(replace(job, file=other))  # another file may share the ledger
+
+    with Loopback(judge=prefers(len), script=meanwhile) as server:
+        assert rank(file, server, "--ledger", str(own)) == 0
+        assert len(refused) == 1
+        assert len(server.requests) == 7
+    assert not list(own.parent.glob(".*"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
