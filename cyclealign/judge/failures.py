@@ -9,7 +9,7 @@ from dataclasses import dataclass
 REQUEST_FAULTS = (400, 413, 422)
 RETRYABLE = (408, 409, 425, 429)
 # Whoever answers these may have been waiting for a model that went on, and is billed.
-PERHAPS_BILLED = (408, 504)
+PERHAPS_BILLED = (408, 504, 524, 598, 599)
 # What a server that is there but cannot answer says, or what stands before it.
 ABSENT = (408, 429, 502, 503, 504, 520, 521, 522, 523, 524, 529)
 

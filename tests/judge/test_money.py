@@ -166,3 +166,12 @@ def test_a_thousand_simulated_runs(
         pytest.skip("long: runs with -m long")
     for seed in range(1000):
         simulate(tmp_path, seed, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("status", "billed"),
+    [(408, True), (504, True), (524, True), (598, True), (599, True), (429, False), (502, False), (503, False)],
+)
+def test_a_gateway_that_gave_up_waiting_may_be_billed_for(status: int, billed: bool) -> None:
+    """The model behind it went on: without a reply, such an attempt is booked at its worst case."""
+    assert Failure(detail="no reply in time", status=status).perhaps_billed is billed
