@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.extras import require_extra
 from cyclealign.config.loading import parsed_section
 from cyclealign.config.ranker_kinds import KINDS, NEEDED, Kind, Need, forms, named_kind
@@ -122,8 +123,9 @@ def ledger_of_judge(file: Path, box: BlackBoxConfig) -> Path:
 
     Raises UserError where nothing can be written there.
     """
-    asked = {name: value for name, value in box.request.items() if name not in WIRE_OPTIONS}
-    name = sha256_hex([box.base_url, box.model, box.template, asked])[:8]
+    # As ``Call`` says it: what is null is not sent, and the endpoint has a default.
+    asked = {name: value for name, value in box.request.items() if name not in WIRE_OPTIONS and value is not None}
+    name = sha256_hex([box.base_url or OPENAI_URL, box.model, box.template, asked])[:8]
     path = file.with_name(f"{file.name}.{name}.ledger.sqlite")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path}: cannot be written, and paid calls must be recorded; give --ledger PATH")

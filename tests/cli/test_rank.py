@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asking import by_length, item
@@ -58,6 +59,14 @@ def test_one_ledger_for_a_file_and_a_judge_wherever_the_verdicts_go(
     assert "5 sets ranked, 0 not" in first.err
     expected = {s.prompt.id: list(by_length(s)) for s in map(item, range(5))}
     assert len(expected) == len(out.read_text().splitlines())
+
+
+def test_one_endpoint_in_other_words_has_the_same_ledger(file: Path) -> None:
+    def ledger(**box: Any) -> Path:
+        return ledger_of_judge(file, BlackBoxConfig(model="judge", **box))
+
+    assert ledger() == ledger(base_url="https://api.openai.com/v1") == ledger(request={"stop": None})
+    assert ledger() not in (ledger(base_url="https://api.openai.com/v2"), ledger(request={"stop": "."}))
 
 
 def test_an_output_is_gone_on_with(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
