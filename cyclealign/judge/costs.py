@@ -13,6 +13,7 @@ from cyclealign.judge.template import RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
 LENGTH_OPTIONS = ("max_tokens", "max_completion_tokens")
+LONGEST_ANSWER = 10_000_000  # tokens
 # Most calls of a probe: with a schema, once more, and without one.
 PROBES = 3
 # Bytes that a chat template may add around one message, or around the whole: role names and control tokens.
@@ -68,8 +69,11 @@ def usd(price: Price | None, input_tokens: float, output_tokens: float) -> float
 
 
 def check_bounded(config: BlackBoxConfig) -> None:
-    """UserError where a budget is set but nothing limits how long an answer may get."""
-    if config.budget_usd is not None and output_bound(request_options(config, 2)) is None:
+    """UserError where a budget is set but nothing limits how long an answer may get, or a limit is none."""
+    bound = output_bound(request_options(config, 2))
+    if bound is not None and bound > LONGEST_ANSWER:  # its price would be more than the ledger can hold
+        raise UserError(f"black_box.request: expected a limit of at most {LONGEST_ANSWER:,} tokens, got {bound:.4g}")
+    if config.budget_usd is not None and bound is None:
         raise UserError(
             "black_box.request: with budget_usd the length of an answer must be limited; give max_tokens or"
             " max_completion_tokens a number, or leave both out"

@@ -11,6 +11,7 @@ from cyclealign.judge.call import Call
 from cyclealign.judge.costs import (
     WorstCase,
     answer_tokens,
+    check_bounded,
     input_bound,
     output_bound,
     request_options,
@@ -25,7 +26,7 @@ from cyclealign.judge.prompting import (
     response_format,
 )
 from cyclealign.judge.template import load_template
-from cyclealign.types import Candidate, CandidateSet, Prompt, canonical_json
+from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
 
 def config(**changes: Any) -> BlackBoxConfig:
@@ -101,3 +102,9 @@ def test_nothing_to_rank_costs_nothing() -> None:
         config(), load_template("rank"), demonstration_tokens=9, n_items=0, k=3, max_prompt_tokens=9, max_new_tokens=9
     )
     assert found == WorstCase(0, 0, 0, None)
+
+
+def test_a_limit_beyond_all_models_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="at most 10,000,000 tokens, got 1e\\+30"):
+        check_bounded(BlackBoxConfig(model="judge", request={"max_tokens": 10**30}))
+    check_bounded(BlackBoxConfig(model="judge", request={"max_tokens": 131_072}))
