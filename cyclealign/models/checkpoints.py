@@ -47,11 +47,7 @@ def check_weights(directory: Path) -> None:
         for name, tensor in _tensors(file).items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise UserError(f"{file}: {name} holds NaN or infinite weights: the training diverged")
-    settings = directory / ("adapter_config.json" if is_adapter(directory) else "config.json")
-    try:
-        json.loads(settings.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{settings}: cannot be read: {error}; put it back from a copy") from error
+    _settings(directory / ("adapter_config.json" if is_adapter(directory) else "config.json"))
     _check_shards(directory, files)
 
 
@@ -61,8 +57,7 @@ def is_adapter(directory: Path) -> bool:
 
 def check_base(directory: Path, base: str) -> None:
     """UserError where an adapter was trained on another model than ``base``, as paths or hub ids have it."""
-    found = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
-    named = found.get("base_model_name_or_path")
+    named = _settings(directory / "adapter_config.json").get("base_model_name_or_path")
     if named is not None and Path(named).name != Path(base).name:
         raise UserError(f"{directory}: is an adapter of {named}, expected one of {base}")
 
@@ -72,9 +67,22 @@ def _check_shards(directory: Path, files: Sequence[Path]) -> None:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return
-    named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    if missing := sorted(named - {file.name for file in files}):
+    named = _settings(index).get("weight_map")
+    if not isinstance(named, dict):
+        raise UserError(f"{index}: names no files (weight_map); put it back from a copy")
+    if missing := sorted(set(map(str, named.values())) - {file.name for file in files}):
         raise UserError(f"{directory / missing[0]}: is not there; put it back from a copy")
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A JSON object beside the weights; UserError where it is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: cannot be read: {error}; put it back from a copy") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: expected a JSON object, got {type(found).__name__}; put it back from a copy")
+    return found
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:

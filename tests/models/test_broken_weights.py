@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_policy import tiny_llama
 
 from cyclealign.cli.main import main
-from cyclealign.models.checkpoints import check_weights, load_weights, save_policy
+from cyclealign.models.checkpoints import check_base, check_weights, load_weights, save_policy
 from cyclealign.types import UserError
 
 Change = Callable[[dict[str, torch.Tensor]], object]
@@ -75,6 +75,25 @@ def test_a_damaged_file(whole: Path, tmp_path: Path, kind: str, damage: str) -> 
     break_it(next(weights.glob("*.safetensors")))
     with pytest.raises(UserError, match=said):
         check_weights(weights)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "[" * 100_000])
+def test_a_torn_index_of_shards_is_one_line(whole: Path, tmp_path: Path, text: str) -> None:
+    weights = tmp_path / "model"
+    shutil.copytree(whole / "model", weights)
+    (weights / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(UserError, match="put it back from a copy"):
+        check_weights(weights)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null"])
+def test_settings_that_are_none_are_one_line(whole: Path, tmp_path: Path, text: str) -> None:
+    weights = tmp_path / "adapter"
+    shutil.copytree(whole / "run" / "best" / "adapter", weights)
+    (weights / "adapter_config.json").write_text(text)
+    for check in (check_weights, lambda folder: check_base(folder, "tiny")):
+        with pytest.raises(UserError, match=r"adapter_config\.json: .*put it back from a copy"):
+            check(weights)
 
 
 @pytest.mark.parametrize("kind", ["adapter", "model"])
