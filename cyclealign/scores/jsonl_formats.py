@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ def read_bge(path: Path) -> Iterator[ScoreList]:
         sides = [string_list(row.get(side, []), place, side) for side in ("pos", "neg")]
         found = [row.get(f"{side}_scores") for side in ("pos", "neg")]
         scores = None
-        if all(s is not None for s in found) and any(found):
-            scores = tuple(number(s, place) for side in found for s in string_list(side, place, "scores"))
+        if any(found):
+            scores = tuple(
+                s for n, side in enumerate(("pos", "neg")) for s in _side_scores(found[n], sides[n], place, side)
+            )
         yield ScoreList(
             query=Item.of_text(text(row.get("query"), place, "query")),
             documents=tuple(Item.of_text(text(d, place, "pos/neg")) for side in sides for d in side),
@@ -32,6 +34,16 @@ def read_bge(path: Path) -> Iterator[ScoreList]:
             positives=len(sides[0]),
             place=place,
         )
+
+
+def _side_scores(found: Any, documents: Sequence[Any], place: str, side: str) -> list[float]:
+    """The scores of one side. Each side is counted: a score too many here must not make up for one lost there."""
+    scores = [number(s, place) for s in string_list([] if found is None else found, place, f"{side}_scores")]
+    if len(scores) != len(documents):
+        raise UserError(
+            f"{place}: {side}_scores: expected a score for each of {len(documents)} documents, got {len(scores)}"
+        )
+    return scores
 
 
 def read_rankllm(path: Path) -> Iterator[ScoreList]:
@@ -47,7 +59,7 @@ def read_rankllm(path: Path) -> Iterator[ScoreList]:
         for candidate in candidates:
             if not isinstance(candidate, dict) or candidate.get("docid") is None:
                 raise UserError(f"{place}: candidates: expected objects with docid")
-            documents.append(Item(str(candidate["docid"]), _document_text(candidate.get("doc"))))
+            documents.append(Item(str(candidate["docid"]), _document_text(candidate.get("doc"), place)))
         yield ScoreList(
             query=_query(query, place),
             documents=tuple(documents),
@@ -100,9 +112,10 @@ def read_dialogues(path: Path) -> Iterator[ScoreList]:
 
 
 def read_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(id, text) of a collection or of queries: tab-separated, JSONL or Parquet, where the id is the column that is or
-    ends in id. The text is the column ``text``, else the one of ``TEXT``, else the one other that holds text; a title
-    is put before it.
+    """(id, text) of a collection or of queries: tab-separated, JSONL or Parquet.
+
+    The id is the column ``_id`` or ``id``, else the first that ends in ``_id``. The text is the column ``text``, else
+    the one of ``TEXT``, else the one other that holds text; a title is put before it.
 
     Raises:
         UserError: names the line and its columns, where the id is missing or the text cannot be told.
@@ -112,8 +125,9 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
         return
     for place, row in rows(str(path)):
         # An id that is null names nothing: "None" would be one id for all such rows.
-        key = next((c for c in row if (c in ("id", "_id") or c.endswith("_id")) and row[c] is not None), None)
-        body = _text_column({c: v for c, v in row.items() if c not in (key, "title")})
+        ids = ("_id", "id", *(c for c in row if c.endswith("_id")))  # source_id beside an id is no id of the text
+        key = next((c for c in ids if row.get(c) is not None), None)
+        body = _text_column({c: v for c, v in row.items() if c not in (*ids, "title")})
         if key is None or body is None:
             raise UserError(
                 f"{place}: expected an id and a text, of several one named {', '.join(TEXT[:-1])} or {TEXT[-1]};"
@@ -191,14 +205,17 @@ def _text_column(row: Mapping[str, Any]) -> str | None:
 
 def _query(query: Mapping[str, Any], place: str) -> Item:
     """RankLLM's query; its id is its text's where it has none."""
+    said = query.get("text")
     if query.get("qid") not in (None, ""):
-        return Item(str(query["qid"]), query.get("text"))
-    return Item.of_text(text(query.get("text"), place, "query: text"))
+        return Item(str(query["qid"]), None if said is None else text(said, place, "query: text"))
+    return Item.of_text(text(said, place, "query: text"))
 
 
-def _document_text(doc: Any) -> str | None:
+def _document_text(doc: Any, place: str) -> str | None:
     if isinstance(doc, str) or doc is None:
         return doc
+    if not isinstance(doc, dict):
+        raise UserError(f"{place}: candidates: doc: expected text or an object with one, got {type(doc).__name__}")
     return next((doc[key] for key in DOCUMENT_TEXT if isinstance(doc.get(key), str)), None)
 
 

@@ -191,9 +191,33 @@ WRONG = [
         "bge",
         "a.jsonl",
         '{"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1], "neg_scores": []}\n',
-        "a.jsonl:1: expected a score for each of 2 documents, got 1",
+        "a.jsonl:1: neg_scores: expected a score for each of 1 documents, got 0",
+    ),
+    (
+        "bge",
+        "a.jsonl",
+        '{"query": "q", "pos": ["a", "b"], "neg": ["c"], "pos_scores": [1], "neg_scores": [2, 3]}\n',
+        "a.jsonl:1: pos_scores: expected a score for each of 2 documents, got 1",
+    ),
+    (
+        "bge",
+        "a.jsonl",
+        '{"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [1]}\n',
+        "a.jsonl:1: neg_scores: expected a score for each of 1 documents, got 0",
     ),
     ("rankllm", "a.jsonl", '{"query": "q", "candidates": []}\n', "a.jsonl:1: expected query {text, qid}"),
+    (
+        "rankllm",
+        "a.jsonl",
+        '{"query": {"text": "q"}, "candidates": [{"docid": 1, "doc": ["x"]}]}\n',
+        "a.jsonl:1: candidates: doc: expected text or an object with one, got list",
+    ),
+    (
+        "rankllm",
+        "a.jsonl",
+        '{"query": {"text": 5, "qid": 1}, "candidates": []}\n',
+        "a.jsonl:1: query: text: expected text, got 5",
+    ),
     ("ntuples", "a.jsonl", '{"query": "q", "label": 1}\n', "a.jsonl:1: expected a query and documents"),
     ("ntuples", "a.jsonl", '{"query": "q", "pos": "x", "neg": "y", "label": [1, 2, 3]}\n', "a score for each of 2"),
 ]
@@ -250,6 +274,7 @@ def test_collections_of_texts(tmp_path: Path) -> None:
         ({"query_id": "1", "lang": "en", "question": "t"}, "t"),
         ({"_id": "1", "query": "q", "text": "t"}, "t"),
         ({"id": "1", "fact": "t", "year": 3, "source": None}, "t"),
+        ({"source_id": "wiki", "id": "1", "fact": "t"}, "t"),
     ],
 )
 def test_the_text_is_the_column_that_is_named_so(row: dict[str, object], text: str, tmp_path: Path) -> None:
