@@ -35,8 +35,8 @@ def read_ntuples(path: Path) -> Iterator[ScoreList]:
 
     The query is the column named as ``QUERIES``, documents are those named as ``POSITIVE`` and ``OTHER``, in the order
     of the columns, which is that of the scores, too. The positive is put first; without one by name the first document
-    is taken for it. Margins of it over the others become scores with its own at 0. Columns that only say where a row
-    is from are left out.
+    is taken for it. Margins of it over the others become scores with its own at 0; a lone list of documents has a
+    score for each. Columns that only say where a row is from are left out.
 
     Raises:
         UserError: names the place, and a column whose name says neither what it is nor that it is no document.
@@ -49,7 +49,9 @@ def read_ntuples(path: Path) -> Iterator[ScoreList]:
         ]
         first = next((n for n, (_, positive) in enumerate(documents) if positive), 0)
         order = [first, *(n for n in range(len(documents)) if n != first)]
-        scores = None if label is None else _scores(row[label], order, place)
+        # One number too few for a lone list is a score that was lost, not margins.
+        listed = len(columns) == 1
+        scores = None if label is None else _scores(row[label], order, place, margins=not listed)
         yield ScoreList(
             query=Item.of_text(text(row[query], place, query)),
             documents=tuple(Item.of_text(documents[n][0]) for n in order),
@@ -82,10 +84,10 @@ def _texts(value: Any, place: str, column: str) -> list[Any]:
     return [value] if isinstance(value, str) else string_list(value, place, column)
 
 
-def _scores(label: Any, order: Sequence[int], place: str) -> tuple[float, ...]:
+def _scores(label: Any, order: Sequence[int], place: str, *, margins: bool) -> tuple[float, ...]:
     """Scores in the documents' new order; margins are of the first of them over the others in the old one."""
     values = [number(v, place) for v in (label if isinstance(label, list) else [label])]
-    if len(values) == len(order) - 1:
+    if margins and len(values) == len(order) - 1:
         return (0.0, *(-v for v in values))
     if len(values) != len(order):
         raise UserError(f"{place}: expected a score for each of {len(order)} documents, got {len(values)}")

@@ -220,6 +220,13 @@ WRONG = [
     ),
     ("ntuples", "a.jsonl", '{"query": "q", "label": 1}\n', "a.jsonl:1: expected a query and documents"),
     ("ntuples", "a.jsonl", '{"query": "q", "pos": "x", "neg": "y", "label": [1, 2, 3]}\n', "a score for each of 2"),
+    (
+        "ntuples",
+        "a.jsonl",
+        '{"query": "q", "documents": ["a", "b", "c"], "scores": [3, 1]}\n',
+        "each of 3 documents, got 2",
+    ),
+    ("ntuples", "a.jsonl", '{"query": "q", "documents": ["a"], "scores": []}\n', "each of 1 documents, got 0"),
 ]
 
 
