@@ -110,7 +110,8 @@ def _with_below(row: Columns, name: str, value: str, place: str) -> str:
 
 def _history(row: Columns, place: str) -> list[Message]:
     turns = []
-    for pair in row.get("history") or ():
+    pairs = row.get("history") or []
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise OddRow(f"{place}: history: expected pairs of texts, what was asked and what was answered")
         turns += [Message(role="user", content=pair[0]), Message(role="assistant", content=pair[1])]

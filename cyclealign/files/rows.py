@@ -14,6 +14,7 @@ from cyclealign.files.foreign import is_parquet
 from cyclealign.files.foreign_json import Row, json_rows
 from cyclealign.types import UserError
 
+BATCH = 1024  # rows of a Parquet file that are held at once
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 
@@ -67,12 +68,14 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
+            for batch in file.iter_batches(batch_size=BATCH):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}:row {number}", row
     except (OSError, ArrowException) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    except (ValueError, OverflowError) as error:  # texts that are no UTF-8, dates that Python has not
+        raise UserError(f"{path}: cannot be read in the {BATCH} rows after row {number}: {error}") from error
 
 
 def _hub_rows(spec: str, split: str) -> Iterator[Row]:

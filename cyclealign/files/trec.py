@@ -40,6 +40,9 @@ def read_qrels(path: Path) -> Qrels:
     found: Qrels = {}
     for number, (place, line) in enumerate(lines(path)):
         fields = _fields(line)
+        # A space inside an id between tabs makes four columns of three, with a part of the id for the document.
+        if len(fields) == 4 and len(cut := line.split("\t")) == 3 and " " in cut[1].strip():
+            raise UserError(f"{place}: expected an id without spaces, got {cut[1][:40]!r}")
         if len(fields) not in (3, 4):
             raise UserError(
                 f"{place}: expected a line of TREC qrels: query 0 document grade, or query document grade; got"

@@ -304,3 +304,9 @@ def test_one_array_is_read_by_all(tmp_path: Path) -> None:
     assert load_prompts(str(path))[0].chosen == load_labelled(str(path))[0].set.text("chosen") == "A"
     assert [c.text for c in load_candidate_sets(path)[0].candidates] == ["x", "y"]
     assert [r.text for r in load_responses(path).values()] == ["z"]
+
+
+@pytest.mark.parametrize("history", [3, True, "abc", {"a": "b"}])
+def test_a_history_that_is_none_is_one_line(tmp_path: Path, history: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.jsonl:1: history: expected pairs of texts"):
+        load_prompts(put(tmp_path, {"instruction": "Q", "history": history}))

@@ -246,6 +246,12 @@ def test_a_grade_that_is_no_finite_number_is_refused(tmp_path: Path, grade: str)
         read_qrels(put(tmp_path, f"q1 0 d1 {grade}\n".encode()))
 
 
+def test_a_space_in_an_id_between_tabs_is_no_column(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.jsonl:2: expected an id without spaces, got 'doc one'"):
+        read_qrels(put(tmp_path, b"q1\td1\t1\nq1\tdoc one\t1\n"))
+    assert read_qrels(put(tmp_path, b"q1\t0\td1 1\nq1 0\td2 \t2\n")) == {"q1": {"d1": 1.0, "d2": 2.0}}
+
+
 def test_lists_of_a_run_that_stand_apart_are_one(tmp_path: Path) -> None:
     run = b"q1 Q0 d1 1 2.5 x\nq2 Q0 d4 1 3 x\nq1 Q0 d2 2 1.5 x\nq2 Q0 d5 2 2 x\n"
     assert read_run(put(tmp_path, run)) == {"q1": {"d1": 2.5, "d2": 1.5}, "q2": {"d4": 3.0, "d5": 2.0}}

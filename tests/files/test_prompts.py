@@ -173,6 +173,17 @@ def test_parquet(tmp_path: Path, format: str) -> None:
     assert (prompt.messages, prompt.chosen, prompt.rejected) == ((USER,), "Hello", "No")
 
 
+def test_parquet_with_text_that_is_no_utf8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    raw = pyarrow.array([b"fine", b"\xff\xfe"], type=pyarrow.binary())
+    column = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": column}), path)
+    assert "a.parquet: cannot be read in the 1024 rows after row 0: 'utf-8' codec" in failure(str(path))
+
+
 def test_a_local_dataset_of_the_hub_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """What load_dataset gives, with the split of ``@``; the network is not asked."""
     import datasets
