@@ -15,13 +15,14 @@ from cyclealign.cycle.parts import assemble
 from cyclealign.cycle.prompts import check_rendered, run_prompts
 from cyclealign.cycle.trusted_hosts import check_host, remember_host
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.records import write_record
+from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_state import StaticUsed, TemplateUsed, Versions
-from cyclealign.judge.demonstration_files import load_static
+from cyclealign.judge.demonstration_files import content_version, load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import find_template, load_template
 from cyclealign.models.processes import is_main
+from cyclealign.types import UserError
 
 
 class Cycle(Loop):
@@ -69,10 +70,11 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
     """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
 
     Raises:
-        UserError: no run there, other prompts or another config than it began with, a change that is not allowed, or a
-            host that this user has not used before.
+        UserError: no run there, other prompts, other words or another config than it began with, a change that is not
+            allowed, or a host that this user has not used before.
     """
     run = open_run(path)
+    _check_words(run)
     began = config_of(run.began().config or "", str(run.began_file))
     check_resume_changes(began, load_config(run.config), by=f"{run.config} was edited: ")
     config = load_config(run.config, overrides)
@@ -85,6 +87,24 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
         run.lock()
         write_atomic(run.config, dump_config(config))
     return _unlocked_on_failure(config, run)
+
+
+def _check_words(run: RunDir) -> None:
+    """UserError where the ranking prompt or the static demonstrations are not those that the run began with: half of
+    its verdicts would be answers to other words. A run that was killed before it had noted them has asked nothing."""
+    noted = run.prompts / "versions.json"
+    if not noted.exists():
+        return
+    used = read_record(Versions, noted)
+    template, static = run.prompts / "template.yaml", run.prompts / "demonstrations.jsonl"
+    for file, was, now in (
+        (template, used.template.version, load_template(str(template)).version),
+        (static, used.demonstrations.version, content_version(load_static(str(static)))),
+    ):
+        if was != now:
+            raise UserError(
+                f"{file}: is not what the run began with (version {was}, got {now}); put it back from a copy"
+            )
 
 
 def _hosts(config: Config) -> list[tuple[str | None, str]]:

@@ -37,6 +37,24 @@ def test_a_run_records_which_demonstrations_and_template_it_used(
     )
 
 
+@pytest.mark.parametrize("name", ["template.yaml", "demonstrations.jsonl"])
+def test_other_words_than_a_run_began_with_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Edited or cut between two launches, they would mix verdicts on two prompts in silence."""
+    monkeypatch.setattr(starting, "_unlocked_on_failure", lambda _, run: run.unlock())
+    starting.new_cycle(load_config("quickstart", [f"output_dir={tmp_path}", "name=r"]))
+    run = RunDir(tmp_path / "r")
+    starting.resumed_cycle(run.path)
+    file = run.prompts / name
+    lines = file.read_text().splitlines(keepends=True)
+    changed = [line.replace("careful", "quick") for line in lines] if name == "template.yaml" else lines[:-1]
+    file.write_text("".join(changed))
+    assert changed != lines
+    with pytest.raises(UserError, match=rf"{name}: is not what the run began with"):
+        starting.resumed_cycle(run.path)
+
+
 def test_a_run_from_elsewhere_sends_no_key_to_hosts_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
