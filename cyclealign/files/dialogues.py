@@ -73,10 +73,10 @@ def context_of(row: Row, place: str) -> tuple[Message, ...]:
     if isinstance(context, list) and context and all(isinstance(t, str) for t in context):
         roles = ("user", "assistant")
         turns = [{"role": roles[(len(context) - 1 - n) % 2], "content": t} for n, t in enumerate(context)]
-        return asked({"prompt": turns}, place)
+        return asked({**row, "prompt": turns, "context": None}, place)
     name = first_there(row, ("prompt", "query"))
-    prompt = row[name] if name is not None else None
-    return asked({"prompt": prompt, "messages": row.get("messages")}, place)
+    # What stands beside it (context, system, history) is part of it, as of every prompt.
+    return asked({**row, "prompt": row[name]} if name is not None else row, place)
 
 
 def levels_of(row: Row, place: str) -> tuple[tuple[str, ...], ...]:

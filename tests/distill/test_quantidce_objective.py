@@ -14,7 +14,7 @@ import tiny_encoders
 import torch
 
 from cyclealign.distill.config import EncoderShape
-from cyclealign.files.dialogues import read_levels, read_ratings
+from cyclealign.files.dialogues import context_of, read_levels, read_ratings
 from cyclealign.losses import QuantiDCEKD
 from cyclealign.types import UserError
 
@@ -156,6 +156,19 @@ def test_ratings_are_means(tmp_path: Path) -> None:
     first, second = read_ratings(path)
     assert (first.rating, second.rating) == (2.0, 1.5)
     assert first.context == second.context == ({"role": "user", "content": "hi"},)
+
+
+def test_what_stands_beside_a_query_is_part_of_the_context() -> None:
+    system = {"role": "system", "content": "S"}
+    assert context_of({"query": "q", "context": "Cats sleep.", "system": "S", "response": "r"}, "p") == (
+        system,
+        {"role": "user", "content": "q\n\nCats sleep."},
+    )
+    assert context_of({"context": ["a", "b"], "system": "S", "levels": []}, "p") == (
+        system,
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"},
+    )
 
 
 @pytest.mark.data
