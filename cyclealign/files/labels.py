@@ -90,8 +90,9 @@ def _is_graded(row: Columns) -> bool:
 def _pair(row: Columns, place: str) -> LabelledRow:
     chosen, rejected = row["chosen"], row["rejected"]
     if _are_texts(chosen) and _are_texts(rejected):
-        good = [(Candidate(f"chosen-{n}", text), 1.0) for n, text in enumerate(chosen)]
-        bad = [(Candidate(f"rejected-{n}", text), 0.0) for n, text in enumerate(rejected)]
+        texts = _replies(row, [*chosen, *rejected], place)
+        good = [(Candidate(f"chosen-{n}", text), 1.0) for n, text in enumerate(texts[: len(chosen)])]
+        bad = [(Candidate(f"rejected-{n}", text), 0.0) for n, text in enumerate(texts[len(chosen) :])]
         return LabelledRow(asked(row, place), (*good, *bad))
     given = first_there(row, PROMPTS) is not None
     sides = [_side(row[name], f"{place}: {name}", whole=not given) for name in ("chosen", "rejected")]
@@ -104,7 +105,7 @@ def _pair(row: Columns, place: str) -> LabelledRow:
         if said is not None and not heads and said not in texts:
             raise OddRow(f"{place}: the dialogue ends with a reply that is neither chosen nor rejected")
         found = _shared(prompt, heads[0], place) if heads else prompt
-        texts = own_replies(row.get("prompt"), texts) if not heads else texts
+        texts = own_replies(row.get(first_there(row, PROMPTS) or ""), texts) if not heads else texts
     else:
         found = with_system(row, heads[0] if heads else (), place)
     pair = zip(("chosen", "rejected"), texts, (1.0, 0.0), strict=True)
@@ -148,6 +149,16 @@ def _shared(prompt: Sequence[Message], head: Sequence[Message], place: str) -> l
     raise OddRow(f"{place}: the prompt and the beginning of the dialogues chosen and rejected differ")
 
 
+def _replies(row: Columns, texts: Sequence[str], place: str) -> list[str]:
+    """The replies alone, where all texts are whole dialogues of the row's prompt, or all begin with it."""
+    if not all(is_dialogue_text(text) for text in texts):
+        return own_replies(row.get(first_there(row, PROMPTS) or ""), texts)
+    prompt, sides = asked(row, place), [_side(text, place, whole=True) for text in texts]
+    if any(_shared(prompt, head, place) != list(prompt) for head, _ in sides):
+        raise OddRow(f"{place}: the prompt and the beginning of the dialogues differ")
+    return [reply for _, reply in sides]
+
+
 def own_replies(prompt: Any, replies: Sequence[str]) -> list[str]:
     """The replies without the prompt, where all of them begin with it.
 
@@ -187,7 +198,7 @@ def _pandalm(row: Columns, place: str) -> LabelledRow:
 
 
 def _numbered(row: Columns, texts: Sequence[str], label: int, place: str) -> LabelledRow:
-    texts = own_replies(row.get(first_there(row, PROMPTS) or ""), texts)
+    texts = _replies(row, texts, place)
     return LabelledRow(
         asked(row, place), tuple((Candidate(str(n), t), float(n == label)) for n, t in enumerate(texts, start=1))
     )
@@ -223,7 +234,7 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
         raise OddRow(f"{place}: {name}: expected a list of {{id, text, grade}}, or of texts beside {', '.join(BESIDE)}")
     numbers = [_grade(g, f"{place}: {name} {n}: {key}") for n, g in enumerate(grades)]
     texts = [_reply_text(record, f"{place}: {name} {n}") for n, record in enumerate(records)]
-    texts = own_replies(row.get(first_there(row, PROMPTS) or ""), texts)
+    texts = _replies(row, texts, place)
     ids = [str(record["id"] if record.get("id") is not None else n) for n, record in enumerate(records)]
     if len(set(ids)) < len(ids):
         raise OddRow(f"{place}: {name}: ids are not distinct")

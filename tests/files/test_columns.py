@@ -310,3 +310,27 @@ def test_one_array_is_read_by_all(tmp_path: Path) -> None:
 def test_a_history_that_is_none_is_one_line(tmp_path: Path, history: Any) -> None:
     with pytest.raises(UserError, match=r"data\.jsonl:1: history: expected pairs of texts"):
         load_prompts(put(tmp_path, {"instruction": "Q", "history": history}))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompt": "Q", "chosen": [f"{DIALOGUE} A"], "rejected": [f"{DIALOGUE} B", f"{DIALOGUE} C"]},
+        {"prompt": "Q", "responses": [f"{DIALOGUE} A", f"{DIALOGUE} B"], "scores": [2, 1]},
+        {"question": "Q", "completions": [{"text": f"{DIALOGUE} {x}", "rank": n} for n, x in enumerate("AB")]},
+        {"instruction": "Q", "response1": f"{DIALOGUE} A", "response2": f"{DIALOGUE} B", "annotators": [1]},
+    ],
+)
+def test_whole_dialogues_in_lists_are_no_replies(tmp_path: Path, columns: dict[str, Any]) -> None:
+    [prompt] = load_prompts(put(tmp_path, columns))
+    assert (prompt.messages, prompt.chosen, prompt.rejected) == (Q, "A", "B")
+    said = json.loads(json.dumps(columns).replace("Human: Q", "Human: R"))
+    with pytest.raises(UserError, match=r"data\.jsonl:1: the prompt and the beginning of the dialogues"):
+        load_prompts(put(tmp_path, said))
+
+
+def test_a_question_at_the_beginning_of_its_replies(tmp_path: Path) -> None:
+    asked = "What is the capital?"
+    row = {"question": asked, "chosen": f"{asked}\nParis", "rejected": f"{asked}\nRome"}
+    [prompt] = load_prompts(put(tmp_path, row))
+    assert (prompt.chosen, prompt.rejected) == ("Paris", "Rome")
