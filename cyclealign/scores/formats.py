@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -107,7 +108,7 @@ def write(format: str, path: Path, lists: Iterable[ScoreList]) -> None:
     """
     if path.exists():
         raise UserError(f"{path}: is there already; remove it, or write elsewhere")
-    aside = path.with_name(f".{path.name}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")  # no other process's, and nobody else's, to remove
     try:
         if format == "lighton":
             jsonl.write_lighton(aside, lists)

@@ -169,6 +169,16 @@ def test_what_is_written_is_read_back(format: str, tmp_path: Path) -> None:
     assert got.scores == ((1.0, 0.0) if format == "rankllm" else (2.0, 1.0))
 
 
+def test_write_touches_nothing_that_stands_aside_already(tmp_path: Path) -> None:
+    """Of another process that writes the same, or of nobody's here."""
+    saved_aside = tmp_path / ".kd.part"
+    saved_aside.mkdir()
+    saved(saved_aside / "notes.txt", "mine")
+    write("lighton", tmp_path / "kd", SCORED)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".kd.part", "kd"]
+    assert (saved_aside / "notes.txt").read_text() == "mine"
+
+
 def test_write_leaves_nothing_half_done(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="need a known positive"):
         write("margin_mse", tmp_path / "a.tsv", [*SCORED, ScoreList(query=Item("q"), documents=(), scores=())])
