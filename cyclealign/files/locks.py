@@ -13,7 +13,7 @@ class Lock:
     """An exclusive lock on a file, taken at once or refused.
 
     Raises:
-        UserError: another process holds it (``what`` says of what), or the file cannot be made.
+        UserError: another process holds it (``what`` says of what), or the file cannot be made or locked.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -28,6 +28,9 @@ class Lock:
             except BlockingIOError as error:
                 os.close(self._handle)
                 raise UserError(f"{what} is in use by another process") from error
+            except OSError as error:  # file systems of networks may have no locks
+                os.close(self._handle)
+                raise UserError(f"{what}: cannot be locked: {error.strerror}; use a local disk") from error
             if self._still_there():
                 return
             os.close(self._handle)  # its last holder removed it in between

@@ -32,7 +32,7 @@ class Verdicts:
     Nothing is written before the first verdict arrives: a job that fails leaves the file as it was.
 
     Raises:
-        UserError: the file holds something else, or verdicts of another job.
+        UserError: the file, or the one beside it, holds something else, or verdicts of another job.
     """
 
     def __init__(self, path: Path | None, made_by: MadeBy) -> None:
@@ -44,6 +44,8 @@ class Verdicts:
         if path is not None and path.exists() and path.stat().st_size:
             self._check(path)
             self.kept = {i: v for i, v in read_verdicts(path).items() if _left(v) is None}
+        elif path is not None and _beside(path).exists():
+            read_record(MadeBy, _beside(path))  # of a file that was removed; anything else is not written over
 
     def add(self, verdict: Verdict) -> None:
         """One verdict a line, as they come."""

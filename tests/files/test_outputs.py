@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from cyclealign.cli.main import main
 from cyclealign.files.locks import Lock
 from cyclealign.files.outputs import hold, output, release
+from cyclealign.files.records import write_record
+from cyclealign.rankers.verdict_file import MadeBy, Verdicts
 from cyclealign.types import UserError
 
 RUN = "q1 Q0 d1 1 2.0 r\nq1 Q0 d2 2 1.0 r\n"
@@ -68,3 +72,23 @@ def test_what_a_command_holds_is_given_back(tmp_path: Path) -> None:
     hold(tmp_path / "o", [])
     release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(UserError, match="--out x: cannot be locked: No locks available; use a local disk"):
+        Lock(tmp_path / "lock", "--out x")
+
+
+def test_a_strange_file_beside_verdicts_is_not_written_over(tmp_path: Path) -> None:
+    made_by = MadeBy(input="i", ranker="r", seed=1, settings="s")
+    beside = tmp_path / "out.jsonl.about.json"
+    beside.write_text('{"name": "mine"}')
+    with pytest.raises(UserError, match=r"out\.jsonl\.about\.json: "):
+        Verdicts(tmp_path / "out.jsonl", made_by)
+    assert beside.read_text() == '{"name": "mine"}'
+    write_record(beside, made_by)  # ours, of verdicts that were removed
+    assert Verdicts(tmp_path / "out.jsonl", made_by).kept == {}
