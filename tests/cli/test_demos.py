@@ -95,7 +95,7 @@ def test_dry_runs_call_and_write_nothing(folder: Path, capsys: Captured, monkeyp
     assert "paid calls: at most 100;" in capsys.readouterr().out
     prompts = ["prompts", "eval", "pairs.jsonl", "--template", "rank", "--template", "rank_terse", *asked[2:]]
     assert main(prompts) == 0
-    assert capsys.readouterr().out.count("paid calls: at most 82;") == 2
+    assert capsys.readouterr().out.count("paid calls: at most 83;") == 2
     assert sorted(p.name for p in folder.rglob("*")) == before
     assert main(["demos", "eval", *asked[:4]]) == 2
     assert "$OPENAI_API_KEY: not set" in capsys.readouterr().err

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,20 +64,11 @@ def write(name: str, *rows: object) -> Path:
 # Help and mistakes ------------------------------------------------------------------------------------------
 
 
-def test_help_is_instant() -> None:
-    """Under half a second. Measured as processor time too, which a busy machine does not stretch."""
-    walls, busy = [], []
-    for _ in range(5):
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        done = subprocess.run([sys.executable, "-m", "cyclealign", "--help"], capture_output=True, text=True, cwd=ROOT)
-        walls.append(time.monotonic() - began)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        busy.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert done.returncode == 0
-        for command in ("run", "resume", "quickstart", "status", "rank", "export", "report", "doctor"):
-            assert command in done.stdout
-    assert min(busy) < 0.5
-    assert min(walls) < 0.5 or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+def test_help_names_the_commands(capsys: Captured) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for command in ("run", "resume", "quickstart", "status", "rank", "judge", "export", "report", "doctor"):
+        assert command in shown
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "quickstart", "status", "rank", "export", "report", "doctor"])

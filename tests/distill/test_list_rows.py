@@ -42,7 +42,7 @@ def test_levels_that_cyclealign_score_wrote_are_levels_again() -> None:
     Path("q.tsv").write_text("q\tasked\n")
     Path("d.tsv").write_text("a\tone\nb\ttwo\nc\tthree\n")
     assert ranked_rows(data, MultiLevelRanking())["scores"] == [[0, 1, 1]]
-    with pytest.raises(UserError, match=r"loss\.name: margin_mse needs magnitudes, but l\.run gives an order alone"):
+    with pytest.raises(UserError, match=r"loss\.name: margin_mse needs magnitudes, but l\.run gives levels alone"):
         ranked_rows(data, MarginMSE())
 
 
@@ -55,7 +55,7 @@ def test_labels_are_levels_too() -> None:
 def test_a_rankllm_file_is_an_order_also_where_nobody_names_its_format(loss: Any) -> None:
     row = {"query": {"text": "q", "qid": "1"}, "candidates": [{"docid": d, "score": 1, "doc": d} for d in "ab"]}
     data = scores("r.jsonl", [row])
-    with pytest.raises(UserError, match=r"needs magnitudes, but r\.jsonl gives an order alone; use rrhf"):
+    with pytest.raises(UserError, match=r"needs magnitudes, but r\.jsonl gives an order alone; use loss\.gap_temp"):
         ranked_rows(data, loss)
     assert ranked_rows(data, ListMLE())["scores"] == [[1.0, 0.0]]
 

@@ -133,7 +133,7 @@ def test_the_metric_scores_files_ratings_and_candidates(trained: Path, monkeypat
     scorer = ["--scorer", "coherence:runs/quantidce/model"]
     assert main(["eval", "coherence", "ratings.jsonl", *scorer, "--out", "e.json"]) == 0
     result = json.loads(Path("e.json").read_text())
-    assert [item["score"] for item in result["items"]] == pytest.approx(coherence, abs=1e-5)
+    assert [item["values"]["score"] for item in result["items"]] == pytest.approx(coherence, abs=1e-5)
     assert result["metrics"]["spearman"]["value"] > 0.9
 
 

@@ -25,6 +25,8 @@ from loopback import Fault, Loopback
 from tiny_policy import save_tiny
 
 from cyclealign.cli.main import main
+from cyclealign.files.began import MARKER, Began
+from cyclealign.files.records import write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """\
@@ -82,6 +84,7 @@ def template(**changes: str | None) -> str:
 def another_run() -> None:
     finished_run(Path("runs"))
     Path("runs/run").rename("runs/broken")
+    write_record(Path("runs/broken") / MARKER, Began(what="run"))
 
 
 def cut_weights() -> None:

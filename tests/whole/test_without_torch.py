@@ -92,8 +92,20 @@ def test_a_command_that_needs_no_torch_loads_none(command: tuple[str, ...], fold
     assert json.loads(done.stdout.partition("LOADED")[2]) == [0, []], done.stderr
 
 
+# The help of a program with one command: what Python, typer and rich take before there is anything of ours.
+EMPTY_HELP = """
+import typer
+app = typer.Typer(rich_markup_mode="rich")
+app.command()(lambda: None)
+app(args=["--help"], standalone_mode=False)
+"""
+
+
 def test_help_answers_at_once() -> None:
-    """Best of several starts, in time of its own: what a busy machine does meanwhile is not ours to measure."""
+    """Under half a second, of which a third at most is ours. Best of several starts, in processor time.
+
+    Beside other work (the suite runs two processes) the processor itself is slower: there only our part is held.
+    """
 
     def seconds(*arguments: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -101,10 +113,11 @@ def test_help_answers_at_once() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
-    bare = min(seconds("-c", "pass") for _ in range(3))
-    best = min(seconds("-m", "cyclealign", "--help") for _ in range(7)) - bare
-    print(f"--help: {best:.2f} s beside {bare:.2f} s of the interpreter")
-    assert best < HELP_SECONDS
+    pairs = [(seconds("-c", EMPTY_HELP), seconds("-m", "cyclealign", "--help")) for _ in range(7)]
+    empty, best = (min(values) for values in zip(*pairs, strict=True))
+    print(f"--help: {best:.2f} s, of an empty program {empty:.2f} s")
+    assert best - empty < HELP_SECONDS / 3
+    assert best < HELP_SECONDS or os.getloadavg()[0] > 1
 
 
 def imports_in(page: Path) -> Iterator[str]:
