@@ -462,7 +462,7 @@ def test_a_ledger_that_another_program_holds_loses_no_reply(ledger: Path) -> Non
 def test_a_ledger_that_stays_locked_ends_in_one_line_and_its_replies_are_kept(
     ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paid_calls, "LEDGER_PATIENCE", 0.5)
+    monkeypatch.setattr(paid_calls, "LEDGER_PATIENCE", 2.0)
     other: list[sqlite3.Connection] = []
 
     def script(number: int, _: Body) -> Fault | None:
