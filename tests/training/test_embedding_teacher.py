@@ -105,7 +105,7 @@ def test_the_term_is_learnt_beside_the_ranking_and_does_not_depend_on_the_cut_of
     found = []
     for name, size, accumulation in (("a", 4, 1), ("b", 1, 4)):
         training = {**ALONE, "per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        training["num_train_epochs"] = 4
+        training["num_train_epochs"] = 8
         white_box = policy(folder, training=training)
         report = white_box.fit(examples(7), start=None, out=tmp_path / name)
         found.append(torch.tensor([[row[n] for n in ("loss", "leaf", "rank_loss")] for row in report.logs]))
