@@ -20,6 +20,9 @@ class Message(TypedDict):
     content: str
 
 
+Exchange = tuple[Sequence[Message], Sequence[str]]  # a chat, and replies to it
+
+
 def chat_as_text(messages: Sequence[Message]) -> str:
     """A chat as one text, its turns with an empty line between them; a lone message as it is."""
     return "\n\n".join(message["content"] for message in messages)

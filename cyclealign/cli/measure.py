@@ -12,9 +12,9 @@ from cyclealign.cli.options import (
     DryRun,
     Force,
     JudgeName,
+    LabelledPairs,
     LedgerPath,
     MostPairs,
-    Pairs,
     ResultPath,
     Seed,
     SetName,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def measure(
     found: SetName,
-    pairs: Pairs,
+    pairs: LabelledPairs,
     ranker: JudgeName,
     options: BlackBoxKeys = None,
     dynamic: Annotated[
@@ -79,7 +79,7 @@ def measure(
 
 def search(
     found: SetName,
-    pairs: Pairs,
+    pairs: LabelledPairs,
     ranker: JudgeName,
     size: Annotated[int, typer.Option(help="How many demonstrations to choose", show_default=False)],
     calls: Annotated[int, typer.Option(help="Most calls, repairs and retries included", show_default=False)],

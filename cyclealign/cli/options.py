@@ -10,7 +10,7 @@ import typer
 from cyclealign.config.ranker_kinds import kinds_help
 
 SetName = Annotated[str, typer.Argument(metavar="SET", help="JSONL file, builtin:rank, or a run directory")]
-Pairs = Annotated[str, typer.Argument(metavar="PAIRS", help="Labelled pairs: HH-RLHF, TRL preference, hub id")]
+LabelledPairs = Annotated[str, typer.Argument(metavar="PAIRS", help="Labelled pairs: HH-RLHF, TRL preference, hub id")]
 BlackBoxKeys = Annotated[
     list[str] | None,
     typer.Argument(

@@ -11,9 +11,9 @@ from cyclealign.cli.options import (
     BlackBoxKeys,
     DryRun,
     JudgeName,
+    LabelledPairs,
     LedgerPath,
     MostPairs,
-    Pairs,
     ResultPath,
     Seed,
     TokenBudget,
@@ -61,7 +61,7 @@ def render(
 
 @app.command("eval")
 def eval_(
-    pairs: Pairs,
+    pairs: LabelledPairs,
     ranker: JudgeName,
     template: Annotated[list[str], typer.Option(help="Give several times to compare; the first is the baseline")],
     options: BlackBoxKeys = None,

@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
+class LabelledJudge:
     """A ranker that is asked about labelled pairs; ``run`` and ``seed`` settle the presentation orders."""
 
     ranker: Ranker
@@ -115,6 +115,6 @@ def provenance(
     return {"judge": judge, "template": words, "pairs": asked}
 
 
-def judge(box: BlackBoxConfig, ledger: Ledger, *, seed: int, template: RankTemplate | None = None) -> Judge:
+def judge(box: BlackBoxConfig, ledger: Ledger, *, seed: int, template: RankTemplate | None = None) -> LabelledJudge:
     """The judge behind an API. UserError where the key is missing."""
-    return Judge(open_ranker(spec_of(box), lambda: ledger, template=template), seed)
+    return LabelledJudge(open_ranker(spec_of(box), lambda: ledger, template=template), seed)

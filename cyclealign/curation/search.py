@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain, gain_text
-from cyclealign.curation.asking import Judge, Outcome, Question
+from cyclealign.curation.asking import LabelledJudge, Outcome, Question
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.evaluation.result import Result
 from cyclealign.evaluation.statistics import Figure, Figures
@@ -81,7 +81,7 @@ class _Asking:
 
     plan: SearchPlan
     pairs: Sequence[CandidateSet]
-    judge: Judge
+    judge: LabelledJudge
     ledger: MeteredLedger
     kept_back: int
 
@@ -134,7 +134,7 @@ class Found:
         )
 
 
-def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: Judge, ledger: MeteredLedger) -> Found:
+def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: LabelledJudge, ledger: MeteredLedger) -> Found:
     """Choose on the even-numbered pairs, measure the choice on odd-numbered ones.
 
     The same plan, pairs and answers give the same choice, whatever is on the ledger already: a search that was

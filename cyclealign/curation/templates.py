@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain_text, gains
-from cyclealign.curation.asking import Judge, Question
+from cyclealign.curation.asking import LabelledJudge, Question
 from cyclealign.curation.lint import Problem
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.evaluation.result import Result
@@ -102,7 +102,7 @@ class Compared:
 
 def compare(
     pools: Mapping[str, DemonstrationPool],
-    judges: Mapping[str, Judge],
+    judges: Mapping[str, LabelledJudge],
     pairs: Sequence[CandidateSet],
     ledger: MeteredLedger,
 ) -> Compared:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain, gain_text, gains
-from cyclealign.curation.asking import Judge, Question
+from cyclealign.curation.asking import LabelledJudge, Question
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.evaluation.result import Result, read_result
 from cyclealign.evaluation.statistics import Estimate, Figures
@@ -76,8 +76,8 @@ class Worth:
         return arms_result("demos eval", self.arms, self.pairs, about=about, seed=seed, metrics=metrics, paid=self.paid)
 
 
-def evaluate(arms: Sequence[Arm], pairs: Sequence[CandidateSet], judge: Judge, ledger: MeteredLedger) -> Worth:
-    """Ask the judge about every pair in every arm. Raises BudgetExhausted and UserError as ``Judge.ask``."""
+def evaluate(arms: Sequence[Arm], pairs: Sequence[CandidateSet], judge: LabelledJudge, ledger: MeteredLedger) -> Worth:
+    """Ask the judge about every pair in every arm. Raises BudgetExhausted and UserError as ``LabelledJudge.ask``."""
     before = ledger.spend()
     found: list[Measured] = []
     for arm in arms:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
@@ -20,11 +20,11 @@ from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.files.run_state import Kept
+from cyclealign.losses.pairs import Pairs
 from cyclealign.rankers.utilities import taught_tiers
 from cyclealign.types import CandidateSet, Message, Ranking, UserError
 
 log = logging.getLogger(__name__)
-Pairs = Literal["best_worst", "adjacent", "all"]
 
 
 class PreferenceRow(TypedDict):

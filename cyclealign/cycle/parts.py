@@ -42,7 +42,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     from cyclealign.cycle.tracking import Tracking, TrainerRows
     from cyclealign.generation.backend import build_generator
     from cyclealign.models.checkpoints import check_weights
-    from cyclealign.training.policy_trainer import TrainablePolicy
+    from cyclealign.training.policy_trainer import WhiteBox
 
     team = launch_team(run.state_file, judge=config.black_box.judge)
     team.share("building", lambda: _record_environment(run))
@@ -57,7 +57,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     started = config.model_copy(update={"policy": policy})
     generator: Generator = build_generator(config.generator, policy, workdir=run.path) if team.is_main else Idle()
     rows = TrainerRows(tracking, team.progress)
-    trainer = TrainablePolicy(started, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])
+    trainer = WhiteBox(started, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])
     parts = Parts(
         generator=generator,
         black_box=black_box,

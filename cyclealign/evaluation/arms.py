@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.statistics import DRAWS, Estimate, Figures, Vector
 
-Verdict = Literal["holds", "not shown", "refuted"]
+Conclusion = Literal["holds", "not shown", "refuted"]
 POWER80 = 0.8416212335729143  # normal quantile
 
 
@@ -34,7 +34,7 @@ def crossed_difference(first: Vector, second: Vector, *, seed: int = 0) -> Estim
     return Estimate(float(gains.mean()), float(low), float(high), items)
 
 
-def verdict(estimate: Estimate, *, bar: float = 0.0) -> Verdict:
+def conclusion(estimate: Estimate, *, bar: float = 0.0) -> Conclusion:
     """Of the claim that what is estimated lies above the bar: what the interval says."""
     if estimate.low is None or estimate.high is None or estimate.low <= bar <= estimate.high:
         return "not shown"
@@ -47,9 +47,9 @@ def smallest_detectable(difference: Estimate) -> float:
     return (Z95 + POWER80) * width / (2 * Z95)
 
 
-def judged(estimate: Estimate, *, bar: float = 0.0) -> Figures:
+def claim_record(estimate: Estimate, *, bar: float = 0.0) -> Figures:
     """As it stands in a result file: the estimate, what could have been seen, and the verdict on the claim."""
-    seen = {"smallest_detectable": smallest_detectable(estimate), "verdict": verdict(estimate, bar=bar)}
+    seen = {"smallest_detectable": smallest_detectable(estimate), "verdict": conclusion(estimate, bar=bar)}
     return estimate.record() | seen
 
 
@@ -62,5 +62,5 @@ def compare_arms(values: Mapping[str, Sequence[Sequence[float]]], claims: Sequen
     rows: list[Figures] = []
     for better, other in claims:
         found = crossed_difference(tables[other], tables[better])
-        rows.append({"claim": f"{better} above {other}", "seeds": len(tables[better]), **judged(found)})
+        rows.append({"claim": f"{better} above {other}", "seeds": len(tables[better]), **claim_record(found)})
     return rows

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclealign.config.schema import DemonstrationsConfig
+from cyclealign.files.run_records import Verdict
 from cyclealign.judge.costs import PROBES, answer_tokens, output_bound, request_options, usd
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
@@ -22,9 +23,8 @@ from cyclealign.judge.template import load_template
 from cyclealign.rankers.by_name import RankerSpec, open_ranker, ranker_spec
 from cyclealign.rankers.joining import joined
 from cyclealign.rankers.presenting import Seeds
-from cyclealign.types import CandidateSet, RankContext, Ranking, Unranked, UserError, canonical_json
+from cyclealign.types import CandidateSet, RankContext, Ranking, UserError, canonical_json
 
-Verdict = Ranking | Unranked
 RUN = "eval"  # the name under which presentation orders are drawn
 Orders = tuple[tuple[str, ...], ...]
 

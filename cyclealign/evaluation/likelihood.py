@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cyclealign.evaluation.labelled_pairs import credit
-from cyclealign.evaluation.policies import Policy
+from cyclealign.evaluation.policies import NamedPolicy
 from cyclealign.evaluation.responses import Response
 from cyclealign.evaluation.result import Item, Result, item_key, make_result
 from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
 from cyclealign.files.labelled import LabelledItem
-from cyclealign.types import Message, PolicyVersion, Ranking
+from cyclealign.types import Exchange, PolicyVersion, Ranking
 
-Exchange = tuple[Sequence[Message], Sequence[str]]
 TokenScores = list[list[list[float]]]  # for each exchange and response the log p of every token, in nats
 
 
@@ -24,7 +23,7 @@ class Likelihood:
     """``samples``: the policy's own replies, over which the divergence from ``policy.start`` is estimated."""
 
     name: str
-    policy: Policy
+    policy: NamedPolicy
     items: Sequence[LabelledItem]
     samples: Mapping[str, Response] | None = None
     data: str = ""
@@ -50,7 +49,7 @@ def evaluate_likelihood(job: Likelihood, *, seed: int) -> Result:
         "nll_of_others": bootstrap_mean(_known(items, "nll_others"), seed=seed),
     }
     if samples and job.policy.start is not None:
-        start = Policy(version=PolicyVersion(name="start", base=job.policy.start), start=None, config=None)
+        start = NamedPolicy(version=PolicyVersion(name="start", base=job.policy.start), start=None, config=None)
         metrics["kl_to_start"] = divergence(sampled, token_scores(start, samples), seed=seed)
     about = {"policy": job.name, "data": job.data, "start": job.policy.start}
     return make_result("likelihood", about=about, seed=seed, metrics=metrics, items=items, primary="accuracy")
@@ -99,7 +98,7 @@ def _known(items: Sequence[Item], name: str) -> list[float]:
     return [value for i in items if (value := i.values[name]) is not None]
 
 
-def token_scores(policy: Policy, exchanges: Sequence[Exchange]) -> TokenScores:
+def token_scores(policy: NamedPolicy, exchanges: Sequence[Exchange]) -> TokenScores:
     """The policy's log p of every token of every response. UserError where it cannot be loaded."""
     from cyclealign.models.policy_scorer import load_policy_scorer
 

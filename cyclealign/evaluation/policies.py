@@ -15,7 +15,7 @@ START = "@start"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class NamedPolicy:
     """Weights to evaluate. ``start``: what they were trained from, where that is known."""
 
     version: PolicyVersion
@@ -28,7 +28,7 @@ class Policy:
         return str(self.version.adapter or self.version.base)
 
 
-def find_policy(spec: str) -> Policy:
+def find_policy(spec: str) -> NamedPolicy:
     """A run directory (what it kept), ``RUN@start`` (what it began with), an adapter, a model directory or a hub id.
 
     Raises:
@@ -41,11 +41,11 @@ def find_policy(spec: str) -> Policy:
     if adapter.is_file():
         base = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
         version = PolicyVersion(name=path.name, base=base, adapter=path)
-        return Policy(version=version, start=base, config=run_config(spec))
-    return Policy(version=PolicyVersion(name="model", base=spec), start=None, config=run_config(spec))
+        return NamedPolicy(version=version, start=base, config=run_config(spec))
+    return NamedPolicy(version=PolicyVersion(name="model", base=spec), start=None, config=run_config(spec))
 
 
-def _of_run(run: RunDir, *, start: bool) -> Policy:
+def _of_run(run: RunDir, *, start: bool) -> NamedPolicy:
     config = load_config(run.config)
     base = str(run.start) if run.start.is_dir() else config.policy.model
     kept = run.kept()
@@ -56,7 +56,7 @@ def _of_run(run: RunDir, *, start: bool) -> Policy:
         adapter, model = run.best / "adapter", run.best / "model"
         name = f"{config.name}-kept"
         version = PolicyVersion(name, base, adapter) if adapter.is_dir() else PolicyVersion(name, str(model))
-    return Policy(version=version, start=base, config=config)
+    return NamedPolicy(version=version, start=base, config=config)
 
 
 def run_config(spec: str) -> Config | None:

@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import fmean
 
 from cyclealign.evaluation.bias import passes_of, position_bias
-from cyclealign.evaluation.judging import Judge, Judged, Verdict, judged
+from cyclealign.evaluation.judging import Judge, Judged, judged
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.policies import taught_by
 from cyclealign.evaluation.ranker import cost, with_verdict
 from cyclealign.evaluation.responses import Response, shared_prompts
 from cyclealign.evaluation.result import Item, Result, make_result
 from cyclealign.evaluation.statistics import Estimate, Figure, bootstrap_mean, share, sign_test
+from cyclealign.files.run_records import Verdict
 from cyclealign.rankers.by_name import ledger_beside
 from cyclealign.types import Candidate, CandidateSet, Ranking
 

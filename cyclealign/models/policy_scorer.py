@@ -17,10 +17,9 @@ from cyclealign.models.policy import compute_dtype, context_length
 from cyclealign.models.processes import default_device
 from cyclealign.models.saved import load_for_use
 from cyclealign.models.token_scorer import TokenScorer
-from cyclealign.types import Message
+from cyclealign.types import Exchange
 
 CONTEXT = 4096  # tokens, of a model that does not say
-Exchange = tuple[Sequence[Message], Sequence[str]]  # a chat, and replies to it
 
 
 @dataclass(frozen=True)

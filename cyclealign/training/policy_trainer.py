@@ -54,7 +54,7 @@ from cyclealign.types import (
 logger = logging.getLogger(__name__)
 
 
-class TrainablePolicy:
+class WhiteBox:
     """The white box. Every method is called on every process; the results are the same on all.
 
     ``base``: the start model (path, hub id, or builtin). ``total_steps``: optimiser steps that the run plans,

@@ -34,7 +34,7 @@ from cyclealign.distill.idcm_config import IDCMConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_scores
 from cyclealign.distill.windows import Window
-from cyclealign.evaluation.arms import crossed_difference, judged
+from cyclealign.evaluation.arms import claim_record, crossed_difference
 from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
 from cyclealign.evaluation.statistics import bootstrap_mean
@@ -304,7 +304,7 @@ def claims(runs: dict[str, list[Values]]) -> dict[str, Any]:
             difference = crossed_difference(first, second)
             # Against the ETM with all windows the claim is that no more than 2% of its hits are lost.
             bar = -0.02 * float(first.mean()) if theirs == "etm" else 0.0
-            found[f"ndcg2 - {theirs}, {measure}"] = judged(difference, bar=bar) | {"bar": bar}
+            found[f"ndcg2 - {theirs}, {measure}"] = claim_record(difference, bar=bar) | {"bar": bar}
     return found
 
 

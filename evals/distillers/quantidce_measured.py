@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from cyclealign.evaluation.arms import compare_arms, judged
+from cyclealign.evaluation.arms import claim_record, compare_arms
 from cyclealign.evaluation.statistics import Estimate
 from cyclealign.files.dialogues import context_of, read_levels, read_ratings
 from cyclealign.files.foreign_json import json_rows
@@ -77,7 +77,7 @@ class Measured:
                 first, second = (np.array([s[measure] for s in arms[name]]) for name in (other, better))
                 found = spearman_difference(first, second, human)
                 about = {"measure": f"spearman_{measure}", "claim": f"{better} above {other}", "seeds": len(first)}
-                rows.append(about | judged(found))
+                rows.append(about | claim_record(found))
         return rows
 
     def _of_one(self, scores: Scores) -> dict[str, float]:

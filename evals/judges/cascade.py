@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclealign.config.schema import CascadeConfig
-from cyclealign.evaluation.arms import POWER80, verdict
+from cyclealign.evaluation.arms import POWER80, conclusion
 from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.ranker import ndcg
 from cyclealign.evaluation.result import Item as ResultItem
@@ -302,7 +302,7 @@ def claims(means: Values) -> dict[str, Any]:
         ours = means[f"cascade {half}"]["ndcg"]
         share = bootstrap_mean(list(ours.values()))
         assert share is not None
-        found[f"{half}: at least 95% of the full nDCG"] = share.record() | {"verdict": verdict(share, bar=0.95)}
+        found[f"{half}: at least 95% of the full nDCG"] = share.record() | {"verdict": conclusion(share, bar=0.95)}
     return found
 
 
@@ -311,7 +311,7 @@ def judged(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     assert estimate is not None
     gains = [b - a for a, b in zip(first, second, strict=True)]
     detectable = (Z95 + POWER80) * stdev(gains) / math.sqrt(len(gains))
-    return estimate.record() | {"verdict": verdict(estimate), "smallest_detectable": detectable}
+    return estimate.record() | {"verdict": conclusion(estimate), "smallest_detectable": detectable}
 
 
 def tables(metrics: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from transformers import TrainerCallback
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config, DemonstrationsConfig
-from cyclealign.evaluation.arms import crossed_difference, smallest_detectable, verdict
+from cyclealign.evaluation.arms import conclusion, crossed_difference, smallest_detectable
 from cyclealign.evaluation.labelled_pairs import accuracy
 from cyclealign.evaluation.replies import reply_statistics
 from cyclealign.files.environment import environment
@@ -40,7 +40,7 @@ from cyclealign.losses import losses_fed_by
 from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.rankers.local import LocalRanker
 from cyclealign.rankers.utilities import teacher_utilities
-from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.types import (
     Candidate,
     CandidateSet,
@@ -150,7 +150,7 @@ def measured(
     steps = -(-len(examples) // batch)
     clock = Clock()
     base = config.policy.model
-    policy = TrainablePolicy(config, base=base, total_steps=steps, seed=config.seed, callbacks=[clock])
+    policy = WhiteBox(config, base=base, total_steps=steps, seed=config.seed, callbacks=[clock])
     figures: dict[str, Any] = {}
     version = None
     if name != START:
@@ -199,7 +199,7 @@ def of_loss(rows: Sequence[Any], starts: Sequence[Any], openers: Sequence[str]) 
         "gain": gain.value,
         "interval95": [gain.low, gain.high],
         "smallest_detectable": smallest_detectable(gain),
-        "verdict": verdict(gain),
+        "verdict": conclusion(gain),
         "nll_rise": statistics.fmean(r["nll_start"] / s["nll_start"] - 1 for r, s in zip(rows, starts, strict=True)),
         **{k: statistics.fmean(figure(r, k) for r in rows) for k in ("accuracy", "mean_words", "distinct2")},
         "seconds_per_step": statistics.median(r["seconds_per_step"] for r in rows),

@@ -32,7 +32,7 @@ from cyclealign.files.run_state import Kept
 from cyclealign.generation.transformers import TransformersGenerator
 from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.rankers.local import LocalRanker
-from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.types import CandidateSet, PolicyVersion, Prompt, derive_seed
 
 DRAWS = 10_000
@@ -74,7 +74,7 @@ def measured(run: RunDir) -> dict[str, Any]:
         replies(config, prompts, PolicyVersion(name, kept.start_model, weights))
         for name, weights in (("start", None), ("kept", adapter))
     )
-    policy = TrainablePolicy(config, base=kept.start_model, total_steps=1, seed=0)
+    policy = WhiteBox(config, base=kept.start_model, total_steps=1, seed=0)
     before, after = (figures(config, policy, sets) for sets in (start, end))
     gains = {i: after["rewards"][i] - before["rewards"][i] for i in before["rewards"]}
     return {
@@ -103,7 +103,7 @@ def replies(config: Config, prompts: Sequence[Prompt], version: PolicyVersion) -
     return [found[p.id] for p in prompts]
 
 
-def figures(config: Config, policy: TrainablePolicy, sets: Sequence[CandidateSet]) -> dict[str, Any]:
+def figures(config: Config, policy: WhiteBox, sets: Sequence[CandidateSet]) -> dict[str, Any]:
     """Reward by opener; reward, the ranker's own score, overlap with the opener, NLL, distinct-2, length: means."""
     flat = [(s.prompt, c.text) for s in sets for c in s.candidates]
     pairs = [(p.messages, text) for p, text in flat]

@@ -14,7 +14,7 @@ from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
 from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig, Price
 from cyclealign.curation.accuracy import Accuracy, Paid, accuracy_of, gain, gains
-from cyclealign.curation.asking import Judge, Outcome, Question, black_box_section, judge, labelled
+from cyclealign.curation.asking import LabelledJudge, Outcome, Question, black_box_section, judge, labelled
 from cyclealign.curation.metering import Lap, MeteredLedger
 from cyclealign.curation.pricing import describe, most_for
 from cyclealign.curation.worth import arms_of, evaluate, lines
@@ -39,7 +39,7 @@ def asking(
     script: Script | None = None,
     seed: int = 1,
     **box: object,
-) -> Iterator[tuple[Judge, MeteredLedger, Loopback, BlackBoxConfig]]:
+) -> Iterator[tuple[LabelledJudge, MeteredLedger, Loopback, BlackBoxConfig]]:
     with Loopback(judge=planted, **({"script": script} if script else {})) as server:
         options = {"price": Price(input=10.0, output=30.0)} | box
         config = BlackBoxConfig(model="judge", base_url=server.url, **options)

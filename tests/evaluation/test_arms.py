@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cyclealign.evaluation.arms import compare_arms, crossed_difference, smallest_detectable, verdict
+from cyclealign.evaluation.arms import compare_arms, conclusion, crossed_difference, smallest_detectable
 from cyclealign.evaluation.statistics import Estimate
 
 
@@ -34,8 +34,8 @@ def test_equal_seeds_leave_the_interval_of_the_items() -> None:
     [(0.01, 0.2, "holds"), (-0.2, -0.01, "refuted"), (-0.1, 0.1, "not shown"), (0.0, 0.1, "not shown")],
 )
 def test_verdicts(low: float, high: float, expected: str) -> None:
-    assert verdict(Estimate((low + high) / 2, low, high, 10)) == expected
-    assert verdict(Estimate((low + high) / 2 - 0.5, low - 0.5, high - 0.5, 10), bar=-0.5) == expected
+    assert conclusion(Estimate((low + high) / 2, low, high, 10)) == expected
+    assert conclusion(Estimate((low + high) / 2 - 0.5, low - 0.5, high - 0.5, 10), bar=-0.5) == expected
 
 
 def test_claims_name_the_better_arm_first() -> None:

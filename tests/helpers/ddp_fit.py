@@ -9,13 +9,13 @@ from pathlib import Path
 from tiny_policy import examples, tiny_config
 
 from cyclealign.models.processes import leave_process_group, process_state
-from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking
 
 
 def main(model: Path, out: Path, settings: str) -> None:
     config = tiny_config(model, **json.loads(settings))
-    white_box = TrainablePolicy(config, base=str(model), total_steps=6, seed=5)
+    white_box = WhiteBox(config, base=str(model), total_steps=6, seed=5)
     # 7 lists do not divide into batches of 4: the last one is filled up.
     first = white_box.fit(examples(7), start=None, out=out / "0")
     sets = [

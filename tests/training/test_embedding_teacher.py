@@ -20,7 +20,7 @@ from cyclealign.models.encoded_lists import EncodedList, collate
 from cyclealign.models.logprobs import Plan, attach, attach_projection, logprobs_and_vectors, token_logprobs
 from cyclealign.training.batches import RankingCollator, TrainingList
 from cyclealign.training.embedding_teacher import FILE, EmbeddingTeacher
-from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.training.trainer import match_terms
 from cyclealign.types import CanarySample, Prompt, UserError
 
@@ -47,10 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def policy(folder: Path, **sections: Any) -> TrainablePolicy:
+def policy(folder: Path, **sections: Any) -> WhiteBox:
     leaf = {"teacher": str(folder / "teacher"), "weight": 0.5}
     config = tiny_config(folder / "policy", **{"training": ALONE, "leaf": leaf, **sections})
-    return TrainablePolicy(config, base=config.policy.model, total_steps=9, seed=7)
+    return WhiteBox(config, base=config.policy.model, total_steps=9, seed=7)
 
 
 @pytest.mark.parametrize("layout", ["padded", "cached_prefix"])

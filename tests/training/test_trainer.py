@@ -20,7 +20,7 @@ from cyclealign.losses import DPO, PRO, RRHF, SPPO, ListMLE, MultiLevelRanking
 from cyclealign.models.encoded_lists import EncodedList
 from cyclealign.training.arguments import check_arguments, optimizer_steps, training_arguments, training_order
 from cyclealign.training.batches import RankingCollator, TrainingList
-from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.training.trainer import anchor_terms, ranked_scores
 from cyclealign.types import (
     CanarySample,
@@ -42,8 +42,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("policy") / "model")
 
 
-def policy(config: Config, *, total_steps: int = 4, seed: int = 7) -> TrainablePolicy:
-    return TrainablePolicy(config, base=config.policy.model, total_steps=total_steps, seed=seed)
+def policy(config: Config, *, total_steps: int = 4, seed: int = 7) -> WhiteBox:
+    return WhiteBox(config, base=config.policy.model, total_steps=total_steps, seed=seed)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -212,7 +212,7 @@ def test_the_logged_loss_is_the_sum_over_lists_divided_by_their_number(model_dir
 # ------------------------------------------------------------------------------
 
 
-def rank(white_box: TrainablePolicy, data: Sequence[RankingExample]) -> list[Ranking]:
+def rank(white_box: WhiteBox, data: Sequence[RankingExample]) -> list[Ranking]:
     sets = [
         CandidateSet(
             Prompt(e.messages),

@@ -11,7 +11,7 @@ from learning import assert_below
 from safetensors.torch import load_file
 from tiny_policy import save_tiny, tiny_config
 
-from cyclealign.training.policy_trainer import TrainablePolicy
+from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.training.warm_start import warm_start
 from cyclealign.types import Message, Prompt, UserError
 
@@ -28,7 +28,7 @@ def test_the_start_model_is_a_whole_directory_that_has_learnt_the_replies(tmp_pa
     out = warm_start(config, examples, tmp_path / "run" / "start")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["start"]
     before, after = (
-        TrainablePolicy(config, base=str(base), total_steps=1, seed=0).nll([(Prompt(MESSAGES), "good d e")])
+        WhiteBox(config, base=str(base), total_steps=1, seed=0).nll([(Prompt(MESSAGES), "good d e")])
         for base in (model, out)
     )
     assert_below(0.05, before[0] - after[0])
