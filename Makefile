@@ -22,7 +22,7 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 pytest: $(VENV)/.test
-	$(PYTEST) -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(PYTEST) -n $(WORKERS) --no-loadscope-reorder
 
 # What `make test` checks once or a few times, many times.
 test-long: $(VENV)/.test

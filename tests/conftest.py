@@ -6,9 +6,11 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch  # before any hook on imports is in force: what loads under one is compiled anew, all of torch too
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -48,11 +50,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def share_out(items: list[pytest.Item]) -> None:
-    """A file stays in one process, for its fixtures; so does vLLM, for its memory. The slow ones go first."""
+    """The slow ones go first: a process that began a minute's work last would leave the other one idle."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        group = "vllm" if item.get_closest_marker("vllm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+class ByFile(LoadScopeScheduling):
+    """A file stays in one process, for its fixtures; so do all files on vLLM, for its memory and their server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "vllm" if "vllm" in Path(file).name else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +72,18 @@ def shared_data() -> Path:
     if path is None:
         pytest.skip("no shared data folder (set CYCLEALIGN_DATA)")
     return path
+
+
+@pytest.fixture(scope="session")
+def vllm_server() -> Iterator[str]:
+    """The packaged model behind vLLM's own server, as a judge (``tiny-chat``) and as a generator with adapters."""
+    from vllm_server import start_vllm_server
+
+    from cyclealign.files.packaged import resource
+
+    model = str(resource("assets", "tiny_chat"))
+    with start_vllm_server(model, lora=True, extra_args=["--served-model-name", "tiny-chat", model]) as url:
+        yield url
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from openai import OpenAI
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_policy import tiny_config
 from transformers import AutoModelForCausalLM
-from vllm_server import start_vllm_server
 
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation.backend import build_generator
@@ -173,15 +172,9 @@ def test_a_model_that_vllm_cannot_load_is_one_readable_line(tmp_path: Path) -> N
 # The server ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with start_vllm_server(START, lora=True, extra_args=["--max-model-len", "256"]) as url:
-        yield url
-
-
 @pytest.fixture
-def remote(server: str, tmp_path: Path) -> Iterator[ServerGenerator]:
-    both = sections_of(backend="server", endpoints=[server], adapter_root=tmp_path / "shared")
+def remote(vllm_server: str, tmp_path: Path) -> Iterator[ServerGenerator]:
+    both = sections_of(backend="server", endpoints=[vllm_server], adapter_root=tmp_path / "shared")
     generator = build_generator(*both, workdir=tmp_path)
     assert isinstance(generator, ServerGenerator)
     yield generator
@@ -193,11 +186,13 @@ def served_names(url: str) -> set[str]:
         return {model.id.rpartition("-")[0] for model in client.models.list() if model.id.startswith("t-v")}
 
 
-def test_a_server_is_given_each_version(remote: ServerGenerator, folder: Path, server: str, tmp_path: Path) -> None:
+def test_a_server_is_given_each_version(
+    remote: ServerGenerator, folder: Path, vllm_server: str, tmp_path: Path
+) -> None:
     for number, there in ((0, set()), (1, {"t-v0001"}), (2, {"t-v0001", "t-v0002"}), (3, {"t-v0002", "t-v0003"})):
         taken = remote.canary(PROMPTS[3], version(folder, number))
         assert agrees_with_transformers(taken, version(folder, number))
-        assert served_names(server) == there
+        assert served_names(vllm_server) == there
     copies = sorted(p.name.rpartition("-")[0] for p in (tmp_path / "shared").iterdir())
     assert copies == ["t-v0001", "t-v0002", "t-v0003"]
 
@@ -212,10 +207,10 @@ def test_a_server_samples_by_seed(remote: ServerGenerator, folder: Path) -> None
     assert {finish for _, _, candidates in first for _, _, finish in candidates} == {"stop", "length"}
 
 
-def test_the_server_answers_by_schema_without_white_space(server: str) -> None:
+def test_the_server_answers_by_schema_without_white_space(vllm_server: str) -> None:
     schema = {"type": "object", "properties": {"ranking": {"enum": ["1>2", "2>1"]}}, "required": ["ranking"]}
     schema["additionalProperties"] = False
-    with OpenAI(base_url=server, api_key="none") as client:
+    with OpenAI(base_url=vllm_server, api_key="none") as client:
         reply = client.chat.completions.create(
             model=next(iter(client.models.list())).id,
             messages=[{"role": "user", "content": "a b"}],

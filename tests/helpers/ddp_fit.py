@@ -1,10 +1,11 @@
-"""What ``test_ddp.py`` launches: two interactions of a tiny policy, their logs and scores as JSON."""
+"""What ``test_ddp.py`` launches: for each case two interactions of a tiny policy, their logs and scores as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tiny_policy import examples, tiny_config
 
@@ -13,8 +14,13 @@ from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking
 
 
-def main(model: Path, out: Path, settings: str) -> None:
-    config = tiny_config(model, **json.loads(settings))
+def main(model: Path, out: Path, cases: str) -> None:
+    for name, settings in json.loads(cases).items():
+        two_interactions(model, out / name, settings)
+
+
+def two_interactions(model: Path, out: Path, settings: dict[str, Any]) -> None:
+    config = tiny_config(model, **settings)
     white_box = WhiteBox(config, base=str(model), total_steps=6, seed=5)
     # 7 lists do not divide into batches of 4: the last one is filled up.
     first = white_box.fit(examples(7), start=None, out=out / "0")

@@ -64,7 +64,7 @@ def done_calls(run: Path) -> int:
 def in_flight(run: Path) -> int:
     """Calls that were sent and have no reply on record."""
     with sqlite3.connect(f"file:{run / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10) as db:
-        return int(db.execute("SELECT COUNT(*) FROM calls WHERE state = 'started'").fetchone()[0])
+        return int(db.execute("SELECT COUNT(*) FROM calls WHERE state = 'started' AND reply IS NULL").fetchone()[0])
 
 
 def ledger_content(run: Path) -> set[tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -31,32 +32,51 @@ def torchrun(processes: int, script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def launch(model: Path, out: Path, settings: dict[str, Any], processes: int) -> list[dict[str, Any]]:
-    out.mkdir()
-    torchrun(processes, "ddp_fit.py", str(model), str(out), json.dumps(settings))
+LORA = {"learning_rate": 1e-2, "num_train_epochs": 2}
+CASES: dict[str, dict[str, Any]] = {
+    "lora_cached_checkpointing": {"layout": "cached_prefix", "training": LORA | {"gradient_checkpointing": True}},
+    "lora_leaf": {"leaf": {"teacher": "", "weight": 0.5}, "training": LORA},
+    "full_padded_dpo_anchor": {
+        "layout": "padded",
+        "policy": {"lora": None},
+        "loss": {"name": "dpo"},
+        "anchor": {"weight": 0.3},
+        "training": {"learning_rate": 1e-3},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases by one process, and by two with half the batch each: a launch loads everything anew."""
+    folder = tmp_path_factory.mktemp("ddp")
+    model = save_tiny(folder / "model")
+    cases = dict(CASES)
+    if importlib.util.find_spec("sentence_transformers"):
+        tiny_encoders.dense(folder / "bert").save(str(folder / "teacher"))
+        cases["lora_leaf"] = cases["lora_leaf"] | {"leaf": {"teacher": str(folder / "teacher"), "weight": 0.5}}
+    else:
+        del cases["lora_leaf"]
+    for name, processes, size in (("one", 1, 2), ("two", 2, 1)):
+        batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 2}
+        given = {case: values | {"training": values["training"] | batch} for case, values in cases.items()}
+        for case in cases:
+            (folder / name / case).mkdir(parents=True)
+        torchrun(processes, "ddp_fit.py", str(model), str(folder / name), json.dumps(given))
+    return folder
+
+
+def results(out: Path, processes: int) -> list[dict[str, Any]]:
     return [json.loads((out / f"result-{i}.json").read_text()) for i in range(processes)]
 
 
-@pytest.mark.parametrize("case", ["lora_cached_checkpointing", "lora_leaf", "full_padded_dpo_anchor"])
-def test_two_processes_train_as_one(tmp_path: Path, case: str) -> None:
-    model = save_tiny(tmp_path / "model")
-    if case == "lora_cached_checkpointing":
-        settings: dict[str, Any] = {"layout": "cached_prefix"}
-        training: dict[str, Any] = {"learning_rate": 1e-2, "gradient_checkpointing": True}
-        training["num_train_epochs"] = 2
-    elif case == "lora_leaf":
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(launched: Path, case: str) -> None:
+    if case == "lora_leaf":
         pytest.importorskip("sentence_transformers", reason="needs extra retrieval")
-        tiny_encoders.dense(tmp_path / "bert").save(str(tmp_path / "teacher"))
-        settings = {"leaf": {"teacher": str(tmp_path / "teacher"), "weight": 0.5}}
-        training = {"learning_rate": 1e-2, "num_train_epochs": 2}
-    else:
-        settings = {"layout": "padded", "policy": {"lora": None}}
-        settings |= {"loss": {"name": "dpo"}, "anchor": {"weight": 0.3}}
-        training = {"learning_rate": 1e-3}
-    one = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
-    two = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
-    (alone,) = launch(model, tmp_path / "one", settings | {"training": training | one}, 1)
-    first, second = launch(model, tmp_path / "two", settings | {"training": training | two}, 2)
+    one, two = launched / "one" / case, launched / "two" / case
+    (alone,) = results(one, 1)
+    first, second = results(two, 2)
     assert first == second
     assert first["steps"] == alone["steps"] == (6 if case.startswith("lora") else 3)
     for mine, theirs in zip(first["logs"], alone["logs"], strict=True):
@@ -67,10 +87,10 @@ def test_two_processes_train_as_one(tmp_path: Path, case: str) -> None:
     for mine, theirs in zip(first["scores"], alone["scores"], strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4)
     assert first["nll"] == pytest.approx(alone["nll"], abs=1e-5)
-    for name, tensor in weights(tmp_path / "two").items():
-        torch.testing.assert_close(tensor, weights(tmp_path / "one")[name], rtol=1e-3, atol=2e-4)
+    for name, tensor in weights(two).items():
+        torch.testing.assert_close(tensor, weights(one)[name], rtol=1e-3, atol=2e-4)
     if case == "lora_leaf":
-        found = [load_file(tmp_path / name / "1" / "checkpoint" / FILE)["weight"] for name in ("one", "two")]
+        found = [load_file(folder / "1" / "checkpoint" / FILE)["weight"] for folder in (one, two)]
         torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=2e-4)
 
 

@@ -7,21 +7,18 @@ from pathlib import Path
 
 import pytest
 from processes import finish, ledger_content, records, start
-from vllm_server import start_vllm_server
-
-from cyclealign.files.packaged import resource
 
 pytestmark = [pytest.mark.vllm, pytest.mark.data, pytest.mark.slow]
 
 
 @pytest.mark.timeout(1200)
-def test_the_whole_loop_on_hh_rlhf_with_vllm_on_both_sides(tmp_path: Path, shared_data: Path) -> None:
+def test_the_whole_loop_on_hh_rlhf_with_vllm_on_both_sides(tmp_path: Path, shared_data: Path, vllm_server: str) -> None:
     prompts = shared_data / "hh_rlhf" / "harmless_base_test.jsonl.gz"
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1")
     launcher += ("--mixed_precision", "no", "--dynamo_backend", "no", "-m")
-    with start_vllm_server(resource("assets", "tiny_chat"), extra_args=("--served-model-name", "tiny-chat")) as url:
-        arguments = [f"data.prompts={prompts}", "data.limit=8", f"black_box.base_url={url}", f"output_dir={tmp_path}"]
-        code, output = finish(start("run", "hh_rlhf_tiny", *arguments, launcher=launcher), timeout=1100)
+    where = [f"black_box.base_url={vllm_server}", f"output_dir={tmp_path}"]
+    arguments = [f"data.prompts={prompts}", "data.limit=8", *where]
+    code, output = finish(start("run", "hh_rlhf_tiny", *arguments, launcher=launcher), timeout=1100)
     assert code == 0, output
     run = tmp_path / "hh-rlhf-tiny"
     found = records(run)

@@ -23,12 +23,15 @@ from cyclealign.files.jsonl import read_jsonl
 from cyclealign.judge.ledger import Ledger
 
 pytestmark = pytest.mark.slow
+SMALL = ("data.limit=12", "generator.chunk=4", "cycle.max_interactions=2")
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_kills_change_nothing_and_repeat_only_what_was_in_flight(tmp_path: Path, kills: int) -> None:
-    kills_change_nothing(tmp_path, kills, spread=0.4)
+@pytest.mark.parametrize(("kills", "more"), [(3, SMALL), pytest.param(20, (), marks=pytest.mark.long)])
+def test_kills_change_nothing_and_repeat_only_what_was_in_flight(
+    tmp_path: Path, kills: int, more: tuple[str, ...]
+) -> None:
+    kills_change_nothing(tmp_path, kills, *more, spread=0.4)
     code, output = finish(start("status", str(tmp_path / "whole" / "r")))
     assert code == 0, output
     assert "finished" in output
@@ -38,8 +41,7 @@ def test_kills_change_nothing_and_repeat_only_what_was_in_flight(tmp_path: Path,
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 def test_kills_change_nothing_where_vllm_generates(tmp_path: Path) -> None:
-    vllm = ("generator.backend=vllm", "data.limit=12", "generator.chunk=4", "cycle.max_interactions=2")
-    kills_change_nothing(tmp_path, 20, *vllm, spread=2.0)
+    kills_change_nothing(tmp_path, 20, "generator.backend=vllm", *SMALL, spread=2.0)
 
 
 def kills_change_nothing(tmp_path: Path, wanted: int, *more: str, spread: float) -> None:
