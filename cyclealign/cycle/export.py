@@ -16,6 +16,7 @@ from cyclealign.config.schema import Config
 from cyclealign.cycle.model_card import model_card
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began
+from cyclealign.files.locks import held
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_records import read_rankings, read_sets
@@ -49,10 +50,17 @@ def export_run(path: Path, wanted: Exports, out: Path) -> list[Path]:
     ``README.md`` into ``out``; returns what was written.
 
     Raises:
-        UserError: no such run, or it holds nothing of the kind yet.
+        UserError: no such run, or it holds nothing of the kind yet; another process writes into ``out``, or it holds
+            what no export wrote.
     """
     run = open_run(path)
     config = load_config(run.config)
+    _began(out)
+    with held(out, f"--out {out}"):
+        return _written(run, config, wanted, out)
+
+
+def _written(run: RunDir, config: Config, wanted: Exports, out: Path) -> list[Path]:
     written = []
     if wanted.pairs is not None:
         written.append(_write_pairs(run, wanted.pairs, out, "preferences.jsonl"))
@@ -125,18 +133,26 @@ def _check_kept(weights: Path, kept: Kept) -> None:
 
 def _ours(out: Path, name: str) -> Path:
     """``out/name``, where it is free or an export made it. UserError where it is somebody else's."""
-    marker = out / MARKER
-    wrote = read_record(Began, marker).wrote if marker.exists() else ()
+    wrote = _began(out).wrote
     target = out / name
     if name in wrote:
         return target
     if target.exists() or target.is_symlink():
         raise UserError(f"--out {out}: holds {name}, which no export wrote; choose another directory")
     try:
-        write_record(marker, Began(what="export", wrote=(*wrote, name)))
+        write_record(out / MARKER, Began(what="export", wrote=(*wrote, name)))
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
     return target
+
+
+def _began(out: Path) -> Began:
+    """What exports wrote into ``out`` before. UserError where a run or a distillation began in it."""
+    marker = out / MARKER
+    found = read_record(Began, marker) if marker.exists() else Began(what="export")
+    if found.what != "export":
+        raise UserError(f"--out {out}: holds a {found.what}, expected a directory for exports; choose another one")
+    return found
 
 
 def _copied(source: Path, target: Path) -> Path:

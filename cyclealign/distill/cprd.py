@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cyclealign.distill.cprd_config import CPRDConfig, ImageEncoderConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
 from cyclealign.distill.list_distiller import fit_lists
-from cyclealign.distill.list_rows import check_feeds, mined_rows
+from cyclealign.distill.list_rows import Rows, check_feeds, mined_rows
 from cyclealign.distill.ragged import RaggedCollator
-from cyclealign.distill.run import claim, write_summary
+from cyclealign.distill.run import once
 from cyclealign.distill.students import Student, make_student
 from cyclealign.distill.summaries import CPRDSummary
 from cyclealign.types import UserError
@@ -23,8 +24,6 @@ def distill_cprd(config: CPRDConfig) -> CPRDSummary:
         UserError: scores or images that cannot be used, a model that cannot be loaded, another config in the run's
             directory.
     """
-    from transformers import set_seed
-
     if config.weight > 0:
         _check_order(config)
     rows = mined_rows(config.data)
@@ -34,12 +33,16 @@ def distill_cprd(config: CPRDConfig) -> CPRDSummary:
             f"{config.data.scores}: no list has two negatives beside its positive, so that there is no order to"
             " distil; mine more negatives of each query, or set weight=0 (InfoNCE alone)"
         )
-    if (summary := claim(CPRDSummary, config)) is not None:
-        return summary
+    return once(CPRDSummary, config, partial(_trained, config, rows, ranked))
+
+
+def _trained(config: CPRDConfig, rows: Rows, ranked: int) -> CPRDSummary:
+    from transformers import set_seed
+
     set_seed(config.seed)  # an image encoder's weights are drawn
     student = dual_encoder(config)
     fit = fit_lists(config, student, rows)
-    summary = CPRDSummary(
+    return CPRDSummary(
         lists=len(rows["query"]),
         ranked_lists=ranked,
         steps=fit.steps,
@@ -49,8 +52,6 @@ def distill_cprd(config: CPRDConfig) -> CPRDSummary:
         after=fit.after,
         scale=student.objective.log_scale.exp().item(),
     )
-    write_summary(config, summary)
-    return summary
 
 
 def _check_order(config: CPRDConfig) -> None:

@@ -7,7 +7,7 @@ Hofstätter et al. 2021, Intra-Document Cascading (arXiv 2105.09816): 1. the exp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from cyclealign.distill.idcm_objectives import (
 )
 from cyclealign.distill.idcm_passages import Cascade, EtmScores, Splitter
 from cyclealign.distill.list_rows import Rows, text_rows, training_rows
-from cyclealign.distill.run import claim, train_or_resume, write_summary
+from cyclealign.distill.run import once, train_or_resume
 from cyclealign.distill.students import make_student
 from cyclealign.distill.summaries import IDCMStage, IDCMSummary
 from cyclealign.files.records import read_record, write_record
@@ -48,8 +48,11 @@ def distill_idcm(config: IDCMConfig) -> IDCMSummary:
     documents = text_rows(config.selection.data)  # the ETM judges their passages: no label is read
     for stage in (*stages.values(), config.selection):
         check_training({} if stage is None else stage.training)
-    if (summary := claim(IDCMSummary, config)) is not None:
-        return summary
+    return once(IDCMSummary, config, partial(_trained, config, rows, documents))
+
+
+def _trained(config: IDCMConfig, rows: Mapping[str, Rows], documents: Rows) -> IDCMSummary:
+    stages = {"passages": config.passages, "documents": config.documents}
     model = _start_model(config)
     ran: dict[str, IDCMStage] = {}
     for name in ("passages", "documents"):
@@ -61,11 +64,7 @@ def distill_idcm(config: IDCMConfig) -> IDCMSummary:
     timed = None
     if config.latency:
         timed = latency(Cascade(model, Splitter(config.student, model.tokenizer)), documents, config.latency)
-    summary = IDCMSummary(
-        passages=ran.get("passages"), documents=ran.get("documents"), selection=selection, latency=timed
-    )
-    write_summary(config, summary)
-    return summary
+    return IDCMSummary(passages=ran.get("passages"), documents=ran.get("documents"), selection=selection, latency=timed)
 
 
 def _start_model(config: IDCMConfig) -> IDCM:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,7 +27,7 @@ from cyclealign.distill.leaf_retention import (
     retention,
     unit_rows,
 )
-from cyclealign.distill.run import claim, train_or_resume, write_summary
+from cyclealign.distill.run import once, train_or_resume
 from cyclealign.distill.summaries import LeafSummary
 from cyclealign.distill.teacher_vectors import TASKS, Task, TeacherVectors
 from cyclealign.files.atomic import write_atomic
@@ -51,15 +52,15 @@ def distill_leaf(config: LeafConfig) -> LeafSummary:
         require_extra("ir_measures", "eval", "evaluate")
     collection = None if kept is None else read_collection(kept.queries, kept.documents, kept.qrels)
     texts = training_texts(config.data)
-    if (summary := claim(LeafSummary, config)) is not None:
-        return summary
+    return once(LeafSummary, config, partial(_trained, config, texts, collection))
+
+
+def _trained(config: LeafConfig, texts: Mapping[Task, Sequence[str]], collection: Collection | None) -> LeafSummary:
     teacher = load_teacher(config.teacher)
     _check_widths(config, int(teacher.get_embedding_dimension()))
     path = config.teacher.vectors or config.run_dir / "teacher_vectors.sqlite"
     with closing(TeacherVectors(path, teacher)) as cache:
-        summary = _distilled(config, cache, texts, collection)
-    write_summary(config, summary)
-    return summary
+        return _distilled(config, cache, texts, collection)
 
 
 def _check_widths(config: LeafConfig, whole: int) -> None:

@@ -6,6 +6,7 @@ by it: so it belongs to no one method, and its schema stands in ``distill.config
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from cyclealign.distill.config import ListDistillConfig
@@ -13,7 +14,7 @@ from cyclealign.distill.effectiveness import effectiveness
 from cyclealign.distill.leaf_beside import with_leaf
 from cyclealign.distill.list_rows import Rows, ranked_rows
 from cyclealign.distill.loss_state import keeping_loss_state
-from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.distill.run import once, train_or_resume, training_arguments
 from cyclealign.distill.students import Student, make_student
 from cyclealign.distill.summaries import ListFit, ListSummary
 
@@ -26,15 +27,17 @@ def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) ->
     Raises:
         UserError: scores that cannot be used, a model that cannot be loaded, another config in the run's directory.
     """
+    rows = ranked_rows(config.data, config.loss)
+    return once(ListSummary, config, partial(_trained, config, rows, positive_first=positive_first))
+
+
+def _trained(config: ListDistillConfig, rows: Rows, *, positive_first: bool) -> ListSummary:
     from transformers import set_seed
 
-    rows = ranked_rows(config.data, config.loss)
-    if (summary := claim(ListSummary, config)) is not None:
-        return summary
     set_seed(config.seed)  # a new head's weights are drawn
     student = make_student(config.student, config.loss, positive_first=positive_first)
     fit = fit_lists(config, student, rows)
-    summary = ListSummary(
+    return ListSummary(
         lists=len(rows["query"]),
         pairs=sum(map(len, rows["documents"])),
         steps=fit.steps,
@@ -43,8 +46,6 @@ def distill_lists(config: ListDistillConfig, *, positive_first: bool = False) ->
         before=fit.before,
         after=fit.after,
     )
-    write_summary(config, summary)
-    return summary
 
 
 def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> ListFit:

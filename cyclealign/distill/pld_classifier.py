@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cyclealign.distill.pld_config import PLDConfig
-from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.distill.run import once, train_or_resume, training_arguments
 from cyclealign.distill.summaries import ClassifierSummary
 from cyclealign.losses import RankedScores, RankingLoss
 from cyclealign.models.classifier import Classifier, LabelledImages, logits_of, read_images, shifted_views
@@ -41,17 +42,19 @@ def distill_classifier(config: PLDConfig, objective: Objective | None = None) ->
     Raises:
         UserError: images or a teacher that cannot be used, another config in the run's directory.
     """
-    material = _material(config)
-    if (summary := claim(ClassifierSummary, config, sentence_transformers=False)) is not None:
-        return summary
+    train = partial(_trained, config, _material(config), objective or ranking_objective(config.loss))
+    return once(ClassifierSummary, config, train, sentence_transformers=False)
+
+
+def _trained(config: PLDConfig, material: Material, objective: Objective) -> ClassifierSummary:
     _check_batches(config, len(material.train.labels))
     teacher = _teacher(config, material)
     logits = logits_of(teacher, material.train.pixels)
     torch.manual_seed(config.seed)
     student = Classifier(config.student, material.shape, material.classes)
-    losses = train_classifier(config, student, material.train, logits, objective or ranking_objective(config.loss))
+    losses = train_classifier(config, student, material.train, logits, objective)
     student.save(config.run_dir / "model")
-    summary = ClassifierSummary(
+    return ClassifierSummary(
         images=len(logits),
         first_loss=losses[0],
         last_loss=losses[1],
@@ -60,8 +63,6 @@ def distill_classifier(config: PLDConfig, objective: Objective | None = None) ->
         student_parameters=sum(p.numel() for p in student.parameters()),
         student_accuracy=_share_correct(student, material.test),
     )
-    write_summary(config, summary)
-    return summary
 
 
 def ranking_objective(loss: RankingLoss) -> Objective:

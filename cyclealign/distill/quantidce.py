@@ -6,6 +6,7 @@ Ye et al. 2021, Towards Quantifiable Dialogue Coherence Evaluation (arXiv 2106.0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cyclealign.distill.quantidce_config import (
     QuantiDCEConfig,
     StageConfig,
 )
-from cyclealign.distill.run import claim, train_or_resume, training_arguments, write_summary
+from cyclealign.distill.run import once, train_or_resume, training_arguments
 from cyclealign.distill.summaries import QuantiDCEStage, QuantiDCESummary
 from cyclealign.files.dialogues import read_levels, read_ratings
 from cyclealign.files.records import read_record, write_record
@@ -40,14 +41,14 @@ def distill_quantidce(config: QuantiDCEConfig) -> QuantiDCESummary:
     ratings = [] if config.finetuning is None else [rating_rows(path) for path in _paths(config.finetuning)]
     check_training(config.pretraining.training)
     check_training({} if config.finetuning is None else config.finetuning.training)
-    if (summary := claim(QuantiDCESummary, config)) is not None:
-        return summary
+    return once(QuantiDCESummary, config, partial(_trained, config, levels, ratings))
+
+
+def _trained(config: QuantiDCEConfig, levels: Sequence[Rows], ratings: Sequence[Rows]) -> QuantiDCESummary:
     first = config.run_dir / ("model" if config.finetuning is None else "pretrained")
     pretrained = pretrain(config, levels, first)
     finetuned = None if config.finetuning is None else finetune(config, config.finetuning, ratings, first)
-    summary = QuantiDCESummary(pretraining=pretrained, finetuning=finetuned)
-    write_summary(config, summary)
-    return summary
+    return QuantiDCESummary(pretraining=pretrained, finetuning=finetuned)
 
 
 def pretrain(config: QuantiDCEConfig, rows: Sequence[Rows], out: Path) -> QuantiDCEStage:

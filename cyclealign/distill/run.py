@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -15,14 +16,31 @@ from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began, began
+from cyclealign.files.locks import LOCK, held
 from cyclealign.files.records import FileRecord, read_record, write_record
 from cyclealign.files.strict_yaml import write_yaml
-from cyclealign.models.processes import default_device
+from cyclealign.models.processes import default_device, is_main
 from cyclealign.types import UserError
 
 F = TypeVar("F", bound=FileRecord)
 log = logging.getLogger(__name__)
 STOOD = 0.98  # of the first quarter's mean loss, in the last one: nothing was learned
+
+
+def once(kind: type[F], config: DistillConfig, train: Callable[[], F], *, sentence_transformers: bool = True) -> F:
+    """What ``train`` returns, written as ``summary.json``, the last file of a run: with it the run has ended, and the
+    next call returns it without training. One process does this in a directory; the processes of one launch share it.
+
+    Raises:
+        UserError: another process trains here; and as ``claim``.
+    """
+    began(config.run_dir, "distillation")  # in somebody else's directory not even a lock is made
+    with held(config.run_dir, f"{config.run_dir}") if is_main() else nullcontext():
+        if (ended := claim(kind, config, sentence_transformers=sentence_transformers)) is not None:
+            return ended
+        summary = train()
+        write_record(config.run_dir / "summary.json", summary)
+        return summary
 
 
 def claim(kind: type[F], config: DistillConfig, *, sentence_transformers: bool = True) -> F | None:
@@ -43,11 +61,11 @@ def claim(kind: type[F], config: DistillConfig, *, sentence_transformers: bool =
         require_extra("sentence_transformers", "retrieval", "cyclealign distill")
     check_training(config.training)
     path, inputs = config.run_dir / "config.yaml", config.run_dir / "inputs.json"
-    marker = config.run_dir / MARKER
+    marker, lock = config.run_dir / MARKER, config.run_dir / LOCK
     if began(config.run_dir, "distillation") is None:
         write_record(marker, Began(what="distillation"))
     text, digests = write_yaml(config.model_dump(mode="json")), _digests(config.model_dump())
-    if path.exists() and any(entry not in (path, inputs, marker) for entry in config.run_dir.iterdir()):
+    if path.exists() and any(entry not in (path, inputs, marker, lock) for entry in config.run_dir.iterdir()):
         if path.read_text(encoding="utf-8") != text:
             raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
         known = json.loads(inputs.read_text(encoding="utf-8"))
@@ -69,11 +87,6 @@ def _digests(section: Mapping[str, object]) -> dict[str, str]:
             with value.open("rb") as file:
                 found[str(value)] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
-
-
-def write_summary(config: DistillConfig, summary: FileRecord) -> None:
-    """The last thing that a distillation does: with this file it has ended."""
-    write_record(config.run_dir / "summary.json", summary)
 
 
 def training_arguments(config: DistillConfig, stage: str = "checkpoints", **defaults: Any) -> dict[str, Any]:

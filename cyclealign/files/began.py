@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from cyclealign.files.locks import LOCK
 from cyclealign.files.records import read_record
 from cyclealign.types import UserError
 
 MARKER = "began.json"
-LOCK = ".lock"
 What = Literal["run", "distillation", "export"]
 
 

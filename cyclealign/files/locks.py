@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cyclealign.types import UserError
+
+LOCK = ".lock"  # the file of a directory's lock
 
 
 class Lock:
@@ -46,3 +50,26 @@ class Lock:
             return os.path.samestat(os.fstat(self._handle), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+@contextmanager
+def held(directory: Path, what: str) -> Iterator[None]:
+    """The right to write into a directory, which is made for it; nothing is left of a lock under which nothing was
+    written.
+
+    Raises:
+        UserError: another process has it (``what`` says of what), or it cannot be made or written.
+    """
+    made = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written: {error.strerror}") from error
+    lock = Lock(directory / LOCK, what)
+    try:
+        yield
+    finally:
+        lock.close(remove=True)
+        if made:
+            with suppress(OSError):  # it is not empty
+                directory.rmdir()

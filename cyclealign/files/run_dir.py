@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cyclealign.files.atomic import write_atomic
-from cyclealign.files.began import LOCK, MARKER, Began, began, check_unchanged, lines_of
-from cyclealign.files.locks import Lock
+from cyclealign.files.began import MARKER, Began, began, check_unchanged, lines_of
+from cyclealign.files.locks import LOCK, Lock
 from cyclealign.files.records import read_record, read_records, write_record
 from cyclealign.files.run_figures import Metrics
 from cyclealign.files.run_records import PromptRecord, prompt_record

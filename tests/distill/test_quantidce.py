@@ -167,6 +167,7 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(
     stage: str, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     from cyclealign.distill import quantidce
+    from cyclealign.distill import run as run_of_distillers
 
     monkeypatch.chdir(trained)
     train: Any = quantidce.train_or_resume
@@ -191,7 +192,8 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(
     with monkeypatch.context() as once:
         once.setattr(quantidce, "train_or_resume", killed)
         if stage == "finetuning":  # the whole run's first stage, which has ended, is not trained again
-            once.setattr(quantidce, "claim", lambda kind, config: claimed_with_first_stage(kind, config, whole))
+            begin = run_of_distillers.claim
+            once.setattr(run_of_distillers, "claim", lambda *a, **k: with_first_stage(begin, whole, *a, **k))
         assert distill(*options) == 130
     assert set(begun) == {stage}
     assert (run / f"checkpoints/{stage}/checkpoint-15").is_dir()
@@ -204,11 +206,9 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(
     assert "holds a distillation with another config" in capsys.readouterr().err
 
 
-def claimed_with_first_stage(kind: Any, config: Any, whole: Path) -> None:
+def with_first_stage(begin: Any, whole: Path, kind: Any, config: Any, **options: Any) -> None:
     """The run's directory as it is after the first stage of ``whole``, which has the same settings."""
-    from cyclealign.distill.run import claim
-
-    assert claim(kind, config) is None
+    assert begin(kind, config, **options) is None
     shutil.copytree(whole / "pretrained", config.run_dir / "pretrained")
     shutil.copy(whole / "pretraining.json", config.run_dir)
 

@@ -13,7 +13,8 @@ from cyclealign.cycle import starting
 from cyclealign.cycle.export import Exports, export_run
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.began import MARKER, Began, began, lines_of
-from cyclealign.files.records import read_record
+from cyclealign.files.locks import held
+from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import Prompt, UserError
 
@@ -174,3 +175,71 @@ def test_a_distillation_leaves_other_directories_alone(tmp_path: Path) -> None:
     assert found is not None
     with pytest.raises(UserError, match="holds a distillation, expected a run"):
         began(config.run_dir, "run")
+
+
+def test_two_distillations_at_once(tmp_path: Path) -> None:
+    from cyclealign.distill.run import once
+    from cyclealign.distill.summaries import ListSummary
+
+    config = DistillConfig(name="d", output_dir=tmp_path)
+    summary = ListSummary(lists=1, pairs=2, steps=3, first_loss=None, last_loss=None)
+
+    def never() -> ListSummary:
+        raise AssertionError("a second process trained")
+
+    def train() -> ListSummary:
+        with pytest.raises(UserError, match=r"/d is in use by another process$"):
+            once(ListSummary, config, never, sentence_transformers=False)
+        assert not (config.run_dir / "summary.json").exists()
+        return summary
+
+    assert once(ListSummary, config, train, sentence_transformers=False) == summary
+    assert sorted(contents(config.run_dir)) == [MARKER, "config.yaml", "inputs.json", "summary.json"]
+    assert once(ListSummary, config, never, sentence_transformers=False) == summary  # it has ended
+
+
+def test_a_distillation_that_fails_gives_its_directory_back(tmp_path: Path) -> None:
+    from cyclealign.distill.run import once
+    from cyclealign.distill.summaries import ListSummary
+
+    def fails() -> ListSummary:
+        raise UserError("a model that cannot be loaded")
+
+    config = DistillConfig(name="d", output_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot be loaded"):
+            once(ListSummary, config, fails, sentence_transformers=False)
+    config.run_dir.joinpath("x").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    other = DistillConfig(name="mine", output_dir=tmp_path)
+    with pytest.raises(UserError, match="nothing in it was touched"):
+        once(ListSummary, other, fails, sentence_transformers=False)
+    assert contents(other.run_dir) == {"thesis.txt": b"mine"}
+
+
+def test_two_exports_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = finished_run(tmp_path), tmp_path / "out"
+    capsys.readouterr()
+    with held(out, "x"):
+        assert main(["export", str(run.path), "--out", str(out)]) == 2
+        assert capsys.readouterr().err == f"error: --out {out} is in use by another process\n"
+        assert sorted(contents(out)) == [".lock"]
+    assert not out.exists()
+    assert main(["export", str(run.path), "--out", str(out)]) == 0
+    assert not (out / ".lock").exists()
+    write_record(run.began_file, Began(what="run"))
+    before = contents(run.path)
+    for owner in (run.path, claimed(tmp_path)):
+        assert main(["export", str(run.path), "--pairs", "all", "--out", str(owner)]) == 2
+        assert "expected a directory for exports" in capsys.readouterr().err
+    assert contents(run.path) == before
+
+
+def claimed(folder: Path) -> Path:
+    from cyclealign.distill.list_distiller import ListSummary
+    from cyclealign.distill.run import claim
+
+    config = DistillConfig(name="student", output_dir=folder)
+    claim(ListSummary, config, sentence_transformers=False)
+    return config.run_dir
