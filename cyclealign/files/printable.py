@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 
 SHOWN = 300  # characters of foreign text in one of our messages
+READ = 1 << 16  # characters that are looked at for them
 # A value this short is a placeholder such as "x" or "none"; to replace it would change words that have nothing to do
 # with it. Every provider's keys are longer.
 SHORTEST_KEY = 8
@@ -62,7 +63,7 @@ def say(text: str) -> None:
 def one_line(text: str, most: int = SHOWN) -> str:
     """Foreign text for a message of ours: one printable line of at most ``most`` characters, without a key."""
     # The key goes first: a cut, or a mark in its middle, must not hide it from the search.
-    line = " ".join(printable(scrubbed(text)).split())
+    line = " ".join(printable(scrubbed(text)[:READ]).split())
     line = scrubbed(line)
     return line if len(line) <= most else line[: most - 1] + "…"
 

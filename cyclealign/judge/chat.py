@@ -91,6 +91,16 @@ class NotACompletion(Exception):
         self.code = code
 
 
+class BadBody(Exception):
+    """A successful response whose body was given up: longer than any reply, or packed in a way that was not asked for."""
+
+
+def longest_body(tokens: int | None) -> int:
+    """Bytes that no reply of so many ``tokens`` needs, each with twenty log probabilities; None: no limit was asked for.
+    Between 8 and 64 MiB."""
+    return min(64 << 20, max(8 << 20, (4 << 10) * (tokens or 0)))
+
+
 def decoded(body: bytes, charset: str | None = None) -> str:
     """The text of a response: UTF-8, -16 or -32 as JSON may be, else as it declares itself, else with replacements."""
     for name in (json.detect_encoding(body), charset or "utf-8"):

@@ -14,12 +14,12 @@ from urllib.parse import urljoin, urlsplit
 from cyclealign.config.endpoints import OPENAI_URL, address_of, host_of
 from cyclealign.files.printable import one_line, well_formed
 from cyclealign.judge.call import Call
-from cyclealign.judge.chat import decoded, error_of
+from cyclealign.judge.chat import BadBody, decoded, error_of
 from cyclealign.judge.failures import Failure
 from cyclealign.judge.limits import retry_after
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
     import openai
 
 NO_KEY = "none"  # the SDK sends a bearer token in any case; servers on this machine ignore it
@@ -66,15 +66,21 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(endpoint: str, key: str, deadline: float) -> AsyncIterator[Client]:
-    """The connection pool. deadline: seconds of one attempt.
+async def connected(endpoint: str, key: str, deadline: float, most: int) -> AsyncIterator[Client]:
+    """The connection pool. deadline: seconds of one attempt. most: bytes of the body of one response.
 
     The account that OPENAI_ORG_ID and OPENAI_PROJECT_ID name is told to OpenAI alone.
     """
     import openai
 
+    from cyclealign.judge.bodies import PACKED, bound
+
+    async def check(response: httpx2.Response) -> None:
+        _check_response(response)
+        bound(response, most)
+
     url, query = address_of(endpoint)
-    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_check_response]})
+    http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [check]}, headers={"accept-encoding": PACKED})
     async with openai.AsyncOpenAI(
         api_key=key or NO_KEY,
         base_url=url,
@@ -88,7 +94,7 @@ async def connected(endpoint: str, key: str, deadline: float) -> AsyncIterator[C
         yield Client(sdk, deadline)
 
 
-async def _check_response(response: httpx.Response) -> None:
+def _check_response(response: httpx2.Response) -> None:
     """Before the SDK makes anything of it."""
     response.encoding = "utf-8"  # a server may declare a codec that makes no text; see ``decoded``
     if response.has_redirect_location:
@@ -115,5 +121,7 @@ def _refusal(error: openai.APIStatusError) -> Failure:
 def _no_connection(cause: BaseException) -> Failure:
     if isinstance(cause, RedirectedAway):
         return Failure(detail=str(cause), status=307)
+    if isinstance(cause, BadBody):
+        return Failure(detail=one_line(str(cause)), status=200, unread=True)
     never_sent = type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol", "InvalidURL")
     return Failure(detail=f"connection failed: {one_line(str(cause) or type(cause).__name__)}", sent=not never_sent)

@@ -31,7 +31,7 @@ class Failure:
     """An attempt without a reply.
 
     code: the provider's error code and type, in one text. wait: seconds that the server asked for. sent: False when
-    the request surely never left. reply: the body of a successful response that is no chat completion; ``status`` is
+    the request surely never left. unread: a successful response whose body was given up. reply: the body of a successful response that is no chat completion; ``status`` is
     then what the error in it speaks of, else 200.
     """
 
@@ -41,6 +41,7 @@ class Failure:
     wait: float | None = None
     timed_out: bool = False
     sent: bool = True
+    unread: bool = False
     reply: str | None = None
 
     @property
@@ -79,7 +80,9 @@ class Failure:
 
     @property
     def perhaps_billed(self) -> bool:
-        return self.sent if self.status is None else self.status in PERHAPS_BILLED or self.reply is not None
+        if self.status is None:
+            return self.sent
+        return self.unread or self.status in PERHAPS_BILLED or self.reply is not None
 
     @property
     def overload(self) -> bool:

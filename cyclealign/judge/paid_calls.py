@@ -17,9 +17,9 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.printable import scrubbed
 from cyclealign.judge.api_key import api_key
 from cyclealign.judge.call import Call, Recorded
-from cyclealign.judge.chat import ChatReply, NotACompletion, Usage, read_reply
+from cyclealign.judge.chat import ChatReply, NotACompletion, Usage, longest_body, read_reply
 from cyclealign.judge.client import Answer, Client, connected
-from cyclealign.judge.costs import check_bounded, estimated_tokens
+from cyclealign.judge.costs import check_bounded, estimated_tokens, output_bound
 from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
 from cyclealign.judge.limits import Adaptive, Gate, RetryPolicy, Silence, TokenBucket
@@ -60,7 +60,8 @@ class PaidCalls:
         self._served = self._served or self._ledger.fact(self._serves) is not None
         self._gate = Gate(self._adaptive, self._requests, self._tokens)
         self._silence.broken()
-        async with connected(self.endpoint, self._key, self._retry.deadline) as self._client:
+        most = longest_body(output_bound(self._config.request))
+        async with connected(self.endpoint, self._key, self._retry.deadline, most) as self._client:
             yield
 
     @property

@@ -31,7 +31,7 @@ ESCAPED = re.compile(r"(?<=[<\[])\\")
 class Fault:
     """What the server does instead of an ordinary answer. ``drop``: closes the connection without one.
 
-    data: the body as bytes. wire: all that is sent, status line included.
+    data: the body as bytes. wire: all that is sent, status line included, whole or in parts that may never end.
     """
 
     status: int = 200
@@ -43,7 +43,7 @@ class Fault:
     message: Mapping[str, Any] = field(default_factory=dict)
     finish: str | None = "stop"
     data: bytes | None = None
-    wire: bytes | None = None
+    wire: bytes | Iterable[bytes] | None = None
     usage: Any = None
 
     @property
@@ -250,7 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if given.wire is not None:
-            self.wfile.write(given.wire)
+            for part in [given.wire] if isinstance(given.wire, bytes) else given.wire:
+                self.wfile.write(part)
             self.close_connection = True
             return
         data = (given.body or "").encode() if given.data is None else given.data

@@ -36,6 +36,7 @@ HEIGHT = {name: -row for row, names in enumerate(FLOORS) for name in names}
 # Who may import what; a run that does not use it does not load it.
 OWNERS = {
     "openai": {"judge.client", "generation.openai_server"},
+    "httpx2": {"judge.client", "judge.bodies"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"training.warm_start"},
     "sentence_transformers": {
