@@ -205,7 +205,10 @@ def _one_of(options: tuple[object, ...], value: object) -> object:
 def _float(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, got {_said(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"expected a number that a float can hold, got {_said(value)}") from error
 
 
 def _exactly(kind: type, name: str) -> Reader:

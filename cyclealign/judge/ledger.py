@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from cyclealign.judge.call import Answered, Call, Purpose, Recorded, Spend
-from cyclealign.judge.ledger_tables import WRITING, Spill, opened
+from cyclealign.judge.ledger_tables import WRITING, opened
+from cyclealign.judge.spill import Outcome, Place, Spill, update
 from cyclealign.types import UserError, canonical_json
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Ledger:
         self.path = path
         self._lock = threading.Lock()
         self._spill = Spill(path)
+        self._places: dict[int, Place] = {}  # of rows that this process is to settle
         self._again_at = 0.0  # no write is tried before: each would wait for the other program
         if read_only and not path.exists():
             raise UserError(f"ledger {path}: there is no such file; nothing was paid for yet, or it is elsewhere")
@@ -72,7 +74,12 @@ class Ledger:
             " AND (state = 'done' OR (state = 'started' AND reply IS NOT NULL)) ORDER BY attempt LIMIT 1",
             (call.endpoint, call.key),
         )
-        return None if row is None else Recorded(row[0], str(row[1]), bool(row[2]), bool(row[3]))
+        if row is None:
+            return None
+        found = Recorded(row[0], str(row[1]), bool(row[2]), bool(row[3]))
+        if not found.settled:
+            self._places[found.row] = Place(found.row, call.endpoint, call.key)
+        return found
 
     def history(self, call: Call) -> Spend:
         """What all attempts at a call of this identity have taken so far."""
@@ -112,11 +119,14 @@ class Ledger:
             cursor = self._db.execute(query, values)
             return cursor.lastrowid if cursor.rowcount == 1 else None
 
-        return self._write(insert)
+        row = self._write(insert)
+        if row is not None:
+            self._places[row] = Place(row, call.endpoint, call.key)
+        return row
 
     def received(self, row: int, *, reply: str, http_status: int) -> None:
         """Record the raw reply of an attempt before anything is made of it."""
-        self._settle(row, reply=reply, http_status=http_status)
+        self._settle(row, Outcome(reply=reply, http_status=http_status))
 
     def done(
         self,
@@ -131,8 +141,7 @@ class Ledger:
         odd: str | None = None,
     ) -> None:
         """Record the raw reply of an attempt, and what it cost. odd: what is wrong with the server's own account."""
-        self._settle(
-            row,
+        outcome = Outcome(
             state="done",
             reply=reply,
             input_tokens=input_tokens,
@@ -142,6 +151,7 @@ class Ledger:
             latency_s=latency_s,
             odd=odd,
         )
+        self._settle(row, outcome)
 
     def failed(
         self,
@@ -154,8 +164,7 @@ class Ledger:
         reply: str | None = None,
     ) -> None:
         """Record that an attempt gave no completed reply. ``usd``: what must be taken as billed for it."""
-        self._settle(
-            row,
+        outcome = Outcome(
             state="failed",
             error=error,
             usd=usd,
@@ -163,6 +172,7 @@ class Ledger:
             latency_s=latency_s,
             reply=reply,
         )
+        self._settle(row, outcome)
 
     def grow(self, endpoint: str, model: str, *, times: float, plus: float) -> None:
         """All that was booked or reserved at a worst case grows: it has turned out that calls may cost more. USD."""
@@ -232,38 +242,36 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settle(self, row: int, **columns: Any) -> None:
+    def _settle(self, row: int, outcome: Outcome) -> None:
         with self._lock:
             self._catch_up()
             if not self._spill.pending:
                 try:
                     with self._db:
-                        self._update(row, columns)
+                        update(self._db, row, outcome)
                 except sqlite3.OperationalError:
                     self._again_at = time.monotonic() + WRITING
                 else:
+                    self._forget(row, outcome)
                     return
-            self._spill.add(row, columns)
+            self._spill.add(self._places[row], outcome)
+            self._forget(row, outcome)
+
+    def _forget(self, row: int, outcome: Outcome) -> None:
+        if outcome.state is not None:
+            self._places.pop(row, None)
 
     def _catch_up(self) -> None:
         """Write what is pending, if it can be written now."""
-        if not self._spill.pending or time.monotonic() < self._again_at:
+        if not self._spill or time.monotonic() < self._again_at:
             return
         try:
             with self._db:
-                self._apply_pending()
+                self._spill.apply(self._db)
         except sqlite3.OperationalError:
             self._again_at = time.monotonic() + WRITING
         else:
             self._spill.settled()
-
-    def _apply_pending(self) -> None:
-        for row, columns in self._spill.pending.items():
-            self._update(row, columns)
-
-    def _update(self, row: int, columns: dict[str, Any]) -> None:
-        assignments = ", ".join(f"{name} = ?" for name in columns)
-        self._db.execute(f"UPDATE calls SET {assignments} WHERE id = ?", (*columns.values(), row))
 
     def _write(self, work: Callable[[], T]) -> T:
         with self._lock:

@@ -1,12 +1,9 @@
-"""The ledger's file: tables, layouts, opening; and what is kept beside it while it cannot be written."""
+"""The ledger's file: tables, layouts, opening."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 LAYOUT = 2
 OPENING, WRITING = 30.0, 1.0  # seconds that another program may hold the file while we open it, and at each write
@@ -72,37 +69,3 @@ def _prepare(db: sqlite3.Connection, read_only: bool) -> None:
         )
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute(f"PRAGMA busy_timeout = {round(1000 * WRITING)}")
-
-
-class Spill:
-    """What could not be written into the ledger yet, by row: in memory, and where that can be written in a file beside
-    it, which the next opening reads. ``pending`` columns are names of the table's own columns."""
-
-    def __init__(self, ledger: Path) -> None:
-        self.path = ledger.with_name(f"{ledger.name}.spill.jsonl")
-        self.pending: dict[int, dict[str, Any]] = {}
-        self.kept = True  # whether the file has all of it
-
-    def read(self) -> None:
-        """Take what an earlier process left. A line that its end cut is no record."""
-        if not self.path.exists():
-            return
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                record = json.loads(line)
-                self.pending.setdefault(int(record["row"]), {}).update(record["columns"])
-
-    def add(self, row: int, columns: dict[str, Any]) -> None:
-        self.pending.setdefault(row, {}).update(columns)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"row": row, "columns": columns}) + "\n")
-        except OSError:
-            self.kept = False
-
-    def settled(self) -> None:
-        """All of it is in the ledger."""
-        self.pending.clear()
-        self.kept = True
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)

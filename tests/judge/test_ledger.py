@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -300,3 +301,151 @@ def test_answered_calls_say_how_long_they_took_and_what_was_thinking(tmp_path: P
     assert all(c.thinking is None for c in answered[2:])
     assert [c.form for c in answered[:2]] == ["schema", "text"]
     assert {c.latency_s for c in answered} == {0.5}
+
+
+# What a process left beside its ledger ------------------------------------------------------------------------
+
+
+def spilled(path: Path, *asked: Call) -> Path:
+    """A ledger with calls in flight, and their outcomes in a file beside it: what a full disk leaves."""
+    with Ledger(path) as ledger:
+        rows = [ledger.start(one, reserved_usd=0.5) for one in asked]
+        (pages,) = ledger._db.execute("PRAGMA page_count").fetchone()
+        ledger._db.execute(f"PRAGMA max_page_count = {pages}")
+        for row, one in zip(rows, asked, strict=True):
+            assert row is not None
+            ledger.received(row, reply=f"{one.key} {'x' * 300_000}", http_status=200)
+            finish(ledger, row, f"{one.key} {'x' * 300_000}")
+    return path.with_name(f"{path.name}.spill.jsonl")
+
+
+def reopened(path: Path, caplog: pytest.LogCaptureFixture) -> tuple[Spend, str]:
+    """Totals after the next opening, and what it says."""
+    caplog.clear()
+    with caplog.at_level("WARNING"), Ledger(path) as ledger:
+        return ledger.spend(), " ".join(caplog.messages)
+
+
+def line_of(row: int, one: Call, **columns: Any) -> str:
+    outcome = {"state": "done", "reply": "forged", "usd": 0.0} | columns
+    return json.dumps({"row": row, "endpoint": one.endpoint, "key": one.key, "outcome": outcome}) + "\n"
+
+
+@pytest.mark.parametrize(("cut", "done"), [(2, 1), (250_000, 1), (350_000, 1), (900_000, 0)])
+def test_a_spill_file_that_was_cut_gives_what_is_whole_and_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: int, done: int
+) -> None:
+    path = tmp_path / "l.sqlite"
+    file = spilled(path, call("a"), call("b"))
+    assert file.read_bytes().count(b"\n") == 4
+    data = file.read_bytes()[:-cut]
+    file.write_bytes(data)
+    spend, said = reopened(path, caplog)
+    assert (spend.done, spend.unfinished) == (done, 2 - done)
+    assert said.count("1 damaged") == 1
+    assert "kept as l.sqlite.spill.jsonl.1" in said
+    assert not file.exists()
+    assert (tmp_path / "l.sqlite.spill.jsonl.1").read_bytes() == data
+    assert reopened(path, caplog) == (spend, "")  # said once
+
+
+def test_a_spill_file_of_zeros_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "l.sqlite"
+    file = spilled(path, call("a"))
+    file.write_bytes(bytes(file.stat().st_size))
+    (tmp_path / "l.sqlite.spill.jsonl.1").write_text("of an earlier time")
+    spend, said = reopened(path, caplog)
+    assert (spend.done, spend.unfinished) == (0, 1)
+    assert "1 damaged; the file is kept as l.sqlite.spill.jsonl.2" in said
+    assert (tmp_path / "l.sqlite.spill.jsonl.1").read_text() == "of an earlier time"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"reserved_usd": 0.0},
+        {"usd = 0, id": 7},
+        {"state": "started"},
+        {"state": "paid"},
+        {"usd": -1.0},
+        {"usd": float("inf")},
+        {"usd": float("nan")},
+        {"usd": 10**400},
+        {"usd": "0.1"},
+        {"usd": None},
+        {"reply": None},
+        {"reply": 7},
+        {"reply": "\ud800"},
+        {"input_tokens": -4},
+        {"input_tokens": 2**70},
+        {"http_status": True},
+        {"state": "failed"},
+    ],
+)
+def test_what_no_ledger_spills_is_not_written_into_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: dict[str, Any]
+) -> None:
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        ledger.start(call("a"), reserved_usd=0.5)
+        before = ledger.spend()
+    file = tmp_path / "l.sqlite.spill.jsonl"
+    file.write_text(line_of(1, call("a"), **columns))
+    spend, said = reopened(path, caplog)
+    assert spend == before
+    assert "records that cannot be used: 1 " in said
+    assert not file.exists()
+    assert (tmp_path / "l.sqlite.spill.jsonl.1").exists()
+
+
+def test_a_spill_file_of_another_ledger_overwrites_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "l.sqlite"
+    with Ledger(path) as ledger:
+        for text in "ab":
+            ledger.start(call(text), reserved_usd=0.5)
+        finish(ledger, 1, "paid")
+        before = ledger.spend()
+    other = call("a", endpoint="http://elsewhere/v1")
+    lines = [
+        line_of(1, call("a")),  # another outcome of a call that has one
+        line_of(2, call("a")),  # another call stands there
+        line_of(2, call("b", model="other")),
+        line_of(2, other),
+        line_of(9, call("b")),
+        line_of(2**70, call("b")),
+    ]
+    (tmp_path / "l.sqlite.spill.jsonl").write_text("".join(lines))
+    spend, said = reopened(path, caplog)
+    assert spend == before
+    assert "6 not of a call of this ledger that was in flight" in said
+    with Ledger(path) as again:
+        assert found(again, call("a")) == "paid"
+        assert again.lookup(call("b")) is None
+
+
+def test_a_spill_file_that_is_read_twice_changes_nothing_the_second_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that dies between the ledger's commit and the removal of the file."""
+    path = tmp_path / "l.sqlite"
+    file = spilled(path, call("a"), call("b"))
+    data = file.read_bytes()
+    first, said = reopened(path, caplog)
+    assert (first.done, first.usd, said) == (2, 0.5, "")
+    file.write_bytes(data + data)
+    assert reopened(path, caplog) == (first, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["l.sqlite"]
+    file.write_bytes(data.splitlines(keepends=True)[0])  # the reply alone, of a call that is settled since
+    assert reopened(path, caplog) == (first, "")
+
+
+def test_what_was_only_received_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "l.sqlite"
+    file = spilled(path, call("a"))
+    file.write_bytes(file.read_bytes().splitlines(keepends=True)[0])
+    _, said = reopened(path, caplog)
+    assert said == ""
+    with Ledger(path) as ledger:
+        recorded = ledger.lookup(call("a"))
+    assert recorded is not None
+    assert (recorded.settled, recorded.reply[:64]) == (False, call("a").key)
