@@ -119,7 +119,8 @@ def readable(error: ValidationError, raw: Any, section: str = "") -> str:
     key = keys[0]
     same = [e for e, k in zip(errors, keys, strict=True) if k == key]
     first = same[0]
-    rest = len(set(keys)) - 1
+    # Of a section or a word in its place, one mistake: what the section's own key says.
+    rest = len({k for k in keys if not any(other.startswith(f"{k}.") for other in keys)} - {key})
     more = f" (and {rest} more)" if rest else ""
     if first["type"] == "value_error":
         return _own_message(key, str(first["ctx"]["error"])) + more

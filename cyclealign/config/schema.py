@@ -40,6 +40,21 @@ OWNED_TRAINING_KEYS = (
 )
 # Set by the black-box ranker for each call.
 OWNED_REQUEST_KEYS = ("model", "messages", "response_format", "stream", "n")
+Provider = Literal[
+    "auto", "openai", "azure", "anthropic", "gemini", "mistral", "deepseek", "openrouter", "groq", "together", "ollama",
+    "llama_cpp", "lm_studio", "vllm", "sglang", "other",
+]  # fmt: skip
+Reasoning = Literal["off", "minimal", "low", "medium", "high"]
+# By which providers are told how much to think; ``black_box.reasoning`` says it for all of them.
+REASONING_REQUEST_KEYS = (
+    "reasoning",
+    "reasoning_effort",
+    "thinking",
+    "thinking_budget",
+    "enable_thinking",
+    "chat_template_kwargs",
+    "prompt_mode",
+)
 
 
 class Section(BaseModel):
@@ -99,10 +114,17 @@ class GeneratorConfig(Section):
 
 
 class Price(Section):
-    """USD per million tokens."""
+    """USD per million tokens. What has no price of its own costs as all input, or all output, does.
+
+    cached_input, cache_write: input tokens that a provider's cache served, or took in. thinking: output tokens that
+    were thought.
+    """
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
+    cached_input: float | None = Field(default=None, ge=0)
+    cache_write: float | None = Field(default=None, ge=0)
+    thinking: float | None = Field(default=None, ge=0)
 
 
 class CascadeConfig(Section):
@@ -125,21 +147,28 @@ class BlackBoxConfig(Section):
     ``cascade`` learns from the run's own rankings, or with ``path`` ranks by what another run has learnt so.
     ``request``: provider options, sent verbatim.
 
-    outage_minutes: a judge that answers no call for so long ends the run, with all that was ranked. plain_http: the key
-    may go to another machine over http, which all on the way can read.
+    provider: whose manners the first request takes; ``auto``: by the host's name or a server's usual port. reasoning:
+    how much the model may think, said as that provider wants it; null: as the model does. price: USD per million
+    tokens; ``auto``: by the list that is installed. timeout_s: of one attempt; null: by the limit of the answer.
+    attempts: at most so many a request. outage_minutes: a judge that answers no call for so long ends the run, with all
+    that was ranked. plain_http: the key may go to another machine over http, which all on the way can read.
     """
 
     backend: str = "openai"
     model: str | None = None
     base_url: str | None = None
+    provider: Provider = "auto"
+    reasoning: Reasoning | None = None
     api_key_env: str = "OPENAI_API_KEY"
     template: str = "rank"
     passes: int = Field(default=1, ge=1)
     max_concurrency: int = Field(default=64, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
-    price: Price | None = None
+    price: Price | Literal["auto"] | None = None
     budget_usd: float | None = Field(default=None, ge=0)
+    timeout_s: float | None = Field(default=None, gt=0)
+    attempts: int = Field(default=8, ge=1, le=100)
     outage_minutes: float = Field(default=10, gt=0)
     max_unranked: float = Field(default=0.2, ge=0, le=1)
     plain_http: bool = False
@@ -190,11 +219,15 @@ class BlackBoxConfig(Section):
         if place in ("PATH", "RUN") and self.path is None:
             raise ValueError(f"path: needed for backend {self.judge}")
         if self.budget_usd is not None and self.price is None:
-            raise ValueError("price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens)")
+            raise ValueError(
+                "price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens), or auto"
+            )
         if self.base_url is not None:
             check_url("base_url", self.base_url)
         for key in self.request:
             _check_request_key(key)
+            if self.reasoning is not None and key in REASONING_REQUEST_KEYS:
+                raise ValueError(f"request.{key}: black_box.reasoning={self.reasoning} says it too; remove one of them")
         return self
 
 

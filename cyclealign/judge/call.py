@@ -14,6 +14,8 @@ Purpose = Literal["rank", "repair", "probe", "eval"]
 
 # Options that say how an answer is to be sent, not what is asked for: adapted to what a server takes.
 WIRE_OPTIONS = ("max_tokens", "max_completion_tokens", "temperature")
+# A schema, JSON of any shape, or a line of text.
+AnswerForm = Literal["schema", "object", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +23,9 @@ class Call:
     """``messages``, ``schema`` and ``options`` (the body's other fields) are the wire form: what is sent.
 
     content: what is asked, whatever the form (the messages with the words of one fixed form of answer); by default
-    ``messages``. repairs: whether it asks again after an unusable reply to the same question. ``interaction`` is None
-    for probes; ``pass_number`` counts presentations of one item from 0.
+    ``messages``. asked: options that change what is asked for, as the user has them and not as a provider calls them;
+    by default those of ``options`` that do. repairs: whether it asks again after an unusable reply to the same
+    question. ``interaction`` is None for probes; ``pass_number`` counts presentations of one item from 0.
     """
 
     endpoint: str
@@ -32,10 +35,18 @@ class Call:
     options: Mapping[str, Any]
     purpose: Purpose
     content: Sequence[Message] | None = None
+    asked: Mapping[str, Any] | None = None
     repairs: bool = False
     prompt_id: str = ""
     interaction: int | None = None
     pass_number: int = 0
+
+    @property
+    def form(self) -> AnswerForm:
+        """In which form it asks for its answer."""
+        if self.schema is None:
+            return "text"
+        return "object" if self.schema.get("type") == "json_object" else "schema"
 
     @cached_property
     def key(self) -> str:
@@ -48,14 +59,20 @@ class Call:
         content = list(self.messages if self.content is None else self.content)
         if asked == "probe":
             return sha256_hex([self.model, content, asked, dict(self.options), self.schema])
-        options = {name: value for name, value in self.options.items() if name not in WIRE_OPTIONS}
+        options = dict(self.asked) if self.asked is not None else content_options(self.options)
         return sha256_hex([self.model, content, asked, options])
+
+
+def content_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options that change what is asked for; what is null is not sent."""
+    return {name: value for name, value in options.items() if name not in WIRE_OPTIONS and value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
     """Totals. ``calls`` = ``done`` + ``failed`` + ``unfinished``: every attempt that was about to be sent.
 
+    cached_tokens, written_tokens: of the input, from the provider's cache and into it. thinking_tokens: of the output.
     unfinished: sent, without a reply on record: in flight now, or when a process was killed. repeated: calls sent
     again because of that. usd: cost of what was answered, and the worst case of failures that may have been
     billed. reserved_usd: worst case of the unfinished.
@@ -67,14 +84,17 @@ class Spend:
     unfinished: int = 0
     repeated: int = 0
     input_tokens: int = 0
+    cached_tokens: int = 0
+    written_tokens: int = 0
     output_tokens: int = 0
+    thinking_tokens: int = 0
     usd: float = 0.0
     reserved_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A reply on the ledger. structured: whether a schema was asked for. settled: False where the process died between
+    """A reply on the ledger. structured: whether JSON was asked for. settled: False where the process died between
     writing it down and reading it."""
 
     row: int
@@ -85,7 +105,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A call with a reply, as the ledger has it. form: ``schema`` or ``text``. started_at, latency_s: seconds.
+    """A call with a reply, as the ledger has it. started_at, latency_s: seconds.
     thinking: tokens of the output that the server counts as thinking; None where it does not say."""
 
     prompt_id: str

@@ -39,26 +39,25 @@ class RedirectedAway(Exception):
 class Client:
     """Sends calls to one endpoint. Belongs to one event loop."""
 
-    def __init__(self, sdk: openai.AsyncOpenAI, deadline: float) -> None:
+    def __init__(self, sdk: openai.AsyncOpenAI) -> None:
         self._sdk = sdk
-        self._deadline = deadline
 
-    async def send(self, call: Call) -> Answer | Failure:
-        """The body of a successful response, or why there is none."""
+    async def send(self, call: Call, deadline: float) -> Answer | Failure:
+        """The body of a successful response, or why there is none. deadline: seconds of this attempt."""
         import openai
 
         fields = dict(call.options) | ({"response_format": call.schema} if call.schema else {})
         messages: Any = [{"role": m["role"], "content": well_formed(m["content"])} for m in call.messages]
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(deadline):
                 raw = await self._sdk.chat.completions.with_raw_response.create(
-                    model=call.model, messages=messages, extra_body=fields
+                    model=call.model, messages=messages, extra_body=fields, timeout=deadline
                 )
             return Answer(raw.status_code, decoded(raw.content))
         except openai.APIStatusError as error:
             return _refusal(error)
         except (TimeoutError, openai.APITimeoutError):
-            return Failure(detail=f"no reply within {self._deadline:g} s", timed_out=True)
+            return Failure(detail=f"no reply within {deadline:g} s", timed_out=True)
         except openai.APIConnectionError as error:
             return _no_connection(error.__cause__ or error)
         except Exception as error:  # what a server makes of the protocol must not become a traceback of ours
@@ -66,8 +65,9 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(endpoint: str, key: str, deadline: float, most: int) -> AsyncIterator[Client]:
-    """The connection pool. deadline: seconds of one attempt. most: bytes of the body of one response.
+async def connected(endpoint: str, key: str, most: int, key_header: str = "") -> AsyncIterator[Client]:
+    """The connection pool. most: bytes of the body of one response. key_header: where the key goes besides
+    ``Authorization``.
 
     The account that OPENAI_ORG_ID and OPENAI_PROJECT_ID name is told to OpenAI alone.
     """
@@ -85,13 +85,13 @@ async def connected(endpoint: str, key: str, deadline: float, most: int) -> Asyn
         api_key=key or NO_KEY,
         base_url=url,
         default_query=query or None,
+        default_headers={key_header: key} if key and key_header else None,
         max_retries=0,
-        timeout=deadline,
         http_client=http,
     ) as sdk:
         if host_of(endpoint) != host_of(OPENAI_URL):
             sdk.organization = sdk.project = None
-        yield Client(sdk, deadline)
+        yield Client(sdk)
 
 
 def _check_response(response: httpx2.Response) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from cyclealign.config.endpoints import OPENAI_URL, host_of
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.judge.call import Call
+from cyclealign.judge.call import Call, content_options
+from cyclealign.judge.chat import Usage
+from cyclealign.judge.prices import dearest, price_of
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
+from cyclealign.judge.providers import reasoning_fields
 from cyclealign.judge.template import RankTemplate
+from cyclealign.judge.wire import LENGTH_OPTIONS, SEEDS, WireForm, first_form
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
-LENGTH_OPTIONS = ("max_tokens", "max_completion_tokens")
 LONGEST_ANSWER = 10_000_000  # tokens
-# Most calls of a probe: with a schema, once more, and without one.
+# Most calls of a probe that are billed; a model that thinks although nothing was said of it may take three more.
 PROBES = 3
 # Bytes that a chat template may add around one message, or around the whole: role names and control tokens.
 MESSAGE_OVERHEAD = 16
@@ -27,16 +29,28 @@ def answer_tokens(k: int) -> int:
     return 64 + 8 * k
 
 
-def request_options(config: BlackBoxConfig, k: int) -> dict[str, Any]:
+def request_options(config: BlackBoxConfig, k: int, form: WireForm | None = None) -> dict[str, Any]:
     """The request's fields besides model, messages and schema: our defaults, under the user's own (null removes one).
 
-    OpenAI's newer models refuse ``max_tokens``, and many other servers know nothing else.
+    form: as far as it is known; by default as the provider is asked first. UserError where the provider has no such
+    level of reasoning.
     """
-    length = "max_completion_tokens" if host_of(config.base_url) == host_of(OPENAI_URL) else "max_tokens"
-    defaults: dict[str, Any] = {"temperature": 0}
-    if not any(name in config.request for name in LENGTH_OPTIONS):
-        defaults[length] = answer_tokens(k)
-    return {name: value for name, value in (defaults | config.request).items() if value is not None}
+    form = form or first_form(config)
+    fields: dict[str, Any] = {"temperature": 0} if form.temperature and "temperature" not in form.refused else {}
+    if not any(name in config.request for name in LENGTH_OPTIONS) and (name := form.named(form.length)):
+        fields[name] = form.limit(answer_tokens(k))
+    for name, value in config.request.items():
+        fields.pop(name, None)
+        renamed = form.named(form.seed if name == "seed" else name) if name in (*LENGTH_OPTIONS, *SEEDS) else name
+        if value is not None and renamed:
+            fields[renamed] = value
+    return fields | dict(reasoning_fields(config))
+
+
+def asked_options(config: BlackBoxConfig) -> dict[str, Any]:
+    """Of the options, what is asked for, whatever a provider calls it: a part of a call's identity."""
+    reasoning = {} if config.reasoning is None else {"reasoning": config.reasoning}
+    return content_options(config.request) | reasoning
 
 
 def output_bound(options: Mapping[str, Any]) -> int | None:
@@ -62,10 +76,26 @@ def estimated_tokens(call: Call) -> int:
 
 
 def usd(price: Price | None, input_tokens: float, output_tokens: float) -> float:
-    """Cost in USD; 0 where no price is given."""
+    """Cost in USD of tokens of no particular kind; 0 where no price is given."""
+    return 0.0 if price is None else (input_tokens * price.input + output_tokens * price.output) / 1e6
+
+
+def usage_usd(price: Price | None, usage: Usage) -> float:
+    """Cost in USD of what a server counts, each kind of token at its price; 0 where no price is given."""
     if price is None:
         return 0.0
-    return (input_tokens * price.input + output_tokens * price.output) / 1e6
+    given, made, thinking = usage.input_tokens or 0, usage.output_tokens or 0, usage.thinking or 0
+    return (
+        (given - usage.cached - usage.written) * price.input
+        + usage.cached * _or(price.cached_input, price.input)
+        + usage.written * _or(price.cache_write, price.input)
+        + (made - thinking) * price.output
+        + thinking * _or(price.thinking, price.output)
+    ) / 1e6
+
+
+def _or(own: float | None, other: float) -> float:
+    return other if own is None else own
 
 
 def check_bounded(config: BlackBoxConfig) -> None:
@@ -103,7 +133,8 @@ def worst_case(
 
     Every pass is counted with its repair call, and the probe with all of its calls; attempts that the server refuses
     or drops are not. ``demonstration_tokens``: estimate of all demonstrations shown in one call. The two last are
-    tokens of the policy; give the longest prompt of the data where it is known.
+    tokens of the policy; give the longest prompt of the data where it is known. UserError as ``request_options`` and
+    ``tariff_of``.
     """
     orders = len(presentations(k, config.passes, seed=0))
     empty = CandidateSet(Prompt(({"role": "user", "content": ""},)), tuple(Candidate(str(i), "") for i in range(k)))
@@ -118,5 +149,10 @@ def worst_case(
     calls = 2 * pairs + probes
     input_tokens = pairs * (first + repair) + probes * (frame + schema)
     output_tokens = calls * answer
-    cost = None if config.price is None else usd(config.price, input_tokens, output_tokens)
-    return WorstCase(calls, input_tokens, output_tokens, cost)
+    return WorstCase(calls, input_tokens, output_tokens, most_usd(config, calls, input_tokens, output_tokens))
+
+
+def most_usd(config: BlackBoxConfig, calls: int, input_tokens: float, output_tokens: float) -> float | None:
+    """Most that so many calls cost together, in USD; None where no price is given. UserError as ``tariff_of``."""
+    price = price_of(config, input_tokens / max(calls, 1))
+    return None if price is None else usd(dearest(price), input_tokens, output_tokens)

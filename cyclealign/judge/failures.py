@@ -31,8 +31,9 @@ class Failure:
     """An attempt without a reply.
 
     code: the provider's error code and type, in one text. wait: seconds that the server asked for. sent: False when
-    the request surely never left. unread: a successful response whose body was given up. reply: the body of a successful response that is no chat completion; ``status`` is
-    then what the error in it speaks of, else 200.
+    the request surely never left. unread: a successful response whose body was given up. reply: the body of a
+    successful response that is no chat completion; ``status`` is then what the error in it speaks of, else 200.
+    cut_prompt: what to change where the server did not read the whole prompt that it answered.
     """
 
     detail: str
@@ -43,6 +44,7 @@ class Failure:
     sent: bool = True
     unread: bool = False
     reply: str | None = None
+    cut_prompt: str = ""
 
     @property
     def empty_account(self) -> bool:
@@ -67,7 +69,7 @@ class Failure:
 
     @property
     def retryable(self) -> bool:
-        if self.empty_account or self.moderation or self.status in REQUEST_FAULTS:
+        if self.empty_account or self.moderation or self.cut_prompt or self.status in REQUEST_FAULTS:
             return False
         if self.status is None or self.status in RETRYABLE or self.status >= 500:
             return True

@@ -31,7 +31,8 @@ SELECT COUNT(*), COALESCE(SUM(state = 'done'), 0), COALESCE(SUM(state = 'failed'
   COALESCE(SUM(EXISTS (
     SELECT 1 FROM calls AS before WHERE before.endpoint = calls.endpoint AND before.key = calls.key
       AND before.attempt = calls.attempt - 1 AND before.state = 'started')), 0),
-  COALESCE(SUM(input_tokens), 0), COALESCE(SUM(output_tokens), 0), COALESCE(SUM(usd), 0.0),
+  COALESCE(SUM(input_tokens), 0), COALESCE(SUM(cached_tokens), 0), COALESCE(SUM(written_tokens), 0),
+  COALESCE(SUM(output_tokens), 0), COALESCE(SUM(thinking_tokens), 0), COALESCE(SUM(usd), 0.0),
   COALESCE(SUM(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END), 0.0)
 """
 _COMMITTED = "(SELECT spent FROM money) + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls WHERE state = 'started')"
@@ -70,7 +71,7 @@ class Ledger:
     def lookup(self, call: Call) -> Recorded | None:
         """The raw reply to a call of this identity that was recorded before, at whichever attempt."""
         row = self._one(
-            "SELECT id, reply, form = 'schema', state = 'done' FROM calls WHERE endpoint = ? AND key = ?"
+            "SELECT id, reply, form <> 'text', state = 'done' FROM calls WHERE endpoint = ? AND key = ?"
             " AND (state = 'done' OR (state = 'started' AND reply IS NOT NULL)) ORDER BY attempt LIMIT 1",
             (call.endpoint, call.key),
         )
@@ -101,7 +102,7 @@ class Ledger:
             "interaction": call.interaction,
             "prompt_id": call.prompt_id,
             "pass": call.pass_number,
-            "form": "schema" if call.schema else "text",
+            "form": call.form,
             "options": canonical_json(dict(call.options)),
             "state": "started",
             "started_at": time.time(),
@@ -138,14 +139,24 @@ class Ledger:
         usd: float,
         http_status: int,
         latency_s: float,
+        cached_tokens: int = 0,
+        written_tokens: int = 0,
+        thinking_tokens: int | None = None,
         odd: str | None = None,
     ) -> None:
-        """Record the raw reply of an attempt, and what it cost. odd: what is wrong with the server's own account."""
+        """Record the raw reply of an attempt, and what it cost.
+
+        cached_tokens, written_tokens: of the input. thinking_tokens: of the output; None: not said. odd: what is wrong
+        with the server's own account.
+        """
         outcome = Outcome(
             state="done",
             reply=reply,
             input_tokens=input_tokens,
+            cached_tokens=cached_tokens,
+            written_tokens=written_tokens,
             output_tokens=output_tokens,
+            thinking_tokens=thinking_tokens,
             usd=usd,
             http_status=http_status,
             latency_s=latency_s,
@@ -162,8 +173,10 @@ class Ledger:
         http_status: int | None,
         latency_s: float,
         reply: str | None = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
     ) -> None:
-        """Record that an attempt gave no completed reply. ``usd``: what must be taken as billed for it."""
+        """Record that an attempt gave no reply that could be used. ``usd``: what must be taken as billed for it."""
         outcome = Outcome(
             state="failed",
             error=error,
@@ -171,6 +184,8 @@ class Ledger:
             http_status=http_status,
             latency_s=latency_s,
             reply=reply,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
         )
         self._settle(row, outcome)
 
@@ -183,7 +198,7 @@ class Ledger:
             self._db.execute(
                 f"UPDATE calls SET reserved_usd = reserved_usd * ? + ? WHERE state = 'started' AND {about}", grown
             )
-            guessed = "usd > 0 AND (state = 'failed' OR (odd IS NOT NULL AND output_tokens = 0))"
+            guessed = "usd > 0 AND output_tokens = 0 AND (state = 'failed' OR odd IS NOT NULL)"
             self._db.execute(f"UPDATE calls SET usd = usd * ? + ? WHERE {guessed} AND {about}", grown)
 
         self._write(update)
@@ -216,13 +231,8 @@ class Ledger:
 
     def answered(self, purpose: Purpose) -> list[Answered]:
         """All calls of a purpose that have a reply, in the order in which they were sent."""
-        said = "CASE WHEN json_valid(reply) THEN reply ELSE '{}' END, "
-        said += "'$.usage.completion_tokens_details.reasoning_tokens'"
-        thinking = (
-            f"CASE WHEN json_type({said}) = 'integer' AND json_extract({said}) >= 0 THEN json_extract({said}) END"
-        )
         rows = self._all(
-            f"SELECT prompt_id, pass, form, started_at, COALESCE(latency_s, 0.0), {thinking} FROM calls"
+            "SELECT prompt_id, pass, form, started_at, COALESCE(latency_s, 0.0), thinking_tokens FROM calls"
             " WHERE purpose = ? AND state = 'done' ORDER BY started_at",
             (purpose,),
         )
@@ -306,7 +316,10 @@ def _spend(row: Sequence[Any]) -> Spend:
         "unfinished",
         "repeated",
         "input_tokens",
+        "cached_tokens",
+        "written_tokens",
         "output_tokens",
+        "thinking_tokens",
         "usd",
         "reserved_usd",
     )

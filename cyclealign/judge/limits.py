@@ -16,6 +16,7 @@ from datetime import UTC
 
 Clock = Callable[[], float]
 MINUTE = 60.0
+LONGEST_READING, SLOWEST = 120.0, 5.0  # seconds until the first token of an answer, tokens a second from there
 FIRST_WORD, BETWEEN_WORDS = 10.0, 30.0  # seconds of silence before it is said, and between two such lines
 
 
@@ -27,15 +28,20 @@ class BudgetSpent(Exception):
 class RetryPolicy:
     """How often and how patiently one request is tried. Times in seconds.
 
-    attempts: all of them, the first included. deadline: of one attempt. longest_pause: a server that asks for more
-    (a daily quota) is not waited for.
+    attempts: all of them, the first included. deadline: of one attempt; None: by the limit of its answer.
+    longest_pause: a server that asks for more (a daily quota) is not waited for.
     """
 
     attempts: int = 8
     first_wait: float = 0.5
     longest_wait: float = 30.0
     longest_pause: float = 600.0
-    deadline: float = 120.0
+    deadline: float | None = None
+
+    def seconds(self, limit: int) -> float:
+        """Of one attempt, whose answer is limited to ``limit`` tokens (0: by nothing): a slow judge of one's own, which
+        reads for two minutes and writes five tokens a second, gets its time."""
+        return LONGEST_READING + limit / SLOWEST if self.deadline is None else self.deadline
 
     def wait(self, failures: int, draw: float) -> float:
         """Seconds before the attempt after ``failures`` failures: full jitter, ``draw`` uniform in [0, 1)."""

@@ -7,11 +7,13 @@ import json
 import math
 from dataclasses import dataclass
 
-from cyclealign.config.schema import Price
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.judge.call import Call
-from cyclealign.judge.chat import ChatReply
-from cyclealign.judge.costs import input_bound, output_bound, usd
+from cyclealign.judge.chat import ChatReply, Usage
+from cyclealign.judge.costs import input_bound, output_bound, usage_usd, usd
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
+from cyclealign.judge.prices import dearest, tariff_of
+from cyclealign.judge.providers import profile_of
 
 # A provider may add words of its own to a request; more than this many times ours is no count of this request.
 INPUT_SLACK = 2.0
@@ -20,15 +22,20 @@ MOST_OUTPUT = 131_072
 # After a reply beyond the request's limit, this many times its length is reserved for each: thinking varies.
 OUTPUT_SLACK = 16
 BYTES_PER_TOKEN = 128  # more than any tokenizer puts into a token, on average of a text
+# A token does not span a space: fewer tokens than words are no count of the whole prompt. Where a server is known to
+# cut, any fewer; elsewhere far fewer, since some count what a cache served apart.
+CUT_IF_BELOW, FAR_BELOW = 1.0, 0.75  # of the words
+LEAST_CONTEXT = 500  # tokens; no server cuts a prompt to less
+NOTHING = Usage(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a reply is booked at. odd: what is wrong with the server's own account; None: nothing."""
+    """What a reply is booked at. usage: as the server counts, nothing where that cannot be. odd: what is wrong with the
+    server's own account; None: nothing."""
 
     usd: float
-    input_tokens: int
-    output_tokens: int
+    usage: Usage
     odd: str | None = None
 
 
@@ -36,31 +43,62 @@ class Money:
     """Price, worst case and charge of calls; what servers bill beyond their requests' limits is a fact on the ledger,
     so that reservations grow for all processes and starts."""
 
-    def __init__(self, price: Price | None, ledger: Ledger, model: str) -> None:
-        self._price = price
+    def __init__(self, config: BlackBoxConfig, ledger: Ledger, model: str) -> None:
+        """UserError where ``price: auto`` finds none."""
+        self._tariff = tariff_of(config)
+        self._profile = profile_of(config)
         self._ledger = ledger
         self._fact = f"billed beyond the request: {model}"
         self._input_scale, self._output = 1.0, 0
+        if self._tariff is not None and self._tariff.listed:
+            found = [[start, price.model_dump(exclude_none=True)] for start, price in self._tariff.steps]
+            ledger.set_fact(f"price: {model}", json.dumps({"source": self._tariff.source, "from_input_tokens": found}))
 
     def worst(self, call: Call) -> float:
         """Most that a call may cost in USD: its input bound, and its limit or what was seen beyond one."""
         self._recall()
-        output = max(self._limit(call), self._output)
-        return usd(self._price, math.ceil(self._input_scale * input_bound(call)), output)
+        given = math.ceil(self._input_scale * input_bound(call))
+        return self._most(given, max(self._limit(call), self._output))
+
+    def _most(self, given: int, made: int) -> float:
+        return 0.0 if self._tariff is None else usd(dearest(self._tariff.of(given)), given, made)
 
     def charge(self, call: Call, reply: ChatReply, reserved: float) -> Charge:
         """What a reply is booked at: the server's count where the request can have held it, else the worst case.
 
         reserved: the worst case when it was sent; what is known since may be more.
         """
-        given, made = reply.usage.input_tokens, reply.usage.output_tokens
+        usage = reply.usage
+        given, made = usage.input_tokens, usage.output_tokens
         odd = self._odd(call, reply)
         if odd or given is None or made is None:
-            return Charge(max(reserved, self.worst(call)), 0, 0, odd)
+            return Charge(max(reserved, self.worst(call)), NOTHING, odd)
         self._grow(call, given, made)
         limit = self._limit(call)
         beyond = f"{made} output tokens at a limit of {limit}" if 0 < limit < made else None
-        return Charge(usd(self._price, given, made), given, made, beyond)
+        cost = self._cost(usage)
+        if beyond is None and cost > max(reserved, self._most(given, made)):
+            beyond = f"it bills {cost:.6f} USD for {given} tokens in and {made} out"
+        return Charge(cost, usage, beyond)
+
+    def _cost(self, usage: Usage) -> float:
+        """USD; where a provider of many prices says what it billed, that, unless the user knows a price."""
+        if self._tariff is None:
+            return 0.0
+        if self._tariff.listed and self._profile.cost_in and usage.cost is not None:
+            return usage.cost
+        return usage_usd(self._tariff.of(usage.input_tokens or 0), usage)
+
+    def cut_prompt(self, call: Call, reply: ChatReply) -> str | None:
+        """What to change where the server has read less than it was sent, by its own count; None: it read all."""
+        given = reply.usage.input_tokens
+        if given is None or given < LEAST_CONTEXT:
+            return None
+        words = sum(len(m["content"].split()) for m in call.messages)
+        if given >= words * (CUT_IF_BELOW if self._profile.context else FAR_BELOW):
+            return None
+        change = self._profile.context or "give the server a longer context"
+        return f"it read {given:,} tokens of a prompt of {words:,} words, and cut the rest; {change}"
 
     def _odd(self, call: Call, reply: ChatReply) -> str | None:
         given, made = reply.usage.input_tokens, reply.usage.output_tokens
@@ -82,7 +120,7 @@ class Money:
         output = min(MOST_OUTPUT, OUTPUT_SLACK * made) if 0 < self._limit(call) < made else 0
         if scale > self._input_scale or output > self._output:
             times = max(scale, self._input_scale) / self._input_scale
-            more = usd(self._price, 0, max(output - self._output, 0))
+            more = self._most(0, max(output - self._output, 0))
             self._input_scale, self._output = max(scale, self._input_scale), max(output, self._output)
             with contextlib.suppress(LedgerUnavailable):
                 # What got no reply, or no account of it, may have cost as much.

@@ -23,7 +23,9 @@ from cyclealign.judge.costs import check_bounded, estimated_tokens, output_bound
 from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
 from cyclealign.judge.limits import Adaptive, Gate, RetryPolicy, Silence, TokenBucket
-from cyclealign.judge.money import Money
+from cyclealign.judge.money import NOTHING, Money
+from cyclealign.judge.prices import tariff_of
+from cyclealign.judge.providers import profile_of
 from cyclealign.types import RunStopped, UserError
 
 log = logging.getLogger(__name__)
@@ -35,24 +37,39 @@ class PaidCalls:
     """The calls of one ranker: its key, its ledger, and the limits that outlast one ``open``."""
 
     def __init__(self, config: BlackBoxConfig, ledger: Ledger, retry: RetryPolicy) -> None:
-        check_bounded(config)
         self.endpoint = config.base_url or OPENAI_URL
         self.model = config.model or ""
         self.greeting: Call | None = None  # a tiny call that a judge which is there answers
         self._config = config
         self._ledger = ledger
-        outage = 60 * config.outage_minutes
-        self._retry = replace(retry, deadline=min(retry.deadline, outage))
-        self._key = api_key(config, self.endpoint)
+        self._outage = 60 * config.outage_minutes
+        self._retry = retry
+        self._key = self._checked(config)
         self._adaptive = Adaptive(config.max_concurrency)
         self._requests = TokenBucket(config.requests_per_minute) if config.requests_per_minute else None
         self._tokens = TokenBucket(config.tokens_per_minute) if config.tokens_per_minute else None
-        self._money = Money(config.price, ledger, f"{self.endpoint} {self.model}")
-        self._silence = Silence(outage)
+        self._money = Money(config, ledger, f"{self.endpoint} {self.model}")
+        self._silence = Silence(self._outage)
         self._reached = False  # whether the endpoint has ever answered this process
         self._served = False  # whether it has ever served this key and model, as far as we know
         self._client: Client
         self._gate: Gate
+
+    def _checked(self, config: BlackBoxConfig) -> str:
+        """The key. UserError with all that is wrong before anybody is asked."""
+        key, faults = "", []
+        for check in (check_bounded, tariff_of):
+            try:
+                check(config)
+            except UserError as fault:
+                faults.append(str(fault))
+        try:
+            key = api_key(config, self.endpoint)
+        except UserError as fault:
+            faults.append(str(fault))
+        if faults:
+            raise UserError("; ".join(faults))
+        return key
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -61,7 +78,8 @@ class PaidCalls:
         self._gate = Gate(self._adaptive, self._requests, self._tokens)
         self._silence.broken()
         most = longest_body(output_bound(self._config.request))
-        async with connected(self.endpoint, self._key, self._retry.deadline, most) as self._client:
+        header = profile_of(self._config).key_header
+        async with connected(self.endpoint, self._key, most, header) as self._client:
             yield
 
     @property
@@ -124,7 +142,7 @@ class PaidCalls:
         async with self._gate.slot(estimate, start) as row:
             sent_at = time.monotonic()
             try:
-                sent = await self._client.send(call)
+                sent = await self._client.send(call, self._seconds(call))
             except asyncio.CancelledError:
                 self._record_failure(row, Failure(detail="cancelled"), self._worst(call, worst), sent_at)
                 raise
@@ -137,6 +155,10 @@ class PaidCalls:
             self._adaptive.overloaded(sent_at)
         self._listen(outcome, sent_at)
         return outcome
+
+    def _seconds(self, call: Call) -> float:
+        """Of one attempt: no longer than the silence that ends a run."""
+        return min(self._retry.seconds(output_bound(call.options) or 0), self._outage)
 
     def _listen(self, outcome: ChatReply | Failure, sent_at: float) -> None:
         """Whether the judge is there, from one attempt."""
@@ -183,11 +205,19 @@ class PaidCalls:
             )
             return self._record_failure(recorded.row, failure, self._worst(call, worst), sent_at)
         charge = self._money.charge(call, reply, worst)
+        used = charge.usage
+        cut = None if charge.odd else self._money.cut_prompt(call, reply)
+        if cut is not None:
+            failure = Failure(detail=cut, status=200, reply=recorded.reply, cut_prompt=cut)
+            return self._record_failure(recorded.row, failure, charge.usd, sent_at, used)
         self._ledger.done(
             recorded.row,
             reply=recorded.reply,
-            input_tokens=charge.input_tokens,
-            output_tokens=charge.output_tokens,
+            input_tokens=used.input_tokens or 0,
+            cached_tokens=used.cached,
+            written_tokens=used.written,
+            output_tokens=used.output_tokens or 0,
+            thinking_tokens=used.thinking,
             usd=charge.usd,
             http_status=200,
             latency_s=time.monotonic() - sent_at,
@@ -203,7 +233,9 @@ class PaidCalls:
         """What a call without an account of it is booked at: what was reserved, or more where that is known now."""
         return max(reserved, self._money.worst(call))
 
-    def _record_failure(self, row: int, failure: Failure, worst: float, sent_at: float) -> Failure:
+    def _record_failure(
+        self, row: int, failure: Failure, worst: float, sent_at: float, used: Usage = NOTHING
+    ) -> Failure:
         self._ledger.failed(
             row,
             error=failure.detail,
@@ -211,6 +243,8 @@ class PaidCalls:
             http_status=failure.status,
             latency_s=time.monotonic() - sent_at,
             reply=failure.reply,
+            input_tokens=used.input_tokens or 0,
+            output_tokens=used.output_tokens or 0,
         )
         return failure
 
@@ -252,6 +286,8 @@ class PaidCalls:
                 f"{where} refuses calls of model {self.model!r}: the account of the key in ${env} is empty"
                 f" ({failure.detail}); nothing more is asked, a second start goes on with what is left"
             )
+        if failure.cut_prompt:
+            raise UserError(f"{where}: model {self.model!r}: {failure.cut_prompt}")
         if failure.retryable or failure.status is None or failure.moderation or failure.status in REQUEST_FAULTS:
             return
         if failure.status == 403 and self._served:  # this key may use this model: it is about this prompt

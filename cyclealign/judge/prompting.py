@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from cyclealign.files.printable import well_formed
+from cyclealign.judge.call import AnswerForm
 from cyclealign.judge.template import RankTemplate, fill
 from cyclealign.types import CandidateSet, Demonstration, Message
 
@@ -167,6 +168,13 @@ def response_format(k: int) -> dict[str, object]:
         "type": "json_schema",
         "json_schema": {"name": "ranking", "strict": True, "schema": answer_schema(k)},
     }
+
+
+def answer_format(k: int, form: AnswerForm) -> dict[str, object] | None:
+    """The ``response_format`` of a call in a form of answer; None for text."""
+    if form == "text":
+        return None
+    return response_format(k) if form == "schema" else {"type": "json_object"}
 
 
 def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:

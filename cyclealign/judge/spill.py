@@ -35,6 +35,9 @@ class Outcome:
     reply: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    written_tokens: int | None = None
+    thinking_tokens: int | None = None
     usd: float | None = None
     http_status: int | None = None
     latency_s: float | None = None

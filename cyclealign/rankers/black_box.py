@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cyclealign.config.schema import BlackBoxConfig
-from cyclealign.judge.call import Call, Purpose
-from cyclealign.judge.capability import Capability
+from cyclealign.judge.call import AnswerForm, Call, Purpose
+from cyclealign.judge.capability import MOST_FORMS, Capability
 from cyclealign.judge.chat import ChatReply
-from cyclealign.judge.costs import request_options
+from cyclealign.judge.costs import asked_options
 from cyclealign.judge.failures import CallFailed
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent, RetryPolicy
 from cyclealign.judge.paid_calls import PaidCalls
-from cyclealign.judge.prompting import presentations, render, repair_messages, response_format, unshuffle
+from cyclealign.judge.prompting import answer_format, presentations, render, repair_messages, unshuffle
 from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
 from cyclealign.judge.streaming import Work, stream
 from cyclealign.judge.template import RankTemplate
@@ -80,8 +80,9 @@ class BlackBoxRanker:
         self._config = config
         self._template = template
         self._ledger = ledger
-        self._retry = retry or RetryPolicy()
-        self._calls = PaidCalls(config, ledger, self._retry)
+        self._calls = PaidCalls(
+            config, ledger, retry or RetryPolicy(attempts=config.attempts, deadline=config.timeout_s)
+        )
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """Rankings in order of completion, while ``sets`` is still being produced in a thread of its own.
@@ -104,7 +105,7 @@ class BlackBoxRanker:
 
         async def probe() -> None:
             async with self._calls.open():
-                await Capability(self._config, self._template, self._ledger, self._calls).structured(k)
+                await Capability(self._config, self._template, self._ledger, self._calls).form(k)
 
         try:
             asyncio.run(probe())
@@ -135,7 +136,7 @@ class BlackBoxRanker:
     async def _verdict(self, item: _Item) -> Ranking | Unranked:
         prompt_id, ids = item.set.prompt.id, item.set.ids
         try:
-            await self._capability.structured(len(ids))
+            await self._capability.form(len(ids))
         except BudgetSpent:
             return Unranked(prompt_id, "budget")
         orders = presentations(len(ids), self._config.passes, seed=item.seed)
@@ -187,23 +188,23 @@ class BlackBoxRanker:
         """The reply to one call, in the form of answer that the endpoint can be held to; ``repair``: an unusable reply
         and what is wrong with it."""
         k = len(order)
-        while True:
-            structured = await self._capability.structured(k)
+        for left in reversed(range(MOST_FORMS)):
+            form = await self._capability.form(k)
             messages = content
-            if not structured:
+            if form == "text":
                 messages = render(self._template, item.demonstrations, item.set, order, structured=False)
             if repair is not None:
                 messages = repair_messages(messages, *repair)
+            call = self._call(item, number, messages, content, form, repair)
             try:
-                reply = await self._calls.reply(self._call(item, number, messages, content, structured, repair))
+                reply = await self._calls.reply(call)
             except CallFailed as error:
-                if not (structured and error.failure.status in (400, 404, 422) and error.failure.about_schema):
+                if left == 0 or not self._capability.learn(error.failure, call, k):
                     raise
-                self._capability.refused(k, str(error))
                 continue
-            if reply.structured:
-                self._capability.held(k, reply)
+            self._capability.heard(reply, call, k)
             return reply
+        raise AssertionError("the last form is answered or raises")
 
     def _call(
         self,
@@ -211,7 +212,7 @@ class BlackBoxRanker:
         number: int,
         messages: Sequence[Message],
         content: Sequence[Message],
-        structured: bool,
+        form: AnswerForm,
         repair: object,
     ) -> Call:
         k = len(item.set.candidates)
@@ -220,8 +221,9 @@ class BlackBoxRanker:
             endpoint=self._calls.endpoint,
             model=self._calls.model,
             messages=messages,
-            schema=response_format(k) if structured else None,
-            options=request_options(self._config, k),
+            schema=answer_format(k, form),
+            options=self._capability.options(k),
+            asked=asked_options(self._config),
             purpose="repair" if repair is not None and purpose == "rank" else purpose,
             content=content,
             repairs=repair is not None,

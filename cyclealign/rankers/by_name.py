@@ -18,7 +18,7 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import CascadeFit
-from cyclealign.judge.call import WIRE_OPTIONS
+from cyclealign.judge.costs import asked_options
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
@@ -123,9 +123,8 @@ def ledger_of_judge(file: Path, box: BlackBoxConfig) -> Path:
 
     Raises UserError where nothing can be written there.
     """
-    # As ``Call`` says it: what is null is not sent, and the endpoint has a default.
-    asked = {name: value for name, value in box.request.items() if name not in WIRE_OPTIONS and value is not None}
-    name = sha256_hex([box.base_url or OPENAI_URL, box.model, box.template, asked])[:8]
+    # As ``Call`` says it; the endpoint has a default.
+    name = sha256_hex([box.base_url or OPENAI_URL, box.model, box.template, asked_options(box)])[:8]
     path = file.with_name(f"{file.name}.{name}.ledger.sqlite")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path}: cannot be written, and paid calls must be recorded; give --ledger PATH")

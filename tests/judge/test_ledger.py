@@ -281,26 +281,26 @@ def test_a_reply_that_was_written_down_but_not_read_is_found(tmp_path: Path) -> 
 
 
 def test_answered_calls_say_how_long_they_took_and_what_was_thinking(tmp_path: Path) -> None:
-    def usage(tokens: str) -> str:
-        return f'{{"usage": {{"completion_tokens_details": {{"reasoning_tokens": {tokens}}}}}}}'
-
-    replies = (usage("7"), usage("0"), usage("-1"), usage('"7"'), usage("1.5"), usage("true"), usage("[7]"))
-    odd = ("not json", "[" * 5000, '{"usage": null}', '{"usage": {"completion_tokens_details": 3}}', "")
+    forms: list[dict[str, Any] | None] = [None, {"type": "json_schema"}, {"type": "json_object"}]
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        for n, reply in enumerate((*replies, *odd)):
-            asked = call(
-                str(n), purpose="eval", prompt_id=str(n), pass_number=n, schema={} if n else {"type": "object"}
-            )
-            finish(ledger, ledger.start(asked, reserved_usd=1.0), reply)
+        for n, (form, thinking) in enumerate(zip(forms, (7, 0, None), strict=True)):
+            asked = call(str(n), purpose="eval", prompt_id=str(n), pass_number=n, schema=form)
+            row = ledger.start(asked, reserved_usd=1.0)
+            assert row is not None
+            counts = {"input_tokens": 10, "cached_tokens": 4, "written_tokens": 1, "output_tokens": 9}
+            ledger.done(row, reply="{}", usd=0.1, http_status=200, latency_s=0.5, thinking_tokens=thinking, **counts)
         finish(ledger, ledger.start(call(), reserved_usd=1.0))  # of a run
         fail(ledger, ledger.start(call("failed", purpose="eval"), reserved_usd=1.0))
         ledger.start(call("under way", purpose="eval"), reserved_usd=1.0)
         answered = ledger.answered("eval")
-    assert [(c.prompt_id, c.pass_number) for c in answered] == [(str(n), n) for n in range(len(replies) + len(odd))]
-    assert [c.thinking for c in answered[:2]] == [7, 0]
-    assert all(c.thinking is None for c in answered[2:])
-    assert [c.form for c in answered[:2]] == ["schema", "text"]
+        found = ledger.spend_by("purpose")["eval"]
+    assert [(c.prompt_id, c.pass_number, c.form) for c in answered] == [
+        ("0", 0, "text"), ("1", 1, "schema"), ("2", 2, "object")
+    ]  # fmt: skip
+    assert [c.thinking for c in answered] == [7, 0, None]
     assert {c.latency_s for c in answered} == {0.5}
+    assert (found.input_tokens, found.cached_tokens, found.written_tokens) == (30, 12, 3)
+    assert (found.output_tokens, found.thinking_tokens) == (27, 7)
 
 
 # What a process left beside its ledger ------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Server:
     shown: bool = False  # whether such a reply has come back
     sent: list[str] = field(default_factory=list)
 
-    async def send(self, call: Call) -> Answer | Failure:
+    async def send(self, call: Call, deadline: float) -> Answer | Failure:
         if self.dead:
             await asyncio.sleep(3600)
         draw = self.draw

@@ -165,17 +165,48 @@ def test_an_error_with_status_200_is_no_reply(raw: str, status: int | None, code
     assert "\n" not in caught.value.detail
 
 
+def counts(given: int, made: int, **details: Any) -> dict[str, Any]:
+    """As OpenAI counts, and OpenRouter with it."""
+    inside = {"cached_tokens": details.get("cached"), "cache_write_tokens": details.get("written")}
+    thought = {"reasoning_tokens": details.get("thinking")}
+    return {
+        "prompt_tokens": given,
+        "completion_tokens": made,
+        "prompt_tokens_details": inside,
+        "completion_tokens_details": thought,
+    }
+
+
 @pytest.mark.parametrize(
     ("usage", "found"),
     [
         ({"prompt_tokens": 7, "completion_tokens": 3}, Usage(7, 3)),
-        ({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 60}, Usage(7, 53)),
+        ({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 60}, Usage(7, 53, thinking=50)),
         ({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}, Usage(7, 3)),
         ({"prompt_tokens": 7.0, "completion_tokens": 3}, Usage(7, 3)),
         ({"prompt_tokens": "n/a", "completion_tokens": 3}, Usage(None, 3)),
         ({"prompt_tokens": -1_000_000, "completion_tokens": 3}, Usage(None, 3)),
         ({"prompt_tokens": True, "completion_tokens": 0.5}, Usage(None, None)),
         (None, Usage(None, None)), ([], Usage(None, None)), ("x", Usage(None, None)),
+        # OpenAI and all that count as it does; a count that is none; more thoughts than output.
+        (counts(9, 5, thinking=4, cached=6), Usage(9, 5, thinking=4, cached=6)),
+        (counts(9, 5, thinking="4", cached=-1), Usage(9, 5)),
+        (counts(9, 5, thinking=[4], cached=True), Usage(9, 5)),
+        (counts(9, 5, thinking=7, cached=10**3), Usage(1009, 5, thinking=5, cached=1000)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "completion_tokens_details": 3}, Usage(9, 5)),
+        # xAI: thinking beside the completion. Gemini: in the total alone.
+        (counts(9, 5, thinking=4) | {"total_tokens": 18}, Usage(9, 9, thinking=4)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 18}, Usage(9, 9, thinking=4)),
+        # DeepSeek, Together, OpenRouter, gateways to Anthropic that count the cache beside the input.
+        ({"prompt_tokens": 9, "completion_tokens": 5, "prompt_cache_hit_tokens": 8}, Usage(9, 5, cached=8)),
+        ({"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 8}, Usage(9, 5, cached=8)),
+        (counts(9, 5, cached=2, written=3) | {"cost": 0.25}, Usage(9, 5, cached=2, written=3, cost=0.25)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "cache_read_input_tokens": 6,
+             "cache_creation_input_tokens": 2, "total_tokens": 22},
+            Usage(17, 5, cached=6, written=2),
+        ),
+        (counts(9, 5) | {"cost": -1}, Usage(9, 5)), (counts(9, 5) | {"cost": "1"}, Usage(9, 5)),
     ],
 )  # fmt: skip
 def test_counts_of_tokens_are_numbers_of_tokens_or_not_there(usage: Any, found: Usage) -> None:

@@ -104,7 +104,7 @@ def test_where_every_answer_stands_among_thoughts_the_probe_says_so(ledger: Path
     script = lambda _, body: no_schema if "response_format" in body else hidden  # noqa: E731
     with Loopback(script=script) as server, pytest.raises(UserError, match="stands in the field reasoning_content"):
         verdicts(ledger, server, SETS)
-    assert len(server.requests) == 2
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(

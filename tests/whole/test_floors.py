@@ -37,6 +37,7 @@ HEIGHT = {name: -row for row, names in enumerate(FLOORS) for name in names}
 OWNERS = {
     "openai": {"judge.client", "generation.openai_server"},
     "httpx2": {"judge.client", "judge.bodies"},
+    "genai_prices": {"judge.prices"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"training.warm_start"},
     "sentence_transformers": {
