@@ -81,7 +81,7 @@ def resume(
         typer.Option("--trust-host", help="Send the key to this run's API host, though you have not used it before"),
     ] = False,
 ) -> None:
-    """Go on with a run. Budget, rates, concurrency, price and reporting may change."""
+    """Go on with a run. Budget, rates, concurrency, price, time limits and reporting may change."""
     from cyclealign.cycle.starting import Cycle
 
     _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host), run)

@@ -14,6 +14,7 @@ from cyclealign.judge.ledger import Ledger
 from cyclealign.reporting.charts import BarChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.markup import Html, table
+from cyclealign.reporting.status import tokens
 from cyclealign.types import UserError
 
 STAGES = ("generate_and_rank", "white_box", "train", "evaluate")  # in the order of their bars; others above
@@ -39,14 +40,13 @@ def spend_text(run: RunDir, facts: Facts) -> str:
         backend = facts.settings.backend or "unknown"
         return f"{found if isinstance(found, str) else 'no paid calls'} (black box: {backend})"
     total = found[0]
-    tokens = f"{total.input_tokens:,} tokens in, {total.output_tokens:,} out"
     money = f"{total.usd:.4f} USD" if facts.settings.priced else "no price given"
     if facts.settings.priced and facts.settings.budget_usd is not None:
         money += f" of {facts.settings.budget_usd:g}"
     open_calls = (
         f"; {total.unfinished} without a reply, at most {total.reserved_usd:.4f} USD" if total.unfinished else ""
     )
-    return f"{money}, {total.calls:,} calls ({total.failed:,} failed), {tokens}{open_calls}"
+    return f"{money}, {total.calls:,} calls ({total.failed:,} failed), {tokens(total)}{open_calls}"
 
 
 def spend_table(run: RunDir) -> Html | None:
@@ -55,7 +55,17 @@ def spend_table(run: RunDir) -> Html | None:
     if isinstance(found, str) or not found[0].calls:
         return None
     total, groups = found
-    head = ["calls", "failed", "no reply", "sent again", "tokens in", "tokens out", "USD", "USD at most, no reply"]
+    head = [
+        "calls",
+        "failed",
+        "no reply",
+        "sent again",
+        "tokens in",
+        "of them cached",
+        "tokens out",
+        "of them thinking",
+    ]
+    head += ["USD", "USD at most, no reply"]
     by_purpose: dict[str, list[Spend]] = defaultdict(list)
     for (_, purpose), spend in groups.items():
         by_purpose[purpose].append(spend)
@@ -64,7 +74,8 @@ def spend_table(run: RunDir) -> Html | None:
 
 
 def _cells(spends: list[Spend]) -> list[str]:
-    counts = ("calls", "failed", "unfinished", "repeated", "input_tokens", "output_tokens")
+    counts = ("calls", "failed", "unfinished", "repeated")
+    counts += ("input_tokens", "cached_tokens", "output_tokens", "thinking_tokens")
     money = ("usd", "reserved_usd")
     return [
         *(f"{sum(getattr(s, name) for s in spends):,}" for name in counts),

@@ -105,7 +105,16 @@ def status_lines(status: Status) -> list[str]:
     if status.spend is not None:
         measured = f", {status.measured.calls} of them on labelled pairs" if status.measured.calls else ""
         lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed){measured}")
+        if status.spend.input_tokens or status.spend.output_tokens:
+            lines.append(f"used: {tokens(status.spend)}")
     return lines
+
+
+def tokens(spend: Spend) -> str:
+    """``1,200 tokens in (75% cached), 340 out (81% thinking)``; what a server does not count is left out."""
+    cached = f" ({spend.cached_tokens / spend.input_tokens:.0%} cached)" if spend.cached_tokens else ""
+    thought = f" ({spend.thinking_tokens / spend.output_tokens:.0%} thinking)" if spend.thinking_tokens else ""
+    return f"{spend.input_tokens:,} tokens in{cached}, {spend.output_tokens:,} out{thought}"
 
 
 def money(status: Status) -> str:

@@ -246,13 +246,15 @@ def test_status_of_a_live_run(tmp_path: Path, capsys: Captured) -> None:
     call = Call(endpoint="e", model="m", messages=[], schema=None, options={}, purpose="rank")
     with Ledger(run.ledger) as ledger:
         row = ledger.start(call, reserved_usd=0.5)
-        ledger.done(row, reply="{}", input_tokens=10, output_tokens=2, usd=0.25, http_status=200, latency_s=0.1)
+        counts = {"input_tokens": 1000, "cached_tokens": 750, "output_tokens": 20, "thinking_tokens": 16}
+        ledger.done(row, reply="{}", usd=0.25, http_status=200, latency_s=0.1, **counts)
         assert main(["status", str(run.path)]) == 0
     run.unlock()
     out = capsys.readouterr().out
     assert "stage: generate_and_rank (running, last change 1 min 5 s ago)" in out
     assert "interaction: 1, 7 prompts, 2 with candidates, 2 ranked" in out
     assert "spent: $0.2500 of $5.00, 1 calls (0 failed)" in out
+    assert "used: 1,000 tokens in (75% cached), 20 out (80% thinking)" in out
 
 
 def test_status_right_after_the_start(tmp_path: Path, capsys: Captured) -> None:

@@ -292,6 +292,17 @@ WRONG = [
     (["candidates=4"], "unknown key candidates; did you mean generator.candidates?"),
     (["learning_rate=1e-5"], "unknown key learning_rate; did you mean training.learning_rate?"),
     (["training.learning_rte=1e-5"], "unknown key training.learning_rte; did you mean training.learning_rate?"),
+    (["black_box.price={input: 1, output: x}"], 'black_box.price.output: expected a number, got "x"'),
+    (["black_box.price=cheap"], "black_box.price: expected a section (key: value) or 'auto', got \"cheap\""),
+    (
+        ["black_box.backend=openai", "black_box.model=m", "black_box.provider=opena"],
+        "black_box.provider: expected one of auto, openai, azure, anthropic, gemini, mistral, deepseek, openrouter, groq,"
+        ' together, ollama, llama_cpp, lm_studio, vllm, sglang, other, got "opena"; did you mean openai?',
+    ),
+    (
+        ["black_box.backend=openai", "black_box.model=m", "black_box.reasoning=low", "black_box.request={thinking: 1}"],
+        "black_box.request.thinking: black_box.reasoning=low says it too; remove one of them",
+    ),
     (["black_box.price.inputs=1"], "unknown key black_box.price.inputs; did you mean black_box.price.input?"),
     (
         ["loss.name=simp"],
@@ -452,6 +463,11 @@ PAID = ["black_box.backend=openai", "black_box.model=m", "black_box.price={input
     [
         "black_box.budget_usd=5",
         "black_box.price.output=3",
+        "black_box.price={input: 1, output: 2, thinking: 3}",
+        "black_box.price=auto",
+        "black_box.timeout_s=900",
+        "black_box.attempts=3",
+        "black_box.outage_minutes=60",
         "black_box.requests_per_minute=10",
         "black_box.tokens_per_minute=1000",
         "black_box.max_concurrency=2",
@@ -470,6 +486,7 @@ def test_resume_accepts(small: Path, change: str) -> None:
         ("seed=1", "seed"),
         ("black_box.model=n", "black_box.model"),
         ("black_box.base_url=http://elsewhere/v1", "black_box.base_url"),
+        ("black_box.reasoning=high", "black_box.reasoning"),
         ("black_box.max_unranked=0.9", "black_box.max_unranked"),
         ("black_box.request.temperature=1", "black_box.request.temperature"),
         ("training.learning_rate=1e-3", "training.learning_rate"),

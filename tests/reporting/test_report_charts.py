@@ -224,7 +224,8 @@ def test_spend_is_stacked_by_what_it_was_for(tmp_path: Path) -> None:
         for n, purpose in ((0, "repair"), (1, "eval"), (1, "eval")):
             one = replace(call(n, 1), purpose=purpose, options={"n": purpose, "m": ledger.spend().calls})
             row = ledger.start(one, reserved_usd=0.01)
-            ledger.done(row, reply="x", input_tokens=1, output_tokens=1, usd=0.004, http_status=200, latency_s=0.1)
+            counts = {"input_tokens": 9, "cached_tokens": 5, "output_tokens": 4, "thinking_tokens": 3}
+            ledger.done(row, reply="x", usd=0.004, http_status=200, latency_s=0.1, **counts)
     root = page(run)
     rows = [[c.text for c in r.all("td")] for r in figure(root, "spend").all("tbody")[0].all("tr")]
     head = [c.text for c in figure(root, "spend").all("thead")[0].all("th")]
@@ -236,6 +237,9 @@ def test_spend_is_stacked_by_what_it_was_for(tmp_path: Path) -> None:
     assert [r.all("th")[0].text for r in table.all("tbody")[0].all("tr")] == [
         "ranking", "repairs", "labelled pairs", "all"
     ]  # fmt: skip
+    used = [[c.text for c in r.all("td")][4:8] for r in table.all("tbody")[0].all("tr")]
+    assert used[1:3] == [["9", "5", "4", "3"], ["18", "10", "8", "6"]]
+    assert used[3][1::2] == ["15", "9"]
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans())
