@@ -107,12 +107,12 @@ class NotACompletion(Exception):
 
 
 class BadBody(Exception):
-    """A successful response whose body was given up: longer than any reply, or packed in a way that was not asked for."""
+    """A successful response whose body was given up: longer than any reply, or packed as was not asked for."""
 
 
 def longest_body(tokens: int | None) -> int:
-    """Bytes that no reply of so many ``tokens`` needs, each with twenty log probabilities; None: no limit was asked for.
-    Between 8 and 64 MiB."""
+    """Bytes that no reply of so many ``tokens`` needs, each with twenty log probabilities; between 8 and 64 MiB.
+    None: no limit was asked for."""
     return min(64 << 20, max(8 << 20, (4 << 10) * (tokens or 0)))
 
 

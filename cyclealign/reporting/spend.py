@@ -74,11 +74,11 @@ def spend_table(run: RunDir) -> Html | None:
 
 
 def _cells(spends: list[Spend]) -> list[str]:
-    counts = ("calls", "failed", "unfinished", "repeated")
-    counts += ("input_tokens", "cached_tokens", "output_tokens", "thinking_tokens")
+    outcomes = ("calls", "failed", "unfinished", "repeated")
+    tokens = ("input_tokens", "cached_tokens", "output_tokens", "thinking_tokens")
     money = ("usd", "reserved_usd")
     return [
-        *(f"{sum(getattr(s, name) for s in spends):,}" for name in counts),
+        *(f"{sum(getattr(s, name) for s in spends):,}" for name in (*outcomes, *tokens)),
         *(f"{sum(getattr(s, name) for s in spends):.4f}" for name in money),
     ]
 

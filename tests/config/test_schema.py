@@ -296,8 +296,8 @@ WRONG = [
     (["black_box.price=cheap"], "black_box.price: expected a section (key: value) or 'auto', got \"cheap\""),
     (
         ["black_box.backend=openai", "black_box.model=m", "black_box.provider=opena"],
-        "black_box.provider: expected one of auto, openai, azure, anthropic, gemini, mistral, deepseek, openrouter, groq,"
-        ' together, ollama, llama_cpp, lm_studio, vllm, sglang, other, got "opena"; did you mean openai?',
+        "black_box.provider: expected one of auto, openai, azure, anthropic, gemini, mistral, deepseek, openrouter,"
+        ' groq, together, ollama, llama_cpp, lm_studio, vllm, sglang, other, got "opena"; did you mean openai?',
     ),
     (
         ["black_box.backend=openai", "black_box.model=m", "black_box.reasoning=low", "black_box.request={thinking: 1}"],
