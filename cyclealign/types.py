@@ -136,7 +136,8 @@ class Ranking:
 
     ``scores``: utilities, higher is better, where the ranker has magnitudes. ``votes``: share of all pairwise
     comparisons over the passes that each id won (sums to 1). ``confidence``: mean Kendall tau between passes.
-    ``passes``: the order that each pass gave. ``cascade``: where a cascade pruned, answered alone or audited; votes,
+    ``passes``: the order that each pass gave. ``reverse``: the order given to the first pass's presentation shown from
+    its end, which only measures the judge. ``cascade``: where a cascade pruned, answered alone or audited; votes,
     confidence and passes are then of the judged ids alone. ``set_id``: of the set that a ranker was asked about; it
     joins a verdict to its question within a call, and is no part of what the verdict says.
     """
@@ -147,6 +148,7 @@ class Ranking:
     votes: Mapping[str, float] | None = None
     confidence: float | None = None
     passes: tuple[tuple[str, ...], ...] = ()
+    reverse: tuple[str, ...] = ()
     cascade: Cascaded | None = None
     set_id: str = field(default="", compare=False)
 
@@ -236,6 +238,7 @@ class RankContext:
     """What a ranker may use besides the sets. ``demonstrations`` is the pool's selection function.
 
     ``purpose``: what paid calls are filed as; ``eval`` where a verdict measures the ranker and teaches nobody.
+    ``shown_again``: ids of the prompts whose lists a paid judge is also shown in reverse, to measure it.
     """
 
     run: str
@@ -243,6 +246,7 @@ class RankContext:
     seed: int
     demonstrations: DemonstrationSource
     purpose: Literal["rank", "eval"] = "rank"
+    shown_again: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ RESUMABLE = (
     "black_box.tokens_per_minute",
     "black_box.max_concurrency",
     "black_box.outage_minutes",
+    "black_box.min_consistency",
     "black_box.timeout_s",
     "black_box.attempts",
     "training.report_to",

@@ -152,6 +152,10 @@ class BlackBoxConfig(Section):
     tokens; ``auto``: by the list that is installed. timeout_s: of one attempt; null: by the limit of the answer.
     attempts: at most so many a request. outage_minutes: a judge that answers no call for so long ends the run, with all
     that was ranked. plain_http: the key may go to another machine over http, which all on the way can read.
+
+    repeat: share of the lists after a run's first 32 that are also shown in reverse; null: 0.05 at one pass, else 0.
+    min_consistency: a run stops at 32 lists where the mean tau of an order and its reverse is surely below 0, and at
+    128 unless it is surely above this; null: never.
     """
 
     backend: str = "openai"
@@ -171,6 +175,8 @@ class BlackBoxConfig(Section):
     attempts: int = Field(default=8, ge=1, le=100)
     outage_minutes: float = Field(default=10, gt=0)
     max_unranked: float = Field(default=0.2, ge=0, le=1)
+    repeat: float | None = Field(default=None, ge=0, le=1)
+    min_consistency: float | None = Field(default=0.0, ge=-1, lt=1)
     plain_http: bool = False
     path: Path | None = None
     request: dict[str, Any] = {}
@@ -180,6 +186,11 @@ class BlackBoxConfig(Section):
     def judge(self) -> str:
         """The back end that is asked: a cascade's own judge, else ``backend``."""
         return self.cascade.judge if self.backend == "cascade" and self.cascade else self.backend
+
+    @property
+    def repeated(self) -> float:
+        """``repeat``, or what stands for it."""
+        return self.repeat if self.repeat is not None else 0.05 if self.passes == 1 else 0.0
 
     @property
     def gives(self) -> Literal["order", "magnitude", "votes"] | None:

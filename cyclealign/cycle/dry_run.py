@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cyclealign.config.schema import Config
+from cyclealign.cycle.consistency import FIRST, is_drawn
 from cyclealign.cycle.prompts import run_prompts
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
@@ -31,6 +32,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         k=config.generator.candidates,
         max_prompt_tokens=_policy_tokens([estimate_message_tokens(p.messages) for p in prompts]),
         max_new_tokens=config.generator.max_new_tokens,
+        again=_lists_shown_again(config, prompts),
     )
     if not labelled:
         return rankings
@@ -50,6 +52,13 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         output_tokens=rankings.output_tokens + pairs.output_tokens,
         usd=usd,
     )
+
+
+def _lists_shown_again(config: Config, prompts: Sequence[Prompt]) -> int:
+    """Most lists that the judge is also shown in reverse."""
+    box, rounds = config.black_box, config.cycle.max_interactions
+    drawn = sum(is_drawn(box, n, p.id, seed=config.seed) for n in range(rounds) for p in prompts) if box.repeated else 0
+    return min(FIRST + drawn, len(prompts) * rounds)
 
 
 def evaluations(config: Config, prompts: int) -> int:

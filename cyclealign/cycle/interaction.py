@@ -21,13 +21,15 @@ from cyclealign.types import (
 
 @dataclass(frozen=True)
 class Interaction:
-    """One pass over the active prompts of a batch; ``index`` counts over the whole run, ``round`` over the batch."""
+    """One pass over the active prompts of a batch; ``index`` counts over the whole run, ``round`` over the batch.
+    ``before``: lists of all earlier interactions."""
 
     index: int
     batch: int
     round: int
     active: tuple[Prompt, ...]
     files: InteractionDir
+    before: int = 0
 
     @property
     def place(self) -> Place:

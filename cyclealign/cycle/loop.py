@@ -10,11 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cyclealign.config.schema import Config
 from cyclealign.cycle.agreeing import accept, agreements, summary, training_examples, trusted
+from cyclealign.cycle.consistency import JudgeWatch, shown_again
 from cyclealign.cycle.drift import drift_broken, kept_interaction
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.interaction import Interaction, counts_as_failed, final_verdicts, is_ranked, unranked_sets
@@ -70,6 +71,7 @@ class Loop:
         self.parts = parts
         self.team = team
         self.pool = parts.pool
+        self.watch = JudgeWatch(config.black_box)
         self.policy = LearningState(run, config.name, parts.white_box, parts.start_model)
 
     def run(self) -> Path:
@@ -92,13 +94,13 @@ class Loop:
         """All interactions of all batches; returns why it ended early, or None."""
         prompts = self.run_dir.train_prompts()
         size = self.config.cycle.batch_size
-        index = 0
+        index = before = 0
         for batch, first in enumerate(range(0, len(prompts), size)):
             active = tuple(prompts[first : first + size])
             for round_ in range(self.config.cycle.max_interactions):
-                it = Interaction(index, batch, round_, active, self.run_dir.interaction(index))
+                it = Interaction(index, batch, round_, active, self.run_dir.interaction(index), before)
                 settled = set(self._interact(it))
-                index += 1
+                index, before = index + 1, before + len(active)
                 broken = self._evaluate(trained=index)
                 if broken:
                     return broken
@@ -145,20 +147,23 @@ class Loop:
 
     def _generate_and_rank(self, it: Interaction) -> None:
         """Candidates stream into the black box; both are on disk before anything depends on them."""
-        failed = [v for v in final_verdicts(it).values() if counts_as_failed(v)]
+        verdicts = final_verdicts(it).values()
+        failed = [v for v in verdicts if counts_as_failed(v)]
         self._stop_if_too_many_failed(failed, it)
+        self.watch.saw(it, verdicts)
         if is_ranked(it):
             return
         chunk, seed = self.config.generator.chunk, self.config.seed
         sets = unranked_sets(it, self.parts.generator, self.policy.version, chunk=chunk, seed=seed)
         with self._timed("generate_and_rank", it.index), Appender(it.files.black_box) as file:
             try:
-                for verdict in self.parts.black_box.rank(sets, self._context(it.index)):
+                for verdict in self.parts.black_box.rank(sets, self._judging(it)):
                     if isinstance(verdict, Unranked) and verdict.reason == "budget":
                         continue  # not a verdict: a larger budget ranks it after all
                     file.add(verdict_record(verdict))
                     failed += [verdict] if counts_as_failed(verdict) else []
                     self._stop_if_too_many_failed(failed, it)
+                    self.watch.saw(it, [verdict])
             finally:
                 self.parts.generator.close()
         # Calls that failed now are verdicts; one that failed before and was not paid for again is not.
@@ -221,6 +226,11 @@ class Loop:
         if self.team.is_main:
             write_records(it.files.train_log, map(train_row, report.logs))
             self.policy.drop_old_optimiser()
+
+    def _judging(self, it: Interaction) -> RankContext:
+        """What the black box is given: some lists are shown to it again, to measure it."""
+        again = shown_again(self.config.black_box, it, seed=self.config.seed)
+        return replace(self._context(it.index), shown_again=again)
 
     def _context(self, index: int) -> RankContext:
         seed = derive_seed(self.config.seed, "rank", index)

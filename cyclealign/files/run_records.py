@@ -62,6 +62,7 @@ class VerdictRecord:
     votes: Mapping[str, float] | None = None
     confidence: float | None = None
     passes: tuple[tuple[str, ...], ...] | None = None
+    reverse: tuple[str, ...] | None = None
     cascade: Cascaded | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +80,7 @@ class VerdictRecord:
             votes=self.votes,
             confidence=self.confidence,
             passes=self.passes or (),
+            reverse=self.reverse or (),
             cascade=self.cascade,
         )
 
@@ -120,6 +122,7 @@ def verdict_record(verdict: Verdict) -> Encoded:
             votes=verdict.votes,
             confidence=verdict.confidence,
             passes=verdict.passes or None,
+            reverse=verdict.reverse or None,
             cascade=verdict.cascade,
         )
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from cyclealign.types import Message, sha256_hex
 
 # eval: calls that only measure a ranker on labelled pairs, their repairs included.
-Purpose = Literal["rank", "repair", "probe", "eval"]
+Purpose = Literal["rank", "again", "repair", "probe", "eval"]
 
 # Options that say how an answer is to be sent, not what is asked for: adapted to what a server takes.
 WIRE_OPTIONS = ("max_tokens", "max_completion_tokens", "temperature")

@@ -128,12 +128,14 @@ def worst_case(
     k: int,
     max_prompt_tokens: int,
     max_new_tokens: int,
+    again: int = 0,
 ) -> WorstCase:
     """The most that ranking ``n_items`` sets of ``k`` candidates can take, for ``--dry-run``.
 
     Every pass is counted with its repair call, and the probe with all of its calls; attempts that the server refuses
     or drops are not. ``demonstration_tokens``: estimate of all demonstrations shown in one call. The two last are
-    tokens of the policy; give the longest prompt of the data where it is known. UserError as ``request_options`` and
+    tokens of the policy; give the longest prompt of the data where it is known. ``again``: sets that are also shown
+    in reverse where that is no pass of its own. UserError as ``request_options`` and
     ``tariff_of``.
     """
     orders = len(presentations(k, config.passes, seed=0))
@@ -144,7 +146,7 @@ def worst_case(
     answer = output_bound(request_options(config, k)) or answer_tokens(k)
     first = frame + schema + demonstration_tokens + data
     repair = first + 2 * answer + 64  # the unusable reply and the words around it
-    pairs = n_items * orders
+    pairs = n_items * orders + (0 if orders == 2 else again)
     probes = PROBES if n_items else 0
     calls = 2 * pairs + probes
     input_tokens = pairs * (first + repair) + probes * (frame + schema)

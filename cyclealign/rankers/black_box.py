@@ -62,7 +62,8 @@ class BlackBoxRanker:
 
     An item is ranked when all of its passes are (a consensus of fewer would weigh its presentation orders unevenly),
     else it is Unranked: ``unusable`` or ``refusal`` after one repair call, ``error`` after all attempts or where
-    the server refuses this one request, ``budget``, ``too_few`` without a call. Presentation orders are a function of
+    the server refuses this one request, ``budget``, ``too_few`` without a call. A list that the context wants
+    ``shown_again`` is asked about once more, from the end of its first order. Presentation orders are a function of
     the context and the prompt alone where it stands once in a call (``presenting.Seeds`` says what else), so that a
     resumed run finds its calls on the ledger.
     """
@@ -140,12 +141,19 @@ class BlackBoxRanker:
         except BudgetSpent:
             return Unranked(prompt_id, "budget")
         orders = presentations(len(ids), self._config.passes, seed=item.seed)
+        reverse = orders[0][::-1]
+        again = prompt_id in item.context.shown_again and reverse not in orders
+        asked = (*orders, reverse) if again else orders
         # All passes are finished even if one fails early: which calls are on the ledger must not depend on timing.
-        passes = await asyncio.gather(*(self._pass(item, n, order) for n, order in enumerate(orders)))
+        found = await asyncio.gather(*(self._pass(item, n, order) for n, order in enumerate(asked)))
+        passes = found[: len(orders)]
         failed = [p for p in passes if isinstance(p, Unranked)]
         if failed:
             return min(failed, key=lambda unranked: PRECEDENCE.index(unranked.reason))
-        return aggregate(prompt_id, [[ids[index] for index in p] for p in passes if not isinstance(p, Unranked)])
+        ranking = aggregate(prompt_id, [[ids[index] for index in p] for p in passes if not isinstance(p, Unranked)])
+        answer = found[asked.index(reverse)] if reverse in asked else ()
+        # That it could not be measured is no fault of the verdict.
+        return ranking if isinstance(answer, Unranked) else replace(ranking, reverse=tuple(ids[i] for i in answer))
 
     async def _pass(self, item: _Item, number: int, order: Sequence[int]) -> tuple[int, ...] | Unranked:
         """Candidate indices best first, as one presentation order gave them."""
@@ -217,6 +225,8 @@ class BlackBoxRanker:
     ) -> Call:
         k = len(item.set.candidates)
         purpose: Purpose = item.context.purpose
+        if purpose == "rank" and number >= len(presentations(k, self._config.passes, seed=item.seed)):
+            purpose = "again"
         return Call(
             endpoint=self._calls.endpoint,
             model=self._calls.model,

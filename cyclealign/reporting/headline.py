@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from cyclealign.evaluation.consistency import consistency_text, recorded_consistency
 from cyclealign.evaluation.labelled_pairs import labelled_credit
 from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.evaluation.words import words
@@ -57,7 +58,8 @@ class Headline:
     """What the run achieved, from the start model (``start``) to the ``kept`` one (``latest`` while it goes on).
 
     ``label``: ``kept`` or ``latest``; ``compared``: how many interactions that model was trained for, or None;
-    ``prompts``: how many eval prompts the reward is paired over; ``spend``: one line; ``cascade``: one line, or empty.
+    ``prompts``: how many eval prompts the reward is paired over; ``spend``: one line; ``judge``: how far
+    it agrees with itself; ``cascade``; each one line, or empty.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Headline:
     compared: int | None
     prompts: int
     spend: str
+    judge: str
     cascade: str
     rows: tuple[Row, ...]
 
@@ -90,9 +93,16 @@ def headline(run: RunDir) -> Headline:
         compared=facts.compared,
         prompts=len(paired_ids(facts, facts.compared)) if facts.compared is not None else 0,
         spend=spend_text(run, facts),
+        judge=judge_text(run),
         cascade=cascade_text(run),
         rows=tuple(_rows(run, facts)),
     )
+
+
+def judge_text(run: RunDir) -> str:
+    """How far the judge agrees with itself, in figures and words; empty where no list was shown in both orders."""
+    found = recorded_consistency(i.black_box for i in run.interactions())
+    return "" if found is None else consistency_text(found)
 
 
 def status(facts: Facts) -> str:

@@ -62,6 +62,7 @@ def _headline(figures: Headline) -> Html:
     lines = [tag("p", figures.status, class_="status")]
     lines += [tag("p", f"Kept: {figures.kept_text}.")] if figures.kept_text else []
     lines.append(tag("p", f"Spend: {figures.spend}."))
+    lines += [tag("p", f"The judge: {figures.judge}.")] if figures.judge else []
     lines += [tag("p", f"Cascade: {figures.cascade}.")] if figures.cascade else []
     rows = [(row.measure, *row.text) for row in figures.rows]
     if not rows:

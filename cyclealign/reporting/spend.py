@@ -18,7 +18,13 @@ from cyclealign.reporting.status import tokens
 from cyclealign.types import UserError
 
 STAGES = ("generate_and_rank", "white_box", "train", "evaluate")  # in the order of their bars; others above
-PURPOSES = {"rank": "ranking", "repair": "repairs", "eval": "labelled pairs", "probe": "probe"}
+PURPOSES = {
+    "rank": "ranking",
+    "again": "lists shown again",
+    "repair": "repairs",
+    "eval": "labelled pairs",
+    "probe": "probe",
+}
 Groups = dict[tuple[int | None, str], Spend]
 
 

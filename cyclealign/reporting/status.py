@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclealign.evaluation.consistency import consistency_text, recorded_consistency
 from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import State, Timing
@@ -21,7 +22,8 @@ from cyclealign.reporting.settings import read_settings
 class Status:
     """``measured``: the part of ``spend`` that went into labelled pairs. ``seconds``: in finished stages. ``quiet``:
     seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
-    ``planned``: most interactions of the run; fewer are needed where prompts settle.
+    ``planned``: most interactions of the run; fewer are needed where prompts settle. ``consistency``: how far the judge
+    agrees with itself, empty where no list was shown in both orders.
     """
 
     stage: str
@@ -42,6 +44,7 @@ class Status:
     done: int | None
     total: int | None
     planned: int
+    consistency: str
 
 
 def read_status(run: RunDir) -> Status:
@@ -54,6 +57,7 @@ def read_status(run: RunDir) -> Status:
     done, total = (None, None) if state is None else _stage_progress(run, state)
     prompts = _lines(run.prompts / "train.jsonl")
     spend, measured = _spend(run) if state is not None and state.judge == "openai" else (None, Spend())
+    consistent = recorded_consistency(i.black_box for i in interactions)
     return Status(
         stage="not begun" if state is None else state.stage,
         alive=state is not None and state.ended is None and state.stage != "finished" and _alive(state.pid),
@@ -72,6 +76,7 @@ def read_status(run: RunDir) -> Status:
         stopped=None if state is None else state.stopped,
         done=done,
         total=total,
+        consistency="" if consistent is None else consistency_text(consistent),
         planned=math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
     )
 
@@ -107,6 +112,8 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed){measured}")
         if status.spend.input_tokens or status.spend.output_tokens:
             lines.append(f"used: {tokens(status.spend)}")
+    if status.consistency:
+        lines.append(f"judge: {status.consistency}")
     return lines
 
 

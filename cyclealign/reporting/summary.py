@@ -29,10 +29,11 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
             table.add_row(row.measure, *row.text)
         console.print(table)
     # Names and paths may hold brackets, which rich would take for markup; and a path must not be wrapped.
+    judge = f"judge: {figures.judge}" if figures.judge else ""
     cascade = f"cascade: {figures.cascade}" if figures.cascade else ""
     kept = f"kept: {figures.kept_text}" if figures.kept_text else ""
     page = f"report: {write_report(run)}"
-    for line in (figures.status, kept, figures.spend, cascade, page):
+    for line in (figures.status, kept, figures.spend, judge, cascade, page):
         if line:
             console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
