@@ -24,6 +24,7 @@ from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.statistics import Estimate, bootstrap_mean, expanded_tails, paired_difference
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
+from cyclealign.files.records import encode
 
 Rows = NDArray[np.float64]
 
@@ -73,7 +74,7 @@ def main() -> None:
     paired = [*verdict_rows(), *value_rows()]
     biased = [length_bias(*setting, seed=n) for n, setting in enumerate(LENGTHS)]
     found = {"repeats": REPEATS, "coverage": rows, "paired": paired, "length_control": biased}
-    write_json(arguments.out, found | environment())
+    write_json(arguments.out, found | {"environment": encode(environment())})
     for row in [*rows, *paired, *biased]:
         print(row)
 

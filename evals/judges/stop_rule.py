@@ -22,6 +22,7 @@ from cyclealign.evaluation.consistency import consistency
 from cyclealign.evaluation.statistics import share
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
+from cyclealign.files.records import encode
 from cyclealign.rankers.agreement import kendall_tau
 
 K = 4
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS)
     arguments = parser.parse_args()
     rows = [row(name, arguments.runs) for name in ("slot", "coin", *READERS)]
-    write_json(arguments.out, {"runs": arguments.runs, "judges": rows} | environment())
+    write_json(arguments.out, {"runs": arguments.runs, "judges": rows, "environment": encode(environment())})
     for found in rows:
         print(found)
 
