@@ -64,13 +64,18 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """``prompts`` and ``eval_prompts``: path, glob, hub id or ``builtin:openers-train`` / ``-eval`` / ``-report``."""
+    """``prompts`` and ``eval_prompts``: path, glob, hub id or ``builtin:openers-train`` / ``-eval`` / ``-report``.
+
+    ``system_turns``, where the chat template takes none: ``fold`` puts their words before the first user turn's,
+    ``skip`` leaves such prompts out.
+    """
 
     prompts: str = Field(min_length=1)
     format: Literal["auto", "hh_rlhf", "trl", "jsonl", "parquet"] = "auto"
     split: str = "train"
     limit: int | None = Field(default=1000, ge=1)
     eval_prompts: str | None = None
+    system_turns: Literal["keep", "fold", "skip"] = "keep"
 
 
 class LoraConfig(Section):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cyclealign.config.schema import Config
 from cyclealign.cycle.consistency import FIRST, is_drawn
-from cyclealign.cycle.prompts import run_prompts
+from cyclealign.cycle.prompts import run_prompts, try_template
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
@@ -75,6 +75,7 @@ def describe_worst_case(config: Config) -> list[str]:
     most = run_worst_case(config, prompts, labelled_pairs(held_out))
     lines = [
         f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
+        try_template(config, prompts, held_out),
         f"interactions: at most {math.ceil(len(prompts) / config.cycle.batch_size) * config.cycle.max_interactions}",
     ]
     if config.black_box.judge != "openai":

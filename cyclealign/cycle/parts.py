@@ -144,7 +144,7 @@ def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 
 def _start_model(config: Config, run: RunDir, team: Team) -> str:
     """The model that the cycle starts from: ``policy.model``, or its copy after the SFT warm start."""
-    from cyclealign.models.policy import resolve_model
+    from cyclealign.models.policy_files import resolve_model
 
     if config.cycle.warm_start is None:
         return resolve_model(config.policy.model)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from cyclealign.files.prompts import load_prompts
-from cyclealign.types import Prompt, UserError, derive_seed
+from cyclealign.types import Message, Prompt, UserError, derive_seed
 
 if TYPE_CHECKING:
     from cyclealign.config.schema import Config, DataConfig
 
-
+log = logging.getLogger(__name__)
 # Most held-out prompts of an evaluation: enough for an interval of a few hundredths, and their replies are
 # sampled after every interaction.
 EVAL_LIMIT = 256
@@ -26,34 +28,89 @@ def run_prompts(data: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
     Raises:
         UserError: as ``load_prompts``; or none of the eval prompts is new.
     """
-    train = load_prompts(data.prompts, format=data.format, split=data.split, limit=data.limit)
+    train = _loaded(data, data.prompts, data.limit, "data.prompts")
     if data.eval_prompts is None:
         return train, []
     ids = {p.id for p in train}
     limit = EVAL_LIMIT + len(ids)
-    found = load_prompts(data.eval_prompts, format=data.format, split=data.split, limit=limit)
+    found = _loaded(data, data.eval_prompts, limit, "data.eval_prompts")
     held_out = [p for p in found if p.id not in ids][:EVAL_LIMIT]
     if not held_out:
         raise UserError(f"data.eval_prompts: every prompt of {data.eval_prompts} is a training prompt; name other data")
     return train, held_out
 
 
+def _loaded(data: DataConfig, source: str, limit: int | None, key: str) -> list[Prompt]:
+    """Prompts without system turns, where ``data.system_turns`` says so. UserError where none is left."""
+    found = load_prompts(source, format=data.format, split=data.split, limit=limit)
+    if data.system_turns == "keep":
+        return found
+    if data.system_turns == "fold":
+        return list({p.id: p for p in map(_folded, found)}.values())
+    left = [p for p in found if all(m["role"] != "system" for m in p.messages)]
+    if not left:
+        raise UserError(f"{key}: every prompt of {source} has a system turn; set data.system_turns to fold or keep")
+    if len(left) < len(found):
+        log.warning(
+            "%s: %d of %d prompts have a system turn and are left out (data.system_turns skip)",
+            *(key, len(found) - len(left), len(found)),
+        )
+    return left
+
+
+def _folded(prompt: Prompt) -> Prompt:
+    """System turns before the words of the first user turn; where there is none, as a user turn."""
+    said = [m["content"] for m in prompt.messages if m["role"] == "system"]
+    if not said:
+        return prompt
+    rest = [m for m in prompt.messages if m["role"] != "system"]
+    place = next((n for n, m in enumerate(rest) if m["role"] == "user"), None)
+    if place is None:
+        place, rest = 0, [{"role": "user", "content": ""}, *rest]
+    words = "\n\n".join(w for w in (*said, rest[place]["content"]) if w.strip())
+    first: Message = {"role": "user", "content": words}
+    return replace(prompt, messages=(*rest[:place], first, *rest[place + 1 :]))
+
+
 def check_rendered(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
     """Every prompt in the policy's chat template, before anything is paid for. UserError naming the prompt."""
-    from cyclealign.models.chat_template import check_prompts
     from cyclealign.models.policy import load_tokenizer
 
-    tokenizer = load_tokenizer(config.policy)
+    _check(load_tokenizer(config.policy), train, held_out)
+
+
+def _check(tokenizer: Any, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+    from cyclealign.models.chat_template import check_prompts
+
     check_prompts(tokenizer, train, "data.prompts")
     check_prompts(tokenizer, held_out, "data.eval_prompts")
 
 
 def try_prompts(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
     """The same without a run, of at most ``TRIED`` training prompts; returns a line that says of how many."""
-    tried = list(train)
-    if len(tried) > TRIED:
-        drawn = random.Random(derive_seed(config.seed, "render")).sample(range(len(tried)), TRIED)
-        tried = [train[i] for i in sorted(drawn)]
+    tried = _drawn(config, train)
     check_rendered(config, tried, held_out)
-    of = "all" if len(tried) == len(train) else f"{len(tried)} drawn from {len(train)}"
-    return f"chat template: {of} prompts can be rendered"
+    return _said(len(tried), len(train))
+
+
+def try_template(config: Config, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
+    """The same by the template's text alone, without the policy's tokenizer, where it is on this machine."""
+    from cyclealign.models.policy_files import template_text
+
+    template = template_text(config.policy)
+    if template is None:
+        return "chat template: not on this machine; a run tries every prompt before it pays for any"
+    tried = _drawn(config, train)
+    _check(template, tried, held_out)
+    return _said(len(tried), len(train))
+
+
+def _drawn(config: Config, train: Sequence[Prompt]) -> list[Prompt]:
+    if len(train) <= TRIED:
+        return list(train)
+    drawn = random.Random(derive_seed(config.seed, "render")).sample(range(len(train)), TRIED)
+    return [train[i] for i in sorted(drawn)]
+
+
+def _said(tried: int, of: int) -> str:
+    return f"chat template: {'all' if tried == of else f'{tried} drawn from {of}'} prompts can be rendered"

@@ -32,7 +32,8 @@ from cyclealign.generation.sampling import (
 )
 from cyclealign.generation.serving import check_adapter
 from cyclealign.models.chat_template import render_prompt
-from cyclealign.models.policy import load_tokenizer, resolve_model
+from cyclealign.models.policy import load_tokenizer
+from cyclealign.models.policy_files import resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
 
 if TYPE_CHECKING:

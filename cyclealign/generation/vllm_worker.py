@@ -65,7 +65,8 @@ class Worker:
     """The engine, and how a job runs on it."""
 
     def __init__(self, setup: Setup) -> None:
-        from cyclealign.models.policy import load_tokenizer, resolve_model
+        from cyclealign.models.policy import load_tokenizer
+        from cyclealign.models.policy_files import resolve_model
 
         policy, settings = setup.policy, setup.generator
         self._settings = settings

@@ -60,13 +60,36 @@ def check_prompts(tokenizer: Any, prompts: Sequence[Prompt], key: str) -> None:
     """
     for number, prompt in enumerate(prompts, start=1):
         try:
-            _render(tokenizer, prompt.messages, ask=True)
+            _check_whole(tokenizer, prompt.messages)
         except UserError as error:
             words = " ".join(prompt.messages[-1]["content"].split())[:60] if prompt.messages else ""
             raise UserError(
-                f"{key}: prompt {number} ({words!r}, id {prompt.id}): {error}; leave the prompt out, or name a template"
-                " that takes it in policy.chat_template"
+                f"{key}: prompt {number} ({words!r}, id {prompt.id}): {error}; leave the prompt out{_system(prompt)},"
+                " or name a template that takes it in policy.chat_template"
             ) from error
+
+
+def _check_whole(tokenizer: Any, messages: Sequence[Message]) -> None:
+    """UserError where a chat cannot be rendered, or a turn of it leaves no trace."""
+    text = _render(tokenizer, messages, ask=True)
+    for n, turn in enumerate(messages):
+        said = turn["content"].strip()
+        if said and said not in text and len(messages) > 1 and _leaves_out(tokenizer, messages, n, text):
+            raise UserError(f"policy.chat_template: leaves out the {turn['role']} turn")
+
+
+def _leaves_out(tokenizer: Any, messages: Sequence[Message], n: int, text: str) -> bool:
+    try:
+        return _render(tokenizer, [*messages[:n], *messages[n + 1 :]], ask=True) == text
+    except UserError:  # without the turn it is no chat
+        return False
+
+
+def _system(prompt: Prompt) -> str:
+    """The way out of a prompt with a system turn."""
+    if all(m["role"] != "system" for m in prompt.messages):
+        return ""
+    return " (data.system_turns=skip), put its system turn before the first user turn (data.system_turns=fold)"
 
 
 def response_ids(tokenizer: Any, text: str, *, ended: bool) -> list[int]:

@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cyclealign.files.foreign import read_text
-from cyclealign.files.packaged import resource
 from cyclealign.models.chat_template import check_template, first_line
 from cyclealign.models.loading import loaded, set_dropout
+from cyclealign.models.policy_files import chosen_template, resolve_model
 from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
@@ -24,27 +23,8 @@ if TYPE_CHECKING:
     from cyclealign.config.schema import LoraConfig, PolicyConfig
 
 logger = logging.getLogger(__name__)
-BUILTIN = "builtin:"
 # vLLM serves adapters of the transformer blocks only; an adapter elsewhere would train and then be ignored.
 NOT_SERVABLE = ("lm_head", "embed_tokens", "embed_out", "embed_in", "wte")
-
-
-def resolve_model(name: str) -> str:
-    """Directory of a ``builtin:`` model or of a local path; anything else is left to be a hub id.
-
-    Raises:
-        UserError: the builtin or the path does not exist.
-    """
-    if name.startswith(BUILTIN):
-        path = resource("assets", name.removeprefix(BUILTIN).replace("-", "_"))
-        if not (path / "config.json").is_file():
-            raise UserError(f"policy.model: no packaged model {name!r} (looked in {path})")
-        return str(path)
-    if Path(name).is_dir():
-        return str(Path(name).resolve())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"policy.model: no directory {name!r}; give a model directory, a hub id, or builtin:tiny-chat")
-    return name
 
 
 def load_tokenizer(policy: PolicyConfig) -> Any:
@@ -57,10 +37,7 @@ def load_tokenizer(policy: PolicyConfig) -> Any:
     problem = f"policy.model: cannot load a tokenizer from {policy.model!r}"
     tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(path), problem)
     if policy.chat_template is not None:
-        file = template_file(policy.chat_template)
-        if not file.is_file():
-            raise UserError(f"policy.chat_template: no file {policy.chat_template!r}; expected a Jinja chat template")
-        tokenizer.chat_template = read_text(file)
+        tokenizer.chat_template = chosen_template(policy.chat_template)
     if not tokenizer.chat_template:
         raise UserError(
             f"policy.model: the tokenizer of {policy.model!r} has no chat template;"
@@ -90,13 +67,6 @@ def check_policy(policy: PolicyConfig) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"policy.model: {file} is damaged or cut short: {first_line(error)}") from error
-
-
-def template_file(name: str) -> Path:
-    """A Jinja chat template by path, or a packaged one (``builtin:human-assistant``, HH-RLHF's dialogue form)."""
-    if name.startswith(BUILTIN):
-        return resource("configs", f"chat_templates/{name.removeprefix(BUILTIN).replace('-', '_')}.jinja")
-    return Path(name)
 
 
 def compute_dtype(policy: PolicyConfig, device: torch.device | str) -> torch.dtype:

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from cyclealign.config.schema import PolicyConfig
 from cyclealign.models.checkpoints import check_weights
 from cyclealign.models.loading import loaded
-from cyclealign.models.policy import load_tokenizer, resolve_model
+from cyclealign.models.policy import load_tokenizer
+from cyclealign.models.policy_files import resolve_model
 
 
 def adapter_base(path: str) -> str | None:

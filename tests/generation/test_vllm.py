@@ -22,7 +22,8 @@ from cyclealign.generation.backend import build_generator
 from cyclealign.generation.openai_server import ServerGenerator
 from cyclealign.generation.vllm import VllmGenerator
 from cyclealign.models.chat_template import render_prompt
-from cyclealign.models.policy import load_tokenizer, resolve_model
+from cyclealign.models.policy import load_tokenizer
+from cyclealign.models.policy_files import resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
