@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cyclealign.config.schema import LeafAuxiliary, Loss, Section
 from cyclealign.losses import MarginMSE, RankingLoss
-from cyclealign.scores.formats import READERS, detect
+from cyclealign.scores.formats import READERS, detect, read_as
 from cyclealign.scores.sidecar import Gives, recorded_gives
 
 
@@ -78,15 +78,14 @@ class ScoresConfig(Section):
         return detect(self.scores, ids=self.queries is not None or self.documents is not None)
 
     def gives(self) -> Gives:
-        """What a loss can take from the lists: labels and RankLLM's files are orders; else what lies beside the file.
+        """What a loss can take from the lists: labels are an order; else what lies beside the file, or ``read_as``.
 
         Raises:
             UserError: as ``file_format``.
         """
         if self.teacher == "labels":
             return "order"
-        found = recorded_gives(self.scores)
-        return found or ("order" if self.file_format() == "rankllm" else "magnitude")
+        return recorded_gives(self.scores) or read_as(self.scores, self.file_format())
 
 
 class RetrievalConfig(Section):

@@ -15,7 +15,7 @@ from cyclealign.distill.students import Student
 from cyclealign.evaluation.retrieval import measured
 from cyclealign.files.trec import run_lists
 from cyclealign.rankers.encoders import cross_scores, vector_scores
-from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.jsonl_formats import texts_by_id
 from cyclealign.types import UserError
 
 Run = dict[str, dict[str, float]]
@@ -25,7 +25,7 @@ def effectiveness(config: EffectivenessConfig, student: Student, folder: Path) -
     """MRR@10, nDCG@10 and recall@100 of retrieving from all documents, where documents have vectors; MRR@10 and nDCG@10
     of re-ranking the candidates, where there are some (``rerank_mrr@10``, ``rerank_ndcg@10``)."""
     judged = read_judged(config.qrels)
-    queries, documents = dict(read_texts(config.queries)), dict(read_texts(config.documents))
+    queries, documents = texts_by_id(config.queries), texts_by_id(config.documents)
     found: dict[str, float] = {}
     if config.candidates is not None:
         require_extra("ir_measures", "eval", "evaluate.candidates")

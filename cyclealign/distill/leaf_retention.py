@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from cyclealign.distill.relevance import read_judged
 from cyclealign.evaluation.retrieval import measured
-from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.jsonl_formats import texts_by_id
 from cyclealign.types import UserError
 
 Precision = Literal["float32", "int8", "binary"]
@@ -41,11 +41,11 @@ class System:
 
 def read_collection(queries: Path, documents: Path, qrels: Path) -> Collection:
     """UserError where a file cannot be read, or no judged query has a text."""
-    grades, known = read_judged(qrels), dict(read_texts(queries))
+    grades, known = read_judged(qrels), texts_by_id(queries)
     judged = {q: known[q] for q in grades if q in known}
     if not judged:
         raise UserError(f"{qrels}: judges no query of {queries} as having a relevant document")
-    return Collection(judged, dict(read_texts(documents)), {q: grades[q] for q in judged})
+    return Collection(judged, texts_by_id(documents), {q: grades[q] for q in judged})
 
 
 def ndcg(

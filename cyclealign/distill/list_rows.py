@@ -13,7 +13,7 @@ from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.relevance import labelled, read_judged
 from cyclealign.losses import RankingLoss, feeds, tier_levels, unfed
 from cyclealign.scores.formats import READERS
-from cyclealign.scores.jsonl_formats import read_texts
+from cyclealign.scores.jsonl_formats import texts_by_id
 from cyclealign.scores.score_list import Item, ScoreList
 from cyclealign.types import UserError
 
@@ -121,8 +121,8 @@ def _mined(item: ScoreList) -> ScoreList:
 
 def _told(lists: Iterator[ScoreList], data: ScoresConfig) -> Iterator[ScoreList]:
     """The lists with the texts of their ids."""
-    queries = dict(read_texts(data.queries)) if data.queries else {}
-    documents = dict(read_texts(data.documents)) if data.documents else {}
+    queries = texts_by_id(data.queries) if data.queries else {}
+    documents = texts_by_id(data.documents) if data.documents else {}
 
     def told(entry: Item, texts: dict[str, str], place: str) -> Item:
         text = entry.text or texts.get(entry.id)

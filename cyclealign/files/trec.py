@@ -64,17 +64,18 @@ def read_qrels(path: Path) -> Qrels:
 
 def run_lists(path: Path) -> Iterator[RunList]:
     """The lists of a run, each query's once, in order of first lines: six columns (query Q0 document rank score name),
-    or three (query document score).
+    or three: query document score, or MS MARCO's query document rank, whose scores are then minus the ranks.
 
     Lines of one query may stand apart, as in runs that were merged; only then is the whole run held in memory.
 
     Raises:
         UserError: names file and line of what is no line of a run, or names a document a second time.
     """
+    sign = -1.0 if ranked(path) else 1.0
     if _apart(path):
         held: dict[str, RunList] = {}
         for place, query, document, score in _run_lines(path):
-            _add(held.setdefault(query, RunList(query, {}, place)), document, score, place)
+            _add(held.setdefault(query, RunList(query, {}, place)), document, sign * score, place)
         yield from held.values()
         return
     current: RunList | None = None
@@ -83,7 +84,7 @@ def run_lists(path: Path) -> Iterator[RunList]:
             if current is not None:
                 yield current
             current = RunList(query, {}, place)
-        _add(current, document, score, place)
+        _add(current, document, sign * score, place)
     if current is not None:
         yield current
 
@@ -124,6 +125,59 @@ def _apart(path: Path) -> bool:
         seen.add(query)
         last = query
     return False
+
+
+def ranked(path: Path) -> bool:
+    """Whether the third of three columns is a rank, as in MS MARCO's runs: in every list it counts 1, 2, 3 … down the
+    lines. Where it counts down to 1 in every list, or is anything else than such a count somewhere, it is a score.
+
+    Raises:
+        UserError: the numbers are 1 to n in every list, in no one order: ranks or scores, nobody can tell.
+    """
+    counts: dict[str, _Count] = {}
+    for _, line in lines(path):
+        fields = _fields(line)
+        value = finite(fields[2]) if len(fields) == 3 else None
+        if value is None or not counts.setdefault(fields[0], _Count()).add(value):
+            return False
+    long = [count for count in counts.values() if count.n > 1]
+    if not long or not all(count.whole for count in counts.values()) or all(count.falls for count in long):
+        return False
+    if all(count.rises for count in long):
+        return True
+    raise UserError(
+        f"{path}: the third column holds 1 to n in each list, in no one order: ranks or scores? Sort each list best"
+        " first, or write six columns (query Q0 document rank score name)"
+    )
+
+
+@dataclass(slots=True)
+class _Count:
+    """Whether the numbers of a list are 1 to n, and in which order."""
+
+    n: int = 0
+    most: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    last: float = 0.0
+    rises: bool = True
+    falls: bool = True
+
+    def add(self, value: float) -> bool:
+        """False where such a number is no rank."""
+        if value < 1 or not value.is_integer():
+            return False
+        self.rises &= value == self.last + 1
+        self.falls &= self.n == 0 or value == self.last - 1
+        self.n, self.last, self.most = self.n + 1, value, max(self.most, value)
+        self.total += value
+        self.squares += value * value
+        return True
+
+    @property
+    def whole(self) -> bool:
+        n = self.n
+        return (self.most, self.total, self.squares) == (n, n * (n + 1) / 2, n * (n + 1) * (2 * n + 1) / 6)
 
 
 def _run_lines(path: Path) -> Iterator[tuple[str, str, str, float]]:

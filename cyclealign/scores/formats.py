@@ -25,10 +25,12 @@ from pathlib import Path
 from cyclealign.files.dialogues import RATINGS
 from cyclealign.files.foreign import lines
 from cyclealign.files.rows import rows
+from cyclealign.files.trec import ranked
 from cyclealign.scores import jsonl_formats as jsonl
 from cyclealign.scores import tsv_formats as tsv
 from cyclealign.scores.ntuples import read_ntuples
 from cyclealign.scores.score_list import ScoreList
+from cyclealign.scores.sidecar import Gives
 from cyclealign.types import UserError
 
 READERS: dict[str, Callable[[Path], Iterator[ScoreList]]] = {
@@ -78,6 +80,11 @@ def detect(path: Path, *, ids: bool) -> str:
     if len(first.split()) in (3, 6):
         return "trec"
     raise UserError(f"{path}: no known format; name it by --format ({', '.join(READERS)})")
+
+
+def read_as(path: Path, format: str) -> Gives:
+    """What the scores of a file are, where nothing beside it says so: RankLLM's and MS MARCO's are ranks, an order."""
+    return "order" if format == "rankllm" or (format == "trec" and ranked(path)) else "magnitude"
 
 
 def _is_number(value: str) -> bool:

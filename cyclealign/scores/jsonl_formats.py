@@ -60,6 +60,7 @@ def read_rankllm(path: Path) -> Iterator[ScoreList]:
             if not isinstance(candidate, dict) or candidate.get("docid") is None:
                 raise UserError(f"{place}: candidates: expected objects with docid")
             documents.append(Item(str(candidate["docid"]), _document_text(candidate.get("doc"), place)))
+        _check_once([d.id for d in documents], place, "candidates")
         yield ScoreList(
             query=_query(query, place),
             documents=tuple(documents),
@@ -70,11 +71,12 @@ def read_rankllm(path: Path) -> Iterator[ScoreList]:
 
 def read_lighton(path: Path) -> Iterator[ScoreList]:
     """A directory with tables train (query_id, document_ids, scores), queries and documents (id and text)."""
-    texts = {name: dict(read_texts(_table(path, name))) for name in ("queries", "documents")}
+    texts = {name: texts_by_id(_table(path, name)) for name in ("queries", "documents")}
     for place, row in rows(str(_table(path, "train"))):
         ids = [str(i) for i in string_list(row.get("document_ids"), place, "document_ids")]
         scores = row.get("scores")
         query = str(row.get("query_id"))
+        _check_once(ids, place, "document_ids")
         missing = [i for i in ids if i not in texts["documents"]] or ([] if query in texts["queries"] else [query])
         if missing:
             raise UserError(f"{place}: {missing[0]} is in none of the tables")
@@ -137,6 +139,15 @@ def read_texts(path: Path) -> Iterator[tuple[str, str]]:
         yield str(row[key]), f"{title}. {row[body]}" if title else row[body]
 
 
+def texts_by_id(path: Path) -> dict[str, str]:
+    """The same as one mapping. UserError where an id has two texts."""
+    found: dict[str, str] = {}
+    for key, body in read_texts(path):
+        if found.setdefault(key, body) != body:
+            raise UserError(f"{path}: the id {key[:40]!r} has two texts, {found[key][:40]!r} and {body[:40]!r}")
+    return found
+
+
 def bge_lines(lists: Iterable[ScoreList]) -> Iterator[str]:
     """One JSON object a list."""
     for item in lists:
@@ -193,6 +204,13 @@ def _texts(item: ScoreList) -> list[str]:
 
 def _json(row: Mapping[str, object]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _check_once(ids: Sequence[str], place: str, column: str) -> None:
+    """UserError where a list names a document twice: it would have two places in one order."""
+    if len(set(ids)) < len(ids):
+        twice = next(i for n, i in enumerate(ids) if i in ids[:n])
+        raise UserError(f"{place}: {column}: document {twice[:40]!r} stands twice; a list names it once")
 
 
 def _text_column(row: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclealign.scores.calibration import check_method
-from cyclealign.scores.formats import ORDER_ONLY, READERS, WRITERS, detect
+from cyclealign.scores.formats import ORDER_ONLY, READERS, WRITERS, detect, read_as
 from cyclealign.scores.sidecar import Gives, recorded_gives
 from cyclealign.scores.teachers import TeacherSpec, check_feeds, described, parse_teacher
 from cyclealign.types import UserError
@@ -58,7 +58,7 @@ def checked_teachers(job: ScoreJob, format: str) -> list[TeacherSpec]:
     """The teachers, checked against each other, the calibration and the loss; nothing is loaded."""
     if not job.teachers:
         raise UserError("--teacher or --metric: at least one is needed")
-    file_gives: Gives = job.file_gives or recorded_gives(job.file) or ("order" if format == "rankllm" else "magnitude")
+    file_gives: Gives = job.file_gives or recorded_gives(job.file) or read_as(job.file, format)
     specs = [parse_teacher(spec, job.options, file_gives=file_gives) for spec in dict.fromkeys(job.teachers)]
     check_method(job.calibrate)
     ordinal = [spec for spec in specs if spec.gives != "magnitude"]
