@@ -22,6 +22,7 @@ from cyclealign.cycle.interaction import Interaction, counts_as_failed, final_ve
 from cyclealign.cycle.learning_state import LearningState
 from cyclealign.cycle.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.cycle.team import Team
+from cyclealign.files.atomic import flush, flush_tree
 from cyclealign.files.jsonl import Appender, write_jsonl
 from cyclealign.files.records import encode, write_record, write_records
 from cyclealign.files.run_dir import RunDir
@@ -292,6 +293,8 @@ class Loop:
         best.mkdir(exist_ok=True)
         if weights is not None:
             shutil.copytree(weights, best / weights.name)
+            flush_tree(best / weights.name)
+        flush(best.parent)
 
     @contextmanager
     def _timed(self, stage: Stage, index: int) -> Iterator[None]:

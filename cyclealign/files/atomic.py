@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 
 def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write aside, flush to disk, rename: a reader sees the old file or the new one, never half of one.
+    """Write aside, flush to disk, rename, flush the directory: a reader sees the old file or the new one, never half of
+    one.
 
     ``durable=False`` leaves the flush to the system: the file survives a killed process, not a power cut.
     What cannot be written leaves the old file, and nothing aside. Line ends are written as they stand in ``text``, on
@@ -22,6 +24,32 @@ def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         aside.replace(path)
+        if durable:
+            flush(path.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def flush_tree(folder: Path) -> None:
+    """Flush a directory to disk: its files, then the directories that name them, and last the one that it stands in.
+
+    A record that names what stands in it may be written afterwards: a power cut leaves no record without it.
+    """
+    for path, _, files in os.walk(folder, topdown=False):
+        for name in sorted(files):
+            flush(Path(path, name))
+        flush(Path(path))
+    flush(folder.parent)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems have no flush of names
+            raise
+    finally:
+        os.close(handle)

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from cyclealign.files.atomic import flush, flush_tree
 from cyclealign.types import UserError
 
 # What the Trainer's checkpoint holds besides optimiser, schedule and random states.
@@ -148,10 +149,13 @@ def carry_over(start: Path, out: Path) -> None:
     """Copy an interaction's weights and state to another's directory, over what a killed attempt left there."""
     for part in (p for p in ("adapter", "model", "checkpoint") if (start / p).is_dir()):
         shutil.copytree(start / part, out / part, dirs_exist_ok=True)
+        flush_tree(out / part)
 
 
 def put_in_place(aside: Path, directory: Path) -> None:
-    """Rename a finished directory to its name, replacing what a killed attempt left there."""
+    """Flush a finished directory and rename it to its name, replacing what a killed attempt left there."""
     directory.parent.mkdir(parents=True, exist_ok=True)
+    flush_tree(aside)
     shutil.rmtree(directory, ignore_errors=True)
     aside.rename(directory)
+    flush(directory.parent)
