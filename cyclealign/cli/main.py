@@ -106,9 +106,11 @@ def quickstart(overrides: Overrides = None) -> None:
 def status(run: RunPath) -> None:
     """Where a run stands, live or not."""
     from cyclealign.files.run_dir import open_run
+    from cyclealign.reporting.alarms import alarm_lines
     from cyclealign.reporting.status import read_status, status_lines
 
-    _say("\n".join(status_lines(read_status(open_run(run)))))
+    found = open_run(run)
+    _say("\n".join([*status_lines(read_status(found)), *alarm_lines(found)]))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import Accuracy, Metrics
 from cyclealign.files.run_records import read_sets, read_verdicts
 from cyclealign.files.run_state import Kept
+from cyclealign.reporting.alarms import Alarm, alarms
 from cyclealign.reporting.cascade import cascade_text
 from cyclealign.reporting.figures import (
     Facts,
@@ -71,6 +72,7 @@ class Headline:
     spend: str
     judge: str
     cascade: str
+    alarms: tuple[Alarm, ...]
     rows: tuple[Row, ...]
 
     @property
@@ -95,6 +97,7 @@ def headline(run: RunDir) -> Headline:
         spend=spend_text(run, facts),
         judge=judge_text(run),
         cascade=cascade_text(run),
+        alarms=alarms(run, facts),
         rows=tuple(_rows(run, facts)),
     )
 
