@@ -149,6 +149,10 @@ def _with_lora(model: Any, lora: LoraConfig) -> Any:
         raise UserError(f"policy.lora.target_modules: {', '.join(unservable)} cannot be served by vLLM; use all-linear")
     config = PeftLora(r=lora.r, lora_alpha=lora.alpha, target_modules=targets, task_type="CAUSAL_LM", bias="none")
     try:
-        return get_peft_model(model, config)
+        found: Any = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"policy.lora.target_modules: {first_line(error)}") from error
+    settings = found.peft_config["default"]
+    if isinstance(settings.target_modules, set):  # saved in its order, which is another one in each process
+        settings.target_modules = sorted(settings.target_modules)
+    return found

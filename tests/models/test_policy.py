@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -217,3 +218,11 @@ def test_full_weights_are_kept_in_float32_and_dropout_is_off(tmp_path: Path) -> 
     assert {layer.self_attn.attention_dropout for layer in model.model.layers} == {0.0}
     save_policy(model, tmp_path / "again")
     assert {t.dtype for t in load_file(tmp_path / "again" / "model.safetensors").values()} == {torch.float32}
+
+
+def test_an_adapter_s_settings_are_the_same_in_every_process(model_dir: Path, tmp_path: Path) -> None:
+    """peft keeps the names of its modules in a set, whose order is another one in each process."""
+    save_policy(load_model(PolicyConfig(model=str(model_dir)), trainable=True), tmp_path / "adapter")
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) == 14  # of two layers
+    assert targets == sorted(targets)
