@@ -96,11 +96,13 @@ class ChatReply:
 class NotACompletion(Exception):
     """A body that answers nothing: an error inside a successful response, or no chat completion at all.
 
-    ``status``: the HTTP status that the error speaks of, where it does. ``code``: its code and type.
+    ``status``: the HTTP status that the error speaks of, where it does. ``code``: its code and type. ``declined``: an
+    error alone, in place of a reply: nothing was made, and nothing is billed, as of one with a status.
     """
 
-    def __init__(self, detail: str, *, status: int | None = None, code: str = "") -> None:
+    def __init__(self, detail: str, *, status: int | None = None, code: str = "", declined: bool = False) -> None:
         super().__init__(detail)
+        self.declined = declined
         self.detail = detail
         self.status = status
         self.code = code
@@ -133,7 +135,7 @@ def read_reply(raw: str, *, structured: bool = False) -> ChatReply:
     Raises NotACompletion where it is not one, also where it is an error in place of a reply.
     """
     body = _parsed(raw)
-    _raise_error(body.get("error"))
+    _raise_error(body.get("error"), declined=not body.get("choices") and not body.get("usage"))
     choices = body.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -201,7 +203,7 @@ def _number(digits: str) -> int | float:
     return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
-def _raise_error(error: Any) -> None:
+def _raise_error(error: Any, *, declined: bool = False) -> None:
     if not error:
         return
     said, code = error_of({"error": error})
@@ -211,7 +213,7 @@ def _raise_error(error: Any) -> None:
     if status is None and ("invalid_request" in code or "context_length" in code):
         status = 400  # it concerns this request, and would come again
     shown = one_line(said) or one_line(json.dumps(error, ensure_ascii=True))
-    raise NotACompletion(f"the provider's error: {shown}", status=status, code=one_line(code, 100))
+    raise NotACompletion(f"the provider's error: {shown}", status=status, code=one_line(code, 100), declined=declined)
 
 
 def _content(content: Any) -> tuple[str, bool]:

@@ -33,7 +33,8 @@ class Failure:
     code: the provider's error code and type, in one text. wait: seconds that the server asked for. sent: False when
     the request surely never left. unread: a successful response whose body was given up. reply: the body of a
     successful response that is no chat completion; ``status`` is then what the error in it speaks of, else 200.
-    cut_prompt: what to change where the server did not read the whole prompt that it answered.
+    declined: that body is an error alone. cut_prompt: what to change where the server did not read the whole prompt
+    that it answered.
     """
 
     detail: str
@@ -44,6 +45,7 @@ class Failure:
     sent: bool = True
     unread: bool = False
     reply: str | None = None
+    declined: bool = False
     cut_prompt: str = ""
 
     @property
@@ -84,7 +86,7 @@ class Failure:
     def perhaps_billed(self) -> bool:
         if self.status is None:
             return self.sent
-        return self.unread or self.status in PERHAPS_BILLED or self.reply is not None
+        return self.unread or self.status in PERHAPS_BILLED or (self.reply is not None and not self.declined)
 
     @property
     def overload(self) -> bool:

@@ -202,6 +202,7 @@ class PaidCalls:
                 status=error.status or 200,
                 code=error.code,
                 reply=recorded.reply,
+                declined=error.declined,
             )
             return self._record_failure(recorded.row, failure, self._worst(call, worst), sent_at)
         charge = self._money.charge(call, reply, worst)

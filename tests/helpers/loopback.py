@@ -124,6 +124,7 @@ class Loopback(AbstractContextManager["Loopback"]):
     structured: bool | str = True
     log: Path | None = None
     port: int = 0
+    host: str = "127.0.0.1"
     requests: list[Body] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -138,12 +139,13 @@ class Loopback(AbstractContextManager["Loopback"]):
         class Handler(_Handler):
             server_of = loopback
 
-        self.server = _Server(("127.0.0.1", self.port), Handler)
+        kind = _Server6 if ":" in self.host else _Server
+        self.server = kind((self.host, self.port), Handler)
         self.port = self.server.server_address[1]
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/v1"
 
     def __enter__(self) -> Loopback:
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -215,6 +217,10 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that was killed is what many tests are about; nothing to print."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
