@@ -81,7 +81,9 @@ class Capability:
                 if known in ("schema", "object", "text"):
                     self._found[array] = known  # type: ignore[assignment]
                 else:
-                    self._set(array, *await self._probed(len(PROBE.candidates) if array else 2))
+                    # An answer from before it failed says nothing of today.
+                    stale = known == "unsure"
+                    self._set(array, *await self._probed(len(PROBE.candidates) if array else 2, again=stale))
         return self._form(array)
 
     def _form(self, array: bool) -> AnswerForm:
@@ -130,11 +132,11 @@ class Capability:
 
     # The probe --------------------------------------------------------------------------------------------------
 
-    async def _probed(self, k: int) -> tuple[Found, str]:
+    async def _probed(self, k: int, *, again: bool) -> tuple[Found, str]:
         """The form of answer, once the endpoint takes all of the request. UserError with all that it does not take."""
         self._faults.clear()
         try:
-            found = await self._probe(k)
+            found = await self._probe(k, again=again)
         except UserError as error:
             raise UserError("; ".join([*self._faults.values(), str(error)])) from error
         except CallFailed as error:
@@ -143,14 +145,14 @@ class Capability:
             raise UserError("; ".join(self._faults.values()))
         return found
 
-    async def _probe(self, k: int) -> tuple[Found, str]:
+    async def _probe(self, k: int, *, again: bool) -> tuple[Found, str]:
         """Ask for a line of text under a schema: only a server that enforces the schema answers in JSON."""
         profile = profile_of(self._config)
         if not profile.json_schema:
             return await self._probe_below(k, "its provider takes no schema")
         asked = 1
         try:
-            reply = await self._ask(k, "schema")
+            reply = await self._ask(k, "schema", again=again)
             found = self._held(reply, k)
             if found == "unsure":  # cut, empty, broken off: once is no answer
                 asked = 2
