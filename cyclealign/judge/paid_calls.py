@@ -268,10 +268,11 @@ class PaidCalls:
         lasted, attempts = self._silence.lasted, self._silence.attempts
         if self.greeting is not None and isinstance(await self._attempt(self.greeting), ChatReply):
             return
+        slow = " and black_box.timeout_s where it is only slow" if failure.timed_out else ""
         raise RunStopped(
             f"black_box: no reply from {self.endpoint} for {lasted / 60:.3g} min, {attempts} attempts"
             f" (last: {failure.detail}); what was ranked is kept; start again when it answers, or raise"
-            f" black_box.outage_minutes={self._config.outage_minutes:g}"
+            f" black_box.outage_minutes={self._config.outage_minutes:g}{slow}"
         )
 
     def _end_what_cannot_succeed(self, failure: Failure, call: Call) -> None:

@@ -222,3 +222,9 @@ def test_waits_grow_and_are_jittered_in_full() -> None:
     assert [policy.wait(n, 1.0) for n in (1, 2, 3, 6, 7, 8, 2000)] == [0.5, 1.0, 2.0, 16.0, 30.0, 30.0, 30.0]
     assert policy.wait(3, 0.0) == 0.0
     assert policy.wait(3, 0.25) == 0.5
+
+
+def test_an_attempt_has_time_for_the_answer_that_it_may_give() -> None:
+    assert RetryPolicy().seconds(88) == pytest.approx(137.6)
+    assert RetryPolicy().seconds(32_768) == pytest.approx(6673.6)
+    assert RetryPolicy(deadline=7.0).seconds(32_768) == 7.0

@@ -5,8 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+import yaml
+from manners import MANNERS
+
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.evaluation.result import read_result
 from cyclealign.files.labelled import JUDGE_LISTS, load_labelled
+from cyclealign.judge.prices import tariff_of
+from cyclealign.judge.providers import PROFILES, provider_of, reasoning_fields
 from cyclealign.reporting.judge_table import COLUMNS, judge_cells
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,3 +33,21 @@ def test_the_rows_are_those_of_the_result() -> None:
 def test_every_column_is_explained() -> None:
     explained = re.findall(r"^\| ([^|]+?) \|", DOCS, flags=re.MULTILINE)
     assert set(COLUMNS) - {"judge"} <= set(explained)
+
+
+PROVIDERS = re.findall(r"^\| (\w+) \| `(\{.*?\})` \| .* \| (served|documents) \|$", DOCS, flags=re.MULTILINE)
+
+
+def test_every_provider_has_a_row_and_is_served_as_it_says() -> None:
+    assert [name for name, _, _ in PROVIDERS] == list(PROFILES)
+    met = {"gpt5": "openai", "claude": "anthropic"}
+    served = {met.get(name, name) for name in MANNERS}
+    assert {name for name, _, seen in PROVIDERS if seen == "served"} == served
+
+
+@pytest.mark.parametrize(("name", "section"), [(name, section) for name, section, _ in PROVIDERS])
+def test_the_section_of_a_row_is_one_and_is_known_by_its_address(name: str, section: str) -> None:
+    box = BlackBoxConfig(**yaml.safe_load(section))
+    assert provider_of(box) == name
+    assert box.reasoning is None or reasoning_fields(box)
+    assert (tariff_of(box) is not None) == (box.price is not None)
