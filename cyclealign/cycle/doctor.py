@@ -40,6 +40,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     yield _vllm(config)
     if config is not None:
         yield _key(config)
+        yield from _judge(config)
         yield from _policy(config)
         yield _prompts(config)
         yield from _judge_prompt(config)
@@ -98,6 +99,27 @@ def _key(config: Config) -> Finding:
     if is_loopback(host):
         return Finding("ok", "key", f"${box.api_key_env} is not set; {host} is this machine and needs none")
     return Finding("broken", "key", f"${box.api_key_env} is not set; {host} needs it")
+
+
+def _judge(config: Config) -> Iterator[Finding]:
+    """Whose manners are expected of the judge, and what its tokens cost."""
+    from cyclealign.judge.costs import request_options
+    from cyclealign.judge.prices import tariff_of
+    from cyclealign.judge.providers import provider_of
+
+    box = config.black_box
+    if box.judge != "openai":
+        return
+    try:
+        options, tariff = request_options(box, config.generator.candidates), tariff_of(box)
+    except UserError as error:
+        yield Finding("broken", "judge", str(error))
+        return
+    cost = "no price given"
+    if tariff is not None:
+        price = tariff.of(0)
+        cost = f"${price.input:g} in, ${price.output:g} out a million tokens (by {tariff.source})"
+    yield Finding("ok", "judge", f"provider {provider_of(box)}, first asked with {options}; {cost}")
 
 
 def _policy(config: Config) -> Iterator[Finding]:

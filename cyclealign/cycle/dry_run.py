@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from cyclealign.config.schema import Config
 from cyclealign.cycle.consistency import FIRST, is_drawn
 from cyclealign.cycle.prompts import run_prompts, try_template
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
-from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, worst_case
+from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, typical_case, worst_case
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.judge.template import load_template
 from cyclealign.types import CandidateSet, Prompt
@@ -80,7 +81,7 @@ def describe_worst_case(config: Config) -> list[str]:
     ]
     if config.black_box.judge != "openai":
         return [*lines, f"paid calls: none (black_box.backend {config.black_box.backend})"]
-    money = "unknown (set black_box.price)" if most.usd is None else f"${most.usd:,.2f}"
+    money = "unknown (set black_box.price, or price: auto)" if most.usd is None else f"${most.usd:,.2f}"
     if config.black_box.budget_usd is not None:
         money += f", held to black_box.budget_usd ${config.black_box.budget_usd:,.2f}"
     return [
@@ -88,7 +89,28 @@ def describe_worst_case(config: Config) -> list[str]:
         f"paid calls: at most {most.calls:,}",
         f"tokens: at most {most.input_tokens:,} in, {most.output_tokens:,} out",
         f"money: at most {money}",
+        f"typical: {_typical(config, prompts)}",
     ]
+
+
+def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
+    """Beside the most: every prompt through all interactions, of average length, with candidates of half the length
+    that they may have; no repair, no labelled pairs, and no thinking, which only the judge knows."""
+    lengths = [estimate_message_tokens(p.messages) / JUDGE_TOKENS_PER_POLICY_TOKEN for p in prompts]
+    found = typical_case(
+        config.black_box,
+        load_template(config.black_box.template),
+        demonstration_tokens=config.demonstrations.token_budget,
+        n_items=len(prompts) * config.cycle.max_interactions,
+        k=config.generator.candidates,
+        prompt_tokens=fmean(lengths) if lengths else 0.0,
+        new_tokens=config.generator.max_new_tokens / 2,
+    )
+    cost = "" if found.usd is None else f", ${found.usd:,.2f}"
+    return (
+        f"{found.calls:,} calls, {found.input_tokens:,} tokens in, {found.output_tokens:,} out{cost}; no repairs,"
+        " nothing settled early; what the judge thinks comes on top"
+    )
 
 
 def _policy_tokens(estimates: Sequence[int]) -> int:

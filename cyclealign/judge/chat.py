@@ -9,12 +9,12 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cyclealign.files.printable import one_line, well_formed
-from cyclealign.judge.providers import PROFILES
+from cyclealign.judge.usage import Usage, usage_of
 
 End = Literal["natural", "cut", "filtered", "failed", "unknown"]
 # By what they say in lower case; whatever is not here is no reason to believe that a reply is whole.
@@ -38,29 +38,7 @@ ENDS: Mapping[str, End] = {
         "failed",
     ),
 }  # fmt: skip
-# Whoever answers, whatever stands in front of it: all places where any provider counts.
-THINKING_IN = {p.thinking_in for p in PROFILES.values() if p.thinking_in}
-CACHED_IN = {p.cached_in for p in PROFILES.values() if p.cached_in}
-WRITTEN_IN = {p.written_in for p in PROFILES.values() if p.written_in}
-COST_IN = {p.cost_in for p in PROFILES.values() if p.cost_in}
-MOST_COST = 1e6  # USD
 THOUGHTS = ("reasoning_content", "reasoning")  # fields beside ``content`` in which servers put what a model thought
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the server counts them; None: not said, or no number of tokens at all.
-
-    cached, written: of the input, from a provider's cache and into it. thinking: of the output. cost: what the server
-    says that it billed, in USD.
-    """
-
-    input_tokens: int | None
-    output_tokens: int | None
-    cached: int = 0
-    written: int = 0
-    thinking: int | None = None
-    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +136,7 @@ def read_reply(raw: str, *, structured: bool = False) -> ChatReply:
         end=end,
         finish="null" if finish is None else one_line(str(finish), 40),
         refused=refused or bool(message.get("refusal")) or end == "filtered",
-        usage=_usage(body.get("usage")),
+        usage=usage_of(body.get("usage")),
         thoughts=well_formed(said),
         thoughts_in=name,
         structured=structured,
@@ -233,52 +211,3 @@ def _content(content: Any) -> tuple[str, bool]:
             if kind in ("text", "output_text") and not part.get("thought"):
                 texts.append(text.get("value", "") if isinstance(text, dict) else text)
     return "".join(t for t in texts if isinstance(t, str)), refused
-
-
-def _usage(usage: Any) -> Usage:
-    """Counts of tokens. What was thought may be in the total alone: output is at least the total without the input.
-
-    Some count what a cache served beside the input, not in it: where the sums say so, it is added.
-    """
-    found = usage if isinstance(usage, dict) else {}
-    given, made, total = (_count(found.get(n)) for n in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    cached, written, thinking = (_most(found, paths) for paths in (CACHED_IN, WRITTEN_IN, THINKING_IN))
-    beside = (cached or 0) + (written or 0)
-    if given is not None and beside > 0 and (beside > given or total == given + beside + (made or 0)):
-        given += beside
-    if given is not None and made is not None and total is not None and total > given + made:
-        thinking = total - given - made if thinking is None else thinking
-        made = total - given
-    cached = min(cached or 0, given or 0)
-    return Usage(
-        given,
-        made,
-        cached=cached,
-        written=min(written or 0, (given or 0) - cached),
-        thinking=None if thinking is None or made is None else min(thinking, made),
-        cost=_cost(found),
-    )
-
-
-def _most(usage: dict[str, Any], paths: Collection[str]) -> int | None:
-    """The largest count at any of the paths: a server that has several says the same, or nothing, in the others."""
-    counts = [count for path in paths if (count := _count(_at(usage, path))) is not None]
-    return max(counts, default=None)
-
-
-def _at(usage: dict[str, Any], path: str) -> Any:
-    value: Any = usage
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def _cost(usage: dict[str, Any]) -> float | None:
-    """USD, where a provider that says so does; not what no call costs."""
-    costs = [_at(usage, path) for path in COST_IN]
-    known = [float(c) for c in costs if isinstance(c, int | float) and not isinstance(c, bool)]
-    return next((c for c in known if 0 <= c < MOST_COST), None)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None

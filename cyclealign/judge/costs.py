@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.judge.call import Call, content_options
-from cyclealign.judge.chat import Usage
 from cyclealign.judge.prices import dearest, price_of
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.providers import reasoning_fields
 from cyclealign.judge.template import RankTemplate
+from cyclealign.judge.usage import Usage
 from cyclealign.judge.wire import LENGTH_OPTIONS, SEEDS, WireForm, first_form
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
 
@@ -22,6 +22,8 @@ PROBES = 3
 MESSAGE_OVERHEAD = 16
 # Tokens by ``estimate_tokens`` for one token of the policy: 4.4 letters a token, of 2.75 that the estimate allows.
 JUDGE_TOKENS_PER_POLICY_TOKEN = 1.6
+# Of ``estimate_tokens``, what a tokenizer of today needs on average; tokens of an answer for each candidate.
+TYPICAL, ANSWER_TOKENS = 0.6, 4
 
 
 def answer_tokens(k: int) -> int:
@@ -111,7 +113,7 @@ def check_bounded(config: BlackBoxConfig) -> None:
 
 
 class WorstCase(NamedTuple):
-    """Most calls, tokens and money (None: no price given) of ranking."""
+    """Most calls, tokens and money (None: no price given) of ranking; of ``typical_case``, what is to be expected."""
 
     calls: int
     input_tokens: int
@@ -139,19 +141,44 @@ def worst_case(
     ``tariff_of``.
     """
     orders = len(presentations(k, config.passes, seed=0))
-    empty = CandidateSet(Prompt(({"role": "user", "content": ""},)), tuple(Candidate(str(i), "") for i in range(k)))
-    frame = estimate_message_tokens(render(template, (), empty, range(k), structured=True))
-    schema = estimate_tokens(canonical_json(response_format(k)))
+    frame = _frame_tokens(template, k)
     data = round(JUDGE_TOKENS_PER_POLICY_TOKEN * (max_prompt_tokens + k * max_new_tokens))
     answer = output_bound(request_options(config, k)) or answer_tokens(k)
-    first = frame + schema + demonstration_tokens + data
+    first = frame + demonstration_tokens + data
     repair = first + 2 * answer + 64  # the unusable reply and the words around it
     pairs = n_items * orders + (0 if orders == 2 else again)
     probes = PROBES if n_items else 0
     calls = 2 * pairs + probes
-    input_tokens = pairs * (first + repair) + probes * (frame + schema)
+    input_tokens = pairs * (first + repair) + probes * frame
     output_tokens = calls * answer
     return WorstCase(calls, input_tokens, output_tokens, most_usd(config, calls, input_tokens, output_tokens))
+
+
+def typical_case(
+    config: BlackBoxConfig,
+    template: RankTemplate,
+    *,
+    demonstration_tokens: int,
+    n_items: int,
+    k: int,
+    prompt_tokens: float,
+    new_tokens: float,
+) -> WorstCase:
+    """What ranking takes where no reply needs its repair, and nothing is thought: the arguments of ``worst_case``, with
+    prompts and candidates of their usual length. UserError as there."""
+    calls = n_items * len(presentations(k, config.passes, seed=0))
+    data = JUDGE_TOKENS_PER_POLICY_TOKEN * (prompt_tokens + k * new_tokens)
+    given = round(calls * TYPICAL * (_frame_tokens(template, k) + demonstration_tokens + data))
+    made = calls * ANSWER_TOKENS * k
+    price = price_of(config, given / max(calls, 1))
+    return WorstCase(calls, given, made, None if price is None else usd(price, given, made))
+
+
+def _frame_tokens(template: RankTemplate, k: int) -> int:
+    """Estimate of a call around its data, its schema included."""
+    empty = CandidateSet(Prompt(({"role": "user", "content": ""},)), tuple(Candidate(str(i), "") for i in range(k)))
+    frame = estimate_message_tokens(render(template, (), empty, range(k), structured=True))
+    return frame + estimate_tokens(canonical_json(response_format(k)))
 
 
 def most_usd(config: BlackBoxConfig, calls: int, input_tokens: float, output_tokens: float) -> float | None:

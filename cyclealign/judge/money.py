@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.judge.call import Call
-from cyclealign.judge.chat import ChatReply, Usage
+from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import input_bound, output_bound, usage_usd, usd
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
 from cyclealign.judge.prices import dearest, tariff_of
 from cyclealign.judge.providers import profile_of
+from cyclealign.judge.usage import Usage
 
 # A provider may add words of its own to a request; more than this many times ours is no count of this request.
 INPUT_SLACK = 2.0

@@ -17,7 +17,7 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.printable import scrubbed
 from cyclealign.judge.api_key import api_key
 from cyclealign.judge.call import Call, Recorded
-from cyclealign.judge.chat import ChatReply, NotACompletion, Usage, longest_body, read_reply
+from cyclealign.judge.chat import ChatReply, NotACompletion, longest_body, read_reply
 from cyclealign.judge.client import Answer, Client, connected
 from cyclealign.judge.costs import check_bounded, estimated_tokens, output_bound
 from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
@@ -26,6 +26,7 @@ from cyclealign.judge.limits import Adaptive, Gate, RetryPolicy, Silence, TokenB
 from cyclealign.judge.money import NOTHING, Money
 from cyclealign.judge.prices import tariff_of
 from cyclealign.judge.providers import profile_of
+from cyclealign.judge.usage import Usage
 from cyclealign.types import RunStopped, UserError
 
 log = logging.getLogger(__name__)

@@ -190,6 +190,7 @@ def test_dry_run_counts_every_call_that_a_run_may_make(capsys: Captured) -> None
     assert "prompts: 5 to train on, 2 to evaluate on" in out
     assert "interactions: at most 9" in out
     assert f"paid calls: at most {5 * 3 * 2 * 2 + 3 + 2 * 10 * 2 * 2 + 3}\n" in out
+    assert f"typical: {5 * 3 * 2} calls, " in out
     money = float(out.rpartition("money: at most $")[2].split()[0])
     tokens = out.rpartition("tokens: at most ")[2].replace(",", "").split()
     assert money == pytest.approx((int(tokens[0]) * 1.0 + int(tokens[2]) * 2.0) / 1e6, abs=0.006)
@@ -215,7 +216,7 @@ def test_dry_run_without_a_price(capsys: Captured) -> None:
     Path("paid.yaml").write_text(PAID)
     write("pairs.jsonl", {"prompt": "question?"})
     assert main(["run", "paid.yaml", "--dry-run", "black_box.price=null", "data.eval_prompts=null"]) == 0
-    assert "money: at most unknown (set black_box.price)" in capsys.readouterr().out
+    assert "money: at most unknown (set black_box.price, or price: auto)" in capsys.readouterr().out
 
 
 # status, report, export -------------------------------------------------------------------------------------
@@ -428,6 +429,7 @@ def test_doctor_shows_what_a_config_would_meet(
     out = capsys.readouterr().out
     assert "$OPENAI_API_KEY is set; it would be sent to api.example.org" in out
     assert "sk-very-secret" not in out
+    assert "provider other, first asked with {'temperature': 0, 'max_tokens': 88}; $1 in, $2 out a million" in out
     assert "stop token: '<|end|>'" in out
     assert "template prefix: a reply continues its prompt" in out
     assert "How do I keep basil alive indoors?" in out
@@ -439,6 +441,7 @@ def test_doctor_shows_what_a_config_would_meet(
     ("override", "says"),
     [
         ("black_box.base_url=https://api.example.org/v1", "key: $OPENAI_API_KEY is not set; api.example.org needs it"),
+        ("black_box.price=auto", "judge: black_box.price: auto finds no price of model 'judge' at 127.0.0.1"),
         ("policy.model=./nothing", "policy: policy.model: no directory './nothing'"),
         ("black_box.template=nothing", "judge prompt: template 'nothing'"),
         ("demonstrations.static=nothing.jsonl", "judge prompt: demonstrations nothing.jsonl"),

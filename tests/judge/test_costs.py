@@ -15,6 +15,7 @@ from cyclealign.judge.costs import (
     input_bound,
     output_bound,
     request_options,
+    typical_case,
     usd,
     worst_case,
 )
@@ -95,6 +96,18 @@ def test_the_worst_case_covers_calls_of_full_length(k: int, passes: int) -> None
     assert 7 * orders * (first + repair) <= found.input_tokens <= 1.5 * 7 * orders * (first + repair)
     assert found.output_tokens == found.calls * answer_tokens(k)
     assert found.usd == pytest.approx((found.input_tokens + 2 * found.output_tokens) / 1e6)
+
+
+def test_what_is_typical_is_a_part_of_the_most() -> None:
+    box = config(passes=2, price=Price(input=1.0, output=2.0))
+    usual = {"demonstration_tokens": 500, "n_items": 7, "k": 3}
+    most = worst_case(box, load_template("rank"), **usual, max_prompt_tokens=200, max_new_tokens=200)
+    typical = typical_case(box, load_template("rank"), **usual, prompt_tokens=80.0, new_tokens=100.0)
+    assert (typical.calls, typical.output_tokens) == (14, 14 * 12)
+    assert 0.1 * most.input_tokens < typical.input_tokens < 0.5 * most.input_tokens
+    assert typical.usd == pytest.approx((typical.input_tokens + 2 * typical.output_tokens) / 1e6)
+    more = typical_case(box, load_template("rank"), **usual, prompt_tokens=180.0, new_tokens=100.0)
+    assert more.input_tokens - typical.input_tokens == pytest.approx(14 * 0.6 * 1.6 * 100, abs=1)
 
 
 def test_nothing_to_rank_costs_nothing() -> None:

@@ -11,11 +11,11 @@ from genai_prices import calc_price
 from genai_prices.types import Usage as Listed
 
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.judge.chat import Usage
 from cyclealign.judge.costs import most_usd, usage_usd
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.money import Money
 from cyclealign.judge.prices import dearest, price_of, tariff_of
+from cyclealign.judge.usage import Usage
 from cyclealign.types import UserError
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cyclealign.judge.chat import NotACompletion, Usage, decoded, read_reply
+from cyclealign.judge.chat import NotACompletion, decoded, read_reply
 from cyclealign.judge.prompting import neutralise
 from cyclealign.judge.replies import ReplyUnusable, parse_reply
 from cyclealign.judge.thinking import set_aside
+from cyclealign.judge.usage import Usage
 
 
 def body(content: Any = "[1] > [2]", finish: str | None = "stop", **more: Any) -> str:
