@@ -24,6 +24,11 @@ _SCALARS = (
     ("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789")),
     ("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"]),
 )
+_INT, _REAL = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_LOOKS = {tag: pattern for tag, pattern, _ in _SCALARS if not tag.endswith("merge")}
+_LOOKS[_REAL] = re.compile(f"{_FLOAT.pattern}|{_LOOKS[_INT].pattern}")  # "!!float 1" is one
+# What PyYAML would make of these is nothing that JSON has.
+_NOT_READ = tuple(f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary", "omap", "pairs", "set"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,17 +55,25 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeDumper.yaml_implicit_resolvers.items()}  # noqa: RUF012
 
 
-def _decimal(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    digits = loader.construct_scalar(node)
-    if len(digits) > MAX_DIGITS:
-        problem = f"a number of {len(digits)} digits; at most {MAX_DIGITS} are read"
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """The value of a scalar; of one that a tag (``!!bool``) calls something that it does not look like, an error."""
+    problem = None
+    if node.tag in _NOT_READ:
+        problem = f"values tagged !!{node.tag.rpartition(':')[2]} are not read"
+    elif not isinstance(node, yaml.ScalarNode) or not _LOOKS[node.tag].match(node.value):
+        problem = f"this is no {node.tag.rpartition(':')[2]}"
+    elif len(node.value) > MAX_DIGITS:
+        problem = f"a number of {len(node.value)} digits; at most {MAX_DIGITS} are read"
+    if problem is not None:
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-    return int(digits)  # PyYAML would read 010 as eight
+    # PyYAML would read 010 as eight.
+    return int(node.value) if node.tag == _INT else yaml.SafeLoader.yaml_constructors[node.tag](loader, node)
 
 
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, _pattern, _first)
-_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
+for _tag in (*_LOOKS, *_NOT_READ):
+    _Loader.add_constructor(_tag, _scalar)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 

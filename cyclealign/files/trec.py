@@ -106,8 +106,10 @@ def finite(value: Any) -> float | None:
     """A finite number, or one written in digits; None for anything else (``nan``, ``1_000``, true)."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
-        return None
+    if isinstance(value, str):
+        value = value.strip()  # of marks, too, that float() does not know for blanks
+        if not _NUMBER.fullmatch(value):
+            return None
     try:
         found = float(value)
     except OverflowError:

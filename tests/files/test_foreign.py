@@ -203,6 +203,29 @@ def test_aliases_of_aliases_are_refused(form: str) -> None:
     assert f"aliases repeat more than {MAX_REPEATED:,} values" in yaml_refusal("".join(levels(form)))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("b: !!bool no", "this is no bool"),
+        ("b: !!bool maybe", "this is no bool"),
+        ("b: !!float ''", "this is no float"),
+        ("b: !!int [1]", "this is no int"),
+        ("b: !!null x", "this is no null"),
+        ("b: !!timestamp soon", "values tagged !!timestamp are not read"),
+        ("b: !!set {x}", "values tagged !!set are not read"),
+        ("b: !!python/name:os.system", "could not determine a constructor"),
+    ],
+)
+def test_a_tag_that_its_value_does_not_fit_is_refused(text: str, says: str) -> None:
+    assert f"c.yaml:2: not valid YAML: {says}" in yaml_refusal(f"a: 1\n{text}\n")
+
+
+def test_tags_that_say_what_a_value_is_anyway_are_read() -> None:
+    assert read_yaml("[!!bool true, !!int 010, !!float 1, !!float .5, !!str 1, !!null ~]", "c.yaml") == [
+        True, 10, 1.0, 0.5, "1", None,
+    ]  # fmt: skip
+
+
 def test_aliases_and_numbers_as_people_use_them_stay() -> None:
     text = "base: &b {x: 1, y: [1, 2]}\n" + "".join(f"k{n}: {{<<: *b, z: {n}}}\n" for n in range(500))
     assert read_yaml(text, "c.yaml")["k499"] == {"x": 1, "y": [1, 2], "z": 499}
@@ -240,10 +263,14 @@ def test_a_mark_costs_no_query(tmp_path: Path) -> None:
     assert read_qrels(put(tmp_path, gzip.compress(b"query-id\tcorpus-id\tscore\nq\td\t0.5\n"))) == {"q": {"d": 0.5}}
 
 
-@pytest.mark.parametrize("grade", ["nan", "inf", "1_0", "1e999", "9" * 5000, "one1"])
+@pytest.mark.parametrize("grade", ["nan", "inf", "1_0", "1e999", "9" * 5000, "one1", "\u0661"])
 def test_a_grade_that_is_no_finite_number_is_refused(tmp_path: Path, grade: str) -> None:
     with pytest.raises(UserError, match=r"a\.jsonl:1: expected a finite number as relevance"):
         read_qrels(put(tmp_path, f"q1 0 d1 {grade}\n".encode()))
+
+
+def test_marks_that_part_files_are_no_part_of_a_number() -> None:
+    assert finite("0.5\x1d") == finite("\x1c0.5\x0c") == 0.5
 
 
 def test_a_space_in_an_id_between_tabs_is_no_column(tmp_path: Path) -> None:
