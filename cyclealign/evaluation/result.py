@@ -140,7 +140,7 @@ def read_result(path: Path) -> Result:
     """A result file. UserError where it is none, or one of a newer format."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a result: {error}") from error
     number = found.get("format") if isinstance(found, dict) else None
     if isinstance(number, int) and number > FORMAT:

@@ -45,6 +45,10 @@ class SetRecord(PromptRecord):
     candidates: tuple[Candidate, ...]
     drawn: int
 
+    def __post_init__(self) -> None:
+        if len({c.id for c in self.candidates}) < len(self.candidates):
+            raise ValueError("candidates: two of one id")
+
     @property
     def set(self) -> CandidateSet:
         return CandidateSet(self.prompt, self.candidates, self.drawn)
@@ -68,6 +72,9 @@ class VerdictRecord:
     def __post_init__(self) -> None:
         if (self.tiers is None) == (self.unranked is None):
             raise ValueError("tiers: expected either these or unranked")
+        ids = [i for tier in self.tiers or () for i in tier]
+        if self.tiers is not None and not 0 < len(ids) == len(set(ids)):
+            raise ValueError("tiers: expected each candidate once, and at least one")
 
     @property
     def verdict(self) -> Verdict:

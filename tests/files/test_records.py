@@ -16,8 +16,8 @@ from report_run import hand_made_run
 from cyclealign.files.records import decode, encode, read_record, read_records, write_record, write_records
 from cyclealign.files.run_dir import open_run
 from cyclealign.files.run_figures import train_row
-from cyclealign.files.run_records import VerdictRecord, verdict_record
-from cyclealign.files.run_state import State
+from cyclealign.files.run_records import VerdictRecord, read_sets, read_verdicts, verdict_record
+from cyclealign.files.run_state import State, Timing
 from cyclealign.types import Cascaded, Message, Ranking, Unranked, UserError
 
 
@@ -138,10 +138,13 @@ def test_a_run_of_a_newer_format_is_refused_before_anything_of_it_is_read(tmp_pa
 NAMES = st.lists(st.text(max_size=3), min_size=1, max_size=4, unique=True)
 NUMBERS = st.floats(allow_nan=False)
 CASCADES = st.builds(Cascaded, kept=NAMES.map(tuple), scores=st.dictionaries(st.text(), NUMBERS), audited=st.booleans())
+TIERS = st.lists(st.text(), min_size=1, unique=True).map(
+    lambda names: tuple(tuple(names[n : n + 2]) for n in range(0, len(names), 2))
+)
 RANKINGS = st.builds(
     Ranking,
     prompt_id=st.text(),
-    tiers=st.lists(NAMES.map(tuple)).map(tuple),
+    tiers=TIERS,
     scores=st.none() | st.dictionaries(st.text(), NUMBERS),
     votes=st.none() | st.dictionaries(st.text(), NUMBERS),
     confidence=st.none() | NUMBERS,
@@ -160,6 +163,27 @@ def test_verdicts_come_back_as_they_were(verdict: Ranking | Unranked) -> None:
 def test_a_verdict_is_a_ranking_or_the_reason_why_not(record: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="expected either these or unranked"):
         decode(VerdictRecord, record)
+
+
+@pytest.mark.parametrize("tiers", [[], [[]], [["a", "b"], ["a"]], [["a", "a"]]])
+def test_a_verdict_names_each_candidate_once(tmp_path: Path, tiers: list[list[str]]) -> None:
+    path = tmp_path / "black_box.jsonl"
+    path.write_text(json.dumps({"prompt_id": "p", "tiers": tiers}) + "\n{}\n")
+    with pytest.raises(UserError, match=r":1: tiers: expected each candidate once, and at least one"):
+        read_verdicts(path)
+
+
+def test_two_candidates_of_one_id_are_no_set(tmp_path: Path) -> None:
+    path = tmp_path / "candidates.jsonl"
+    candidates = [{"id": "0", "text": "a", "finish": "stop"}, {"id": "0", "text": "b", "finish": "stop"}]
+    path.write_text(json.dumps({"prompt_id": "p", "messages": [], "candidates": candidates, "drawn": 2}) + "\n{}\n")
+    with pytest.raises(UserError, match=r":1: candidates: two of one id"):
+        read_sets(path)
+
+
+def test_a_number_that_no_float_can_hold_is_one_line() -> None:
+    with pytest.raises(ValueError, match=r"seconds: expected a number, got 1000"):
+        decode(Timing, {"stage": "train", "interaction": 0, "seconds": 10**400})
 
 
 def test_what_a_loss_of_ones_own_logs_is_kept() -> None:
