@@ -40,14 +40,19 @@ _BRACKETED = r"/?(?:inst|system_prompt|available_tools|tool_calls|tool_results|t
 
 # Brackets that look like those of a fence, or that a model's eye reads as them; and marks that nobody sees.
 _LESS, _SQUARE = "<＜﹤‹〈⟨❮˂", r"\[［【〔❲⟦"
+# Unicode's Default_Ignorable_Code_Point, and the format characters of category Cf beside it.
 _UNSEEN = (
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff"
+    "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 # Possessive here and below: thousands of blanks in a row take no longer than as many letters.
 _GAP = rf"[\s{_UNSEEN}]*+"
 _HIDDEN = rf"[{_UNSEEN}]*"
 # A slot's label is alone at the beginning of its line, as in the frame around the data.
-_LINE = r"(?:(?<=[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029])|\A)"
+_ENDS = r"\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
+_LINE = rf"(?:(?<=[{_ENDS}])|\A)"
+_BLANKS = rf"[^\S{_ENDS}]*+"  # without line ends: of a run of them each begins a line, and would read all others
 _LABEL = rf"{_GAP}[\d０-９]+{_GAP}[\]］】〕❳⟧]"
 
 
@@ -63,7 +68,7 @@ def _markers(tags: Sequence[str]) -> re.Pattern[str]:
     ends = rf"(?!{_HIDDEN}[\w-])"
     fence = rf"[{_LESS}]\\*(?={_GAP}[/／]?{_GAP}(?:{names}){ends}|{_HIDDEN}(?:{_CONTROL}))"
     bracketed = rf"\[\\*(?={_BRACKETED})"
-    label = rf"{_LINE}[^\S\n\r]*+[{_UNSEEN}>*_#`-]*+[^\S\n\r]*+[{_SQUARE}]\\*(?={_LABEL})"
+    label = rf"{_LINE}{_BLANKS}[{_UNSEEN}>*_#`-]*+{_BLANKS}[{_SQUARE}]\\*(?={_LABEL})"
     return re.compile(f"{fence}|{bracketed}|{label}", re.IGNORECASE)
 
 

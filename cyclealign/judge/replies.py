@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 
 from cyclealign.judge.thinking import set_aside
 
@@ -57,9 +58,10 @@ def parse_reply(text: str, k: int, *, structured: bool) -> tuple[int, ...]:
     if not body:
         raise ReplyUnusable("it is thinking alone" if thought.thinking else "it is empty")
     numbers = _structured_numbers(body) if structured else _chain_numbers(body)
-    unknown = sorted({n for n in numbers if not 1 <= n <= k})
-    missing = [n for n in range(1, k + 1) if n not in numbers]
-    repeated = sorted({n for n in numbers if numbers.count(n) > 1})
+    counts = Counter(numbers)
+    unknown = sorted(n for n in counts if not 1 <= n <= k)
+    missing = [n for n in range(1, k + 1) if n not in counts]
+    repeated = sorted(n for n in counts if counts[n] > 1)
     problems = [
         f"it {verb} {', '.join(map(str, ids))}"
         for verb, ids in (("names unknown numbers", unknown), ("misses", missing), ("repeats", repeated))

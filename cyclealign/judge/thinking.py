@@ -32,7 +32,7 @@ _CLOSE = re.compile(
 _HALF = re.compile(rf"(?:<{_BAR}(?:start_|begin_)?{_NAME}[^<>]*|\[\s*(?:{_WORDS})\s*)\Z", re.IGNORECASE)
 # Harmony: <|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…<|return|>
 _CHANNEL = re.compile(r"<\|channel\|>\s*+([a-z]++)[^<]*+(?:<\|message\|>|\Z)", re.IGNORECASE)
-_CHANNEL_END = re.compile(r"<\|(?:end|return|start|call)\|>.*\Z", re.DOTALL)
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>\s*+(?:<\|start\|>\s*+(?:assistant\s*+)?)?\Z")
 # The same where a server dropped the control tokens.
 _BARE_HARMONY = re.compile(r"\A\s*analysis(?=[^a-z]|[A-Z])(?:.*assistant\s*final|.*\Z)", re.DOTALL)
 # Marks around the answer itself, which say nothing.

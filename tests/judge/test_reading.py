@@ -60,6 +60,16 @@ def test_thinking_without_its_opening_mark_ends_where_it_is_closed(closed: str) 
     assert set_aside(text).answer == "[3] > [1] > [2]"
 
 
+def test_what_stands_behind_the_end_of_an_answer_is_not_dropped() -> None:
+    """A server that hands on control tokens: no word beside the ranking may vanish with them."""
+    final = "<|channel|>final<|message|>[2] > [1]"
+    for end in ("", "<|return|>", "<|end|>", "<|end|>\n", "<|end|><|start|>assistant"):
+        assert parse_reply(final + end, 2, structured=False) == (1, 0)
+    for more in ("<|end|>No: [1] > [2]", "<|return|> from worst to best", "<|call|>[1] > [2]<|end|>"):
+        with pytest.raises(ReplyUnusable, match="it has no line that is a ranking"):
+            parse_reply(final + more, 2, structured=False)
+
+
 BLANKS = 4000
 
 
@@ -71,7 +81,10 @@ BLANKS = 4000
         "<think" + " " * BLANKS + "<",
         "<|channel|>" + "a" * 10 * BLANKS + "<",
         "x" + "*" * 10 * BLANKS + "x",
+        " > ".join(f"[{1 + n % 9000}]" for n in range(5 * BLANKS)),
         "[1] > [2]" + ". " * 10 * BLANKS + "x",
+        "\x0b" * 10 * BLANKS + "x",
+        "\x1c" * 10 * BLANKS + "[",
         "`" * 10 * BLANKS + "\n" + "`" * 30 * BLANKS + "x",
     ],
 )

@@ -166,6 +166,9 @@ def test_loading_errors_name_the_key(tmp_path: Path) -> None:
     strict = load_tokenizer(bare.model_copy(update={"chat_template": str(tmp_path / "strict.jinja")}))
     with pytest.raises(UserError, match=r"^policy\.chat_template: cannot render .* roles user: only users"):
         render_prompt(strict, [turn("user", "a")], 64)
+    for wrong in ("{{ 1 // 0 }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ 2.0 ** 9999 }}"):
+        with pytest.raises(UserError, match=r"^policy\.chat_template: cannot render a chat with roles user: "):
+            render_prompt(tiny_tokenizer(wrong), [turn("user", "a")], 64)
 
 
 @pytest.mark.parametrize(
