@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test lint types pytest test-long test-settings clean
+.PHONY: quickstart test lint types pytest test-long test-settings audit clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
@@ -26,11 +26,17 @@ pytest: $(VENV)/.test
 
 # What `make test` checks once or a few times, many times.
 test-long: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]' || echo 'atheris cannot be installed here'
 	$(PYTEST) -m long
 
 # The tests that train, under 1 and 2 threads, limited instruction sets and several seeds.
 test-settings: $(VENV)/.test
 	$(BIN)/python tests/whole/training_settings.py
+
+# Licences and known vulnerabilities of all that is installed; writes docs/licences.md. Never fails for want of a network.
+audit: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[audit]' || echo 'pip-audit cannot be installed here'
+	$(BIN)/python tests/whole/audit.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cyclealign needs Python 3.11 or newer: make PYTHON=python3.x")'

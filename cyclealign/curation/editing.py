@@ -108,7 +108,7 @@ def _open_editor(file: Path) -> None:
     if not command.strip():
         raise UserError("no editor: set $EDITOR (for example EDITOR=nano)")
     try:
-        done = subprocess.run([*shlex.split(command), str(file)], check=False)
+        done = subprocess.run([*shlex.split(command), str(file)], check=False)  # noqa: S603  the user's own editor
     except (OSError, ValueError) as error:
         raise UserError(f"$EDITOR {command!r} cannot be started: {error}; the text is in {file}") from error
     if done.returncode != 0:

@@ -35,7 +35,10 @@ def tfidf(texts: Sequence[str]) -> NDArray[np.float64]:
     except ModuleNotFoundError as error:
         raise UserError("this needs scikit-learn: install cyclealign[curation]") from error
     vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), max_features=TFIDF_WIDTH, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b"
+        ngram_range=(1, 2),
+        max_features=TFIDF_WIDTH,
+        sublinear_tf=True,
+        token_pattern=r"(?u)\b\w+\b",  # noqa: S106  a pattern of words
     )
     try:
         return np.asarray(vectorizer.fit_transform(texts).toarray(), dtype=np.float64)

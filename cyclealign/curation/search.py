@@ -180,7 +180,7 @@ def greedy(asking: _Asking) -> tuple[Subset, dict[int, float]]:
     chosen: Subset = ()
     values: dict[int, float] = {}
     for step in range(plan.size):
-        order = random.Random(derive_seed(plan.seed, "race", step)).sample(range(len(asking.pairs)), len(asking.pairs))
+        order = random.Random(derive_seed(plan.seed, "race", step)).sample(range(len(asking.pairs)), len(asking.pairs))  # noqa: S311  seeded, to be repeated
         left = [i for i in range(len(plan.pool)) if i not in chosen]
         winner, found = _race(asking, left, chosen, order, asking.left // (plan.size - step))
         values |= found

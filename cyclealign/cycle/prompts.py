@@ -108,7 +108,8 @@ def try_template(config: Config, train: Sequence[Prompt], held_out: Sequence[Pro
 def _drawn(config: Config, train: Sequence[Prompt]) -> list[Prompt]:
     if len(train) <= TRIED:
         return list(train)
-    drawn = random.Random(derive_seed(config.seed, "render")).sample(range(len(train)), TRIED)
+    draw = random.Random(derive_seed(config.seed, "render"))  # noqa: S311  seeded, to be repeated
+    drawn = draw.sample(range(len(train)), TRIED)
     return [train[i] for i in sorted(drawn)]
 
 

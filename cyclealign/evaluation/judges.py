@@ -111,7 +111,7 @@ def drawn(items: Sequence[LabelledItem], limit: int | None, *, seed: int) -> lis
         return list(items)
     queues = [list(group) for _, group in by_subset(list(items))] or [list(items)]
     for number, queue in enumerate(queues):
-        random.Random(derive_seed(seed, "judge", number)).shuffle(queue)
+        random.Random(derive_seed(seed, "judge", number)).shuffle(queue)  # noqa: S311  seeded, to be repeated
     turns = [(turn, number) for number, queue in enumerate(queues) for turn in range(len(queue))]
     kept = {id(queues[number][turn]) for turn, number in sorted(turns)[:limit]}
     return [item for item in items if id(item) in kept]

@@ -123,7 +123,7 @@ def self_bleu(texts: Sequence[str], *, seed: int) -> float | None:
     """
     found = [t for t in texts if t.strip()]
     if len(found) > SELF_BLEU:
-        found = random.Random(seed).sample(found, SELF_BLEU)
+        found = random.Random(seed).sample(found, SELF_BLEU)  # noqa: S311  seeded, to be repeated
     if len(found) < 2:
         return None
     bleu = _needed("sacrebleu").BLEU(effective_order=True, tokenize=_bleu_tokens(found))

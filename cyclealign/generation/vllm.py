@@ -113,7 +113,7 @@ class VllmGenerator:
         self._pipe, theirs = Pipe()
         command = [sys.executable, "-m", "cyclealign.generation.vllm_worker", str(theirs.fileno())]
         with self._log.open("ab") as log, theirs:
-            self._child = subprocess.Popen(
+            self._child = subprocess.Popen(  # noqa: S603  this Python, without words of others
                 command,
                 env=child_environment(dict(os.environ)),
                 pass_fds=(theirs.fileno(),),

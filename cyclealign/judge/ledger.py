@@ -110,8 +110,9 @@ class Ledger:
         }
         marks = ", ".join("?" * len(columns))
         fits = "" if limit is None else f" WHERE {_COMMITTED} + ? <= ?"
+        names = ", ".join(columns)
         query = (
-            f"INSERT INTO calls ({', '.join(columns)}, attempt) SELECT {marks},"
+            f"INSERT INTO calls ({names}, attempt) SELECT {marks},"  # noqa: S608  names are those above, values are bound
             f" (SELECT COALESCE(MAX(attempt), 0) + 1 FROM calls WHERE endpoint = ? AND key = ?){fits}"
         )
         values = [*columns.values(), call.endpoint, call.key, *(() if limit is None else (reserved_usd, limit))]
@@ -193,13 +194,18 @@ class Ledger:
         """All that was booked or reserved at a worst case grows: it has turned out that calls may cost more. USD."""
 
         def update() -> None:
-            about = "endpoint = ? AND model = ?"
             grown = (times, plus, endpoint, model)
             self._db.execute(
-                f"UPDATE calls SET reserved_usd = reserved_usd * ? + ? WHERE state = 'started' AND {about}", grown
+                "UPDATE calls SET reserved_usd = reserved_usd * ? + ? WHERE state = 'started'"
+                " AND endpoint = ? AND model = ?",
+                grown,
             )
-            guessed = "usd > 0 AND output_tokens = 0 AND (state = 'failed' OR odd IS NOT NULL)"
-            self._db.execute(f"UPDATE calls SET usd = usd * ? + ? WHERE {guessed} AND {about}", grown)
+            # What was guessed, not billed.
+            self._db.execute(
+                "UPDATE calls SET usd = usd * ? + ? WHERE usd > 0"
+                " AND output_tokens = 0 AND (state = 'failed' OR odd IS NOT NULL) AND endpoint = ? AND model = ?",
+                grown,
+            )
 
         self._write(update)
 

@@ -125,7 +125,7 @@ class PaidCalls:
                 await self._end_unless_alive(outcome)
                 failures = max(failures, tried - 1)  # what waits alone is not waiting for the judge
             self._gate.pause(asked)
-            await asyncio.sleep(max(asked, self._retry.wait(tried, random.random())))
+            await asyncio.sleep(max(asked, self._retry.wait(tried, random.random())))  # noqa: S311  waits, no secrets
 
     async def _attempt(self, call: Call) -> ChatReply | Failure:
         worst = 0.0

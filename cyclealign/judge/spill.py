@@ -132,7 +132,8 @@ class Spill:
 def update(db: sqlite3.Connection, row: int, outcome: Outcome) -> None:
     """Write an outcome into a row."""
     columns = outcome.columns()
-    db.execute(f"UPDATE calls SET {_assigned(columns)} WHERE id = ?", (*columns.values(), row))
+    query = f"UPDATE calls SET {_assigned(columns)} WHERE id = ?"  # noqa: S608  names are fields of Outcome, values are bound
+    db.execute(query, (*columns.values(), row))
 
 
 def _applied(db: sqlite3.Connection, place: Place, outcome: Outcome) -> bool:
@@ -142,11 +143,11 @@ def _applied(db: sqlite3.Connection, place: Place, outcome: Outcome) -> bool:
     here = "id = ? AND endpoint = ? AND key = ?"
     try:
         if outcome.whole:
-            query = f"UPDATE calls SET {_assigned(columns)} WHERE {here} AND state = 'started'"
+            query = f"UPDATE calls SET {_assigned(columns)} WHERE {here} AND state = 'started'"  # noqa: S608  names are fields of Outcome, values are bound
             if db.execute(query, (*columns.values(), *place)).rowcount == 1:
                 return True
         same = " AND ".join(f"{name} IS ?" for name in columns)  # of a file that was written before
-        query = f"SELECT 1 FROM calls WHERE {here}{' AND ' * bool(same)}{same}"
+        query = f"SELECT 1 FROM calls WHERE {here}{' AND ' * bool(same)}{same}"  # noqa: S608  names are fields of Outcome, values are bound
         return outcome.whole and db.execute(query, (*place, *columns.values())).fetchone() is not None
     except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError):
         return False
