@@ -182,7 +182,7 @@ def test_two_candidates_of_one_id_are_no_set(tmp_path: Path) -> None:
 
 
 def test_a_number_that_no_float_can_hold_is_one_line() -> None:
-    with pytest.raises(ValueError, match=r"seconds: expected a number, got 1000"):
+    with pytest.raises(ValueError, match=r"seconds: expected a number that a float can hold, got 1000"):
         decode(Timing, {"stage": "train", "interaction": 0, "seconds": 10**400})
 
 
