@@ -16,7 +16,8 @@ def _file() -> Path:
 
 
 def _known() -> dict[str, list[str]]:
-    return dict(read_json(_file())) if _file().exists() else {}
+    known = read_json(_file()) if _file().exists() else {}
+    return {host: names for host, names in known.items() if isinstance(names, list)}
 
 
 def remember_host(base_url: str | None, key_env: str) -> None:

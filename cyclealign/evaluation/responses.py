@@ -173,16 +173,21 @@ def _sections(spec: str, sampling: Sampling) -> tuple[GeneratorConfig, PolicyCon
 
 
 def _kept(keep: Path) -> Iterator[tuple[str, Response]]:
-    for record in read_jsonl(keep):
-        if "responses_of" not in record:
+    for number, record in enumerate(read_jsonl(keep), start=1):
+        if isinstance(record, dict) and "responses_of" in record:
+            continue
+        try:
             found = decode(ResponseRecord, record)
-            yield found.prompt_id, Response(found.prompt, found.response)
+        except ValueError as error:
+            raise UserError(f"{keep}:{number}: {error}; not as cyclealign wrote it: name another --out") from error
+        yield found.prompt_id, Response(found.prompt, found.response)
 
 
 def _check_same(keep: Path, head: Mapping[str, object]) -> None:
     first = next(read_jsonl(keep), None)
     if first is not None and first != json.loads(json.dumps(head)):
-        raise UserError(f"{keep}: was written by {first.get('responses_of')!r} or other settings; name another --out")
+        by = first.get("responses_of") if isinstance(first, dict) else None
+        raise UserError(f"{keep}: was written by {by!r} or other settings; name another --out")
 
 
 def shared_prompts(sides: Sequence[Mapping[str, Response]]) -> list[str]:

@@ -78,3 +78,14 @@ def test_a_run_from_elsewhere_sends_no_key_to_hosts_that_it_names(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
     remember_host("https://api.example.org/v1", "OPENAI_API_KEY")
     starting.resumed_cycle(run.path)  # no key to send to the servers
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\0\0", "[" * 100_000])
+def test_a_torn_list_of_hosts_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = tmp_path / "cyclealign" / "hosts.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"hosts\.json: .*remove it"):
+        remember_host("https://api.example.org/v1", "OPENAI_API_KEY")
+    assert file.read_text() == content

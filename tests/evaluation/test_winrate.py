@@ -118,6 +118,13 @@ def test_policies_are_sampled_once_and_kept(tmp_path: Path) -> None:
     assert load_responses(kept).keys() == first.keys()
     with pytest.raises(UserError, match="name another --out"):
         get_responses(str(policy), Sampling(prompts="prompts.jsonl"), kept)
+    for line in ("1\n", "{}\n", '{"prompt_id": "p", "messages": []}\n'):
+        kept.write_text(written.splitlines(keepends=True)[0] + line + line)
+        with pytest.raises(UserError, match=r"^kept\.jsonl:2: .*name another --out"):
+            get_responses(str(policy), sampling, kept)
+    kept.write_text("1\n2\n")
+    with pytest.raises(UserError, match="or other settings; name another --out"):
+        get_responses(str(policy), sampling, kept)
 
 
 def test_runs_name_their_product_and_their_start(tmp_path: Path) -> None:
