@@ -80,7 +80,7 @@ def step(model: Any, batch: TrainingBatch, plan: Plan) -> tuple[float, float, to
     """Seconds, loss, and the gradients as one vector."""
     began = time.perf_counter()
     loss = RRHF()(ranked_scores(token_logprobs(model, batch["lists"], plan), batch, RRHF())).loss
-    loss.backward()
+    torch.autograd.backward(loss)
     seconds = time.perf_counter() - began
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()

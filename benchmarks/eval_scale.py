@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def main() -> None:
     before = peak_bytes()
     with tempfile.TemporaryDirectory() as folder:
         timings = {
-            name: timed(lambda work=work, name=name: work(items, found, Path(folder) / f"{name}.json"))
+            name: timed(partial(work, items, found, Path(folder) / f"{name}.json"))
             for name, work in (("ranker", ranker), ("winrate", winrate))
         }
         sizes = {p.name: p.stat().st_size for p in sorted(Path(folder).iterdir())}

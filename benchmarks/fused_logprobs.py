@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def run_arm(arm: str, gradients: Path) -> None:
     else:
         logprobs = token_logprobs(model, batch["lists"], Plan("padded" if arm == "padded" else "cached_prefix"))
     loss = RRHF()(ranked_scores(logprobs, batch, RRHF())).loss
-    loss.backward()
+    torch.autograd.backward(loss)
     seconds, peak = time.perf_counter() - began, memory("VmHWM") - resident
     save_file({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, gradients)
     print(json.dumps({"arm": arm, "peak_bytes": peak, "seconds": seconds, "loss": float(loss.detach())}))
@@ -89,7 +90,7 @@ def difference(found: Path, expected: Path) -> float:
     """|found - expected| / |expected| over all gradients."""
     mine, theirs = load_file(found), load_file(expected)
     error = sum(float((mine[n] - theirs[n]).double().square().sum()) for n in theirs)
-    return (error / sum(float(t.double().square().sum()) for t in theirs.values())) ** 0.5
+    return math.sqrt(error / sum(float(t.double().square().sum()) for t in theirs.values()))
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def main() -> None:
     if options.arm:
         run_arm(options.arm, options.gradients)
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for arm in ARMS:
             gradients = Path(folder) / f"{arm}.safetensors"

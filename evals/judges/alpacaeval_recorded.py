@@ -21,7 +21,7 @@ from scipy.stats import kendalltau, spearmanr
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.recorded import cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import bootstrap_mean
+from cyclealign.evaluation.statistics import Figures, bootstrap_mean
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import Ranking
@@ -67,7 +67,7 @@ def main() -> None:
         "agreement_of_the_two_judges": two_judges(rows),
         "order_of_the_models": orders(models),
     }
-    about = {"question": "win rates of 8 models from AlpacaEval's recorded verdicts", "prompts": len(rows)}
+    about: Figures = {"question": "win rates of 8 models from AlpacaEval's recorded verdicts", "prompts": len(rows)}
     result = make_result(
         "alpacaeval_recorded", about=about, seed=0, metrics=metrics, items=[], primary="davinci", subsets=models
     )

@@ -20,7 +20,7 @@ import math
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -35,7 +35,7 @@ from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.ranker import ndcg
 from cyclealign.evaluation.result import Item as ResultItem
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import bootstrap_mean, paired_difference
+from cyclealign.evaluation.statistics import Figures, bootstrap_mean, paired_difference
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.records import encode
@@ -141,8 +141,8 @@ def main() -> None:
                     for prompt_id, value in by_prompt.items():
                         found[arm][measure][prompt_id].append(value)
     means = {a: {m: {i: fmean(v) for i, v in p.items()} for m, p in ms.items()} for a, ms in found.items()}
-    metrics = {"arms": summaries(means), "claims": claims(means), "fits": fits}
-    about = {"question": __doc__.splitlines()[0], "prompts": len(items), "seeds": arguments.seeds}
+    metrics: Figures = {"arms": summaries(means), "claims": claims(means), "fits": fits}
+    about: Figures = {"question": str(__doc__).splitlines()[0], "prompts": len(items), "seeds": arguments.seeds}
     shown = {a: m["ndcg"] for a, m in means.items() if a.endswith((" keep=4", " alone=0.5")) and a.count("=") == 1}
     records = [
         ResultItem(key=i, value=v, values={a: round(by_prompt[i], 6) for a, by_prompt in shown.items()})
@@ -158,8 +158,11 @@ def load(path: Path) -> list[Item]:
     """Lists with a preference for every candidate; of equal outputs the first is kept."""
     items = []
     for _, row in json_rows(path):
-        by_text = {c["output"]: c for c in reversed(row["candidates"]) if c["output"].strip()}
-        rows = [c for c in row["candidates"] if by_text.get(c["output"]) is c]
+        by_text: dict[str, dict[str, Any]] = {}
+        for candidate in row["candidates"]:
+            if candidate["output"].strip():
+                by_text.setdefault(candidate["output"], candidate)
+        rows = list(by_text.values())
         prompt = Prompt(({"role": "user", "content": row["instruction"]},))
         items.append(
             Item(
@@ -199,7 +202,7 @@ def baselines(paid: Sequence[Item], items: Sequence[Item], seed: int) -> dict[st
         for candidate, utility in order_utilities(item.judged).items():
             places[item.models[candidate]].append(utility / (len(item.models) - 1))
     chance = random.Random(seed)
-    ways = {
+    ways: dict[str, Callable[[Item, str], float]] = {
         "length": lambda item, i: float(len(item.set.text(i).split())),
         "prior": lambda item, i: fmean(places[item.models[i]]),
         "chance": lambda item, i: chance.random(),  # noqa: ARG005
@@ -218,29 +221,29 @@ def one_seed(
     thresholds = [expected_agreement(local.scores(features, i.set)) for i in paid]
     values: Values = {}
 
-    def arm(name: str, settings: dict[str, Any], by: Local) -> list[Ranking]:
-        rankings = cascaded(held_out, judge, settings, by)
+    def arm(name: str, by: Local, *, keep: int, sure: float | None = None) -> list[Ranking]:
+        rankings = cascaded(held_out, judge, by, keep=keep, sure=sure)
         values[name] = measured(held_out, rankings)
         return rankings
 
     for keep in KEEPS:
-        arm(f"cascade keep={keep}", {"keep": keep}, (local, features))
+        arm(f"cascade keep={keep}", (local, features), keep=keep)
         for name, other in others.items():
-            arm(f"{name} keep={keep}", {"keep": keep}, other)
+            arm(f"{name} keep={keep}", other, keep=keep)
     for share in ALONE:
         sure = max(float(np.quantile(thresholds, 1 - share)), 0.5 + 1e-9) if share < 1 else 0.5 + 1e-9
-        rankings = arm(f"cascade alone={share:g}", {"keep": 16, "sure": sure}, (local, features))
+        rankings = arm(f"cascade alone={share:g}", (local, features), keep=16, sure=sure)
         for name, (_, scores) in others.items():
             # The same lists to the judge; the rest by the baseline.
             rest = [r if r.judged else by_score(i, scores) for i, r in zip(held_out, rankings, strict=True)]
             values[f"{name} alone={share:g}"] = measured(held_out, rest, saved=values[f"cascade alone={share:g}"])
     for keep, share in BOTH:
         sure = float(np.quantile(thresholds, 1 - share))
-        arm(f"cascade keep={keep} alone={share:g}", {"keep": keep, "sure": sure}, (local, features))
+        arm(f"cascade keep={keep} alone={share:g}", (local, features), keep=keep, sure=sure)
     for n in LEARNED_FROM:
         fewer = distil([(i.set, i.judged) for i in paid[:n]], features)
         assert fewer is not None
-        arm(f"cascade keep=4 from {n}", {"keep": 4}, (replace(fewer, accuracy=1.0, error=0.0), features))
+        arm(f"cascade keep=4 from {n}", (replace(fewer, accuracy=1.0, error=0.0), features), keep=4)
     return values
 
 
@@ -249,10 +252,10 @@ def by_score(item: Item, scores: Features) -> Ranking:
     return Ranking.from_scores(item.set.prompt.id, dict(zip(item.set.ids, rows, strict=True)))
 
 
-def cascaded(items: Sequence[Item], judge: ReplayRanker, settings: dict[str, Any], by: Local) -> list[Ranking]:
+def cascaded(items: Sequence[Item], judge: ReplayRanker, by: Local, *, keep: int, sure: float | None) -> list[Ranking]:
     """The verdicts of the package's own cascade, in the order of the items."""
     local, features = by
-    config = CascadeConfig(**{"audit": NO_AUDIT, "judge": "replay"} | settings)
+    config = CascadeConfig(judge="replay", audit=NO_AUDIT, keep=keep, sure=sure)
     ranker = CascadeRanker(judge, config, lambda: features, lambda *_: local)
     found = {v.prompt_id: v for v in ranker.rank((i.set for i in items), CONTEXT)}
     rankings = [found[i.set.prompt.id] for i in items]

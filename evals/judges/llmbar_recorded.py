@@ -106,11 +106,11 @@ def against_published(figures: dict[Cell, dict[str, Any]], folder: Path) -> dict
 def short(figures: dict[str, Any]) -> dict[str, Any]:
     """A cell's counts, and its main figures with their intervals' ends."""
     named = {"accuracy": figures["accuracy"], **(figures["position_bias"] or {})}
-    kept = {k: v for k, v in figures.items() if isinstance(v, int)}
+    kept: dict[str, float | None] = {k: v for k, v in figures.items() if isinstance(v, int)}
     for name in ("accuracy", "flip_rate", "first_slot_share"):
-        found = named.get(name)
-        ends = (None, None, None) if found is None else (found.value, found.low, found.high)
-        kept |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        found: Estimate | None = named.get(name)
+        value, low, high = (found.value, found.low, found.high) if found else (None, None, None)
+        kept |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return kept
 
 
@@ -121,7 +121,7 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(v) for v in value]
     if isinstance(value, Estimate):
-        return Estimate(*(rounded(v) for v in (value.value, value.low, value.high)), value.n)
+        return Estimate(rounded(value.value), rounded(value.low), rounded(value.high), value.n)
     return round(value, 6) if isinstance(value, float) else value
 
 

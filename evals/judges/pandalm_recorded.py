@@ -18,7 +18,7 @@ from typing import Any
 
 from cyclealign.evaluation.recorded import class_agreement, cohen_kappa
 from cyclealign.evaluation.result import make_result, write_result
-from cyclealign.evaluation.statistics import share
+from cyclealign.evaluation.statistics import Figures, share
 from cyclealign.files.foreign_json import json_rows
 
 WHOLE = 999
@@ -37,11 +37,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     rows = [row for _, row in json_rows(arguments.data)]
-    gold = [Counter(row["annotators"]).most_common(1)[0][0] for row in rows]
+    gold: list[int] = [Counter(row["annotators"]).most_common(1)[0][0] for row in rows]
     metrics: dict[str, Any] = {judge: judge_figures(rows, gold, judge) for judge in JUDGES}
     metrics["annotators"] = annotators(rows)
     metrics["labels"] = {str(label): gold.count(label) for label in (0, 1, 2)}
-    about = {"question": "agreement of PandaLM's recorded judges with its three human annotators", "pairs": len(rows)}
+    question = "agreement of PandaLM's recorded judges with its three human annotators"
+    about: Figures = {"question": question, "pairs": len(rows)}
     result = make_result("pandalm_recorded", about=about, seed=0, metrics=metrics, items=[], primary="accuracy")
     write_result(arguments.out, result)
     for judge in JUDGES:
@@ -57,6 +58,8 @@ def judge_figures(rows: list[dict[str, Any]], gold: list[int], judge: str) -> di
     """Agreement with the majority and with each annotator; and how far it is from the published figure, and why."""
     said = [verdict(row[judge]) for row in rows]
     figures = class_agreement(gold, said)
+    correct = figures["correct"]
+    assert isinstance(correct, int)
     decided = [(g, s) for g, s in zip(gold, said, strict=True) if g and s]
     figures["accuracy_where_both_decide"] = share(sum(g == s for g, s in decided), len(decided))
     figures["unparsable"] = sum(str(row[judge]) == "garbage" for row in rows)
@@ -64,7 +67,7 @@ def judge_figures(rows: list[dict[str, Any]], gold: list[int], judge: str) -> di
     figures["labels_say_first"] = share(gold.count(1), gold.count(1) + gold.count(2))
     for n in range(3):
         figures[f"kappa_annotator_{n + 1}"] = cohen_kappa([row["annotators"][n] for row in rows], said)
-    return figures | {"published": PUBLISHED[judge], **rest_of_the_set(figures["correct"], len(rows), judge)}
+    return figures | {"published": PUBLISHED[judge], **rest_of_the_set(correct, len(rows), judge)}
 
 
 def rest_of_the_set(correct: int, n: int, judge: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def measured(run: RunDir) -> dict[str, Any]:
     return {
         "kept": kept.trained,
         "why": kept.why,
-        "stopped": kept["stopped"],
+        "stopped": kept.stopped,
         "seconds": sum(row["seconds"] for row in read_jsonl(run.timings)),
         "start": {k: v for k, v in before.items() if k != "rewards"},
         "end": {k: v for k, v in after.items() if k != "rewards"},

@@ -49,7 +49,7 @@ class Fault:
     @property
     def whole(self) -> bool:
         """Whether it says all that is to be sent."""
-        return self.drop or self.status != 200 or not (self.body is self.data is self.wire is None)
+        return self.drop or self.status != 200 or any(sent is not None for sent in (self.body, self.data, self.wire))
 
 
 # Gets the number of the request (from 0) and its body; None: an ordinary answer.
