@@ -111,6 +111,7 @@ def provenance(
     """What a figure must say of itself: judge, template and data."""
     asked: dict[str, Figure] = {"source": spec, "count": len(pairs), "sha256": sha256_hex([p.prompt.id for p in pairs])}
     judge: dict[str, Figure] = {"model": box.model, "endpoint": box.base_url or OPENAI_URL, "passes": box.passes}
+    judge |= {} if box.reasoning is None else {"reasoning": box.reasoning}
     words = {"name": template.name, "version": template.version}
     return {"judge": judge, "template": words, "pairs": asked}
 

@@ -81,9 +81,7 @@ class Capability:
                 if known in ("schema", "object", "text"):
                     self._found[array] = known  # type: ignore[assignment]
                 else:
-                    # An answer from before it failed says nothing of today.
-                    stale = known == "unsure"
-                    self._set(array, *await self._probed(len(PROBE.candidates) if array else 2, again=stale))
+                    self._set(array, *await self._probed(len(PROBE.candidates) if array else 2))
         return self._form(array)
 
     def _form(self, array: bool) -> AnswerForm:
@@ -105,9 +103,11 @@ class Capability:
 
     def heard(self, reply: ChatReply, call: Call, k: int) -> None:
         """From a reply: whether thinking had room, and whether it is JSON at all where that was asked for."""
+        if reply.recorded:  # in another form, perhaps, than this call would have been
+            return
         if reply.cut_off and _thinking(reply):
             self._wire.widen(call.options)
-        if call.form == "text" or reply.end != "natural" or reply.refused or not reply.answer.strip():
+        if not reply.structured or reply.end != "natural" or reply.refused or not reply.answer.strip():
             return
         if _is_verdict(reply, k, structured=False):  # a schema that is held to lets nobody write this
             self._ignored = IGNORED
@@ -132,11 +132,11 @@ class Capability:
 
     # The probe --------------------------------------------------------------------------------------------------
 
-    async def _probed(self, k: int, *, again: bool) -> tuple[Found, str]:
+    async def _probed(self, k: int) -> tuple[Found, str]:
         """The form of answer, once the endpoint takes all of the request. UserError with all that it does not take."""
         self._faults.clear()
         try:
-            found = await self._probe(k, again=again)
+            found = await self._probe(k)
         except UserError as error:
             raise UserError("; ".join([*self._faults.values(), str(error)])) from error
         except CallFailed as error:
@@ -145,14 +145,14 @@ class Capability:
             raise UserError("; ".join(self._faults.values()))
         return found
 
-    async def _probe(self, k: int, *, again: bool) -> tuple[Found, str]:
+    async def _probe(self, k: int) -> tuple[Found, str]:
         """Ask for a line of text under a schema: only a server that enforces the schema answers in JSON."""
         profile = profile_of(self._config)
         if not profile.json_schema:
             return await self._probe_below(k, "its provider takes no schema")
         asked = 1
         try:
-            reply = await self._ask(k, "schema", again=again)
+            reply = await self._ask(k, "schema")
             found = self._held(reply, k)
             if found == "unsure":  # cut, empty, broken off: once is no answer
                 asked = 2
@@ -160,7 +160,7 @@ class Capability:
                 found = self._held(reply, k)
                 self._check_room(reply)
         except CallFailed as refused:
-            if refused.failure.status is None:
+            if refused.failure.status is None or self._faults:
                 raise
             if refused.failure.about_schema:
                 return await self._probe_below(k, str(refused))
@@ -197,13 +197,16 @@ class Capability:
     async def _ask(self, k: int, form: AnswerForm, *, again: bool = False) -> ChatReply:
         """The reply to a probe, after all that the wire form had to follow. What the user's own fields meet is noted
         and left out, so that one start finds all of it."""
-        for _ in range(MOST_FORMS):
+        refused: set[str] = set()
+        while True:
             call = self._call(k, form)
             try:
                 reply = await self._calls.reply(call, attempts=ATTEMPTS, again=again)
             except CallFailed as error:
-                if not self._wire.adapt(error.failure, call.options) and not self._at_fault(error.failure, call):
+                round_again = call.key in refused or not self._wire.adapt(error.failure, call.options)
+                if round_again and not self._at_fault(error.failure, call):
                     raise
+                refused.add(call.key)
                 continue
             if not (reply.cut_off and self._wire.widen(call.options)):
                 break
@@ -221,6 +224,8 @@ class Capability:
             where, change = f"black_box.reasoning={self._config.reasoning}", "take another level, or null"
         elif name == "temperature":
             change = "set black_box.request={temperature: null} to send none"
+        elif name in LENGTH_OPTIONS and name not in self._config.request:
+            where, change = "the limit of an answer", "set black_box.request={max_tokens: null} to send none"
         elif name in LENGTH_OPTIONS:
             change = "give a limit that the server takes"
         elif name not in self._config.request:

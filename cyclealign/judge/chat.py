@@ -47,7 +47,7 @@ class ChatReply:
 
     text: its content, thinking parts left out. refused: by the refusal field, a part or a content filter. end, finish:
     how it ended, and the server's word for it. thoughts, thoughts_in: what stands in a field for reasoning, and its
-    name. structured: whether it answers a request that held it to JSON.
+    name. structured: whether it answers a request that held it to JSON. recorded: whether it was on the ledger.
     """
 
     text: str
@@ -58,6 +58,7 @@ class ChatReply:
     thoughts: str = ""
     thoughts_in: str = ""
     structured: bool = False
+    recorded: bool = False
 
     @property
     def cut_off(self) -> bool:

@@ -188,7 +188,7 @@ class PaidCalls:
         """A reply on the ledger; None for one that was written down but is a failure, when it is read now."""
         if recorded.settled:
             with contextlib.suppress(NotACompletion):
-                return read_reply(recorded.reply, structured=recorded.structured)
+                return replace(read_reply(recorded.reply, structured=recorded.structured), recorded=True)
             return None
         outcome = self._settle(call, recorded, recorded.reply, self._money.worst(call), time.monotonic())
         return outcome if isinstance(outcome, ChatReply) else None

@@ -74,7 +74,7 @@ def provenance(spec: RankerSpec, settings: Mapping[str, object]) -> dict[str, ob
     """What makes a teacher the same one again."""
     found: dict[str, object] = {"kind": spec.kind.name, "model": spec.place, **settings}
     if not spec.kind.scores:
-        kept = {"base_url", "template", "passes", "request"}
+        kept = {"base_url", "template", "passes", "reasoning", "request"}
         found |= {k: v for k, v in spec.box.model_dump(mode="json").items() if k in kept}
     weights = fitted_file(spec) if spec.kind.place == "RUN" else Path(spec.place)
     if spec.place and weights.exists():

@@ -13,7 +13,7 @@ from asking import asking, by_length, item, verdicts
 from loopback import Body, Fault, Loopback, prefers, shown
 
 from cyclealign.judge.ledger import Ledger
-from cyclealign.types import Ranking
+from cyclealign.types import Ranking, UserError
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SETS, BEFORE_THE_KILL, HALF = 24, 16, 20  # sets in two passes each; HALF: requests until the server changes
@@ -53,8 +53,9 @@ def test_facts_that_change_at_half_of_a_run_repeat_no_call(names: tuple[str, ...
         refusals = len(server.requests) - answered.total()
         assert 0 < refusals <= 16 + 4 * len(names)  # the two passes of the eight lists that were under way
         found = verdicts(ledger, server, sets, passes=2, max_concurrency=4)
-        # The next process has the facts; that a schema fails is asked anew at every start, by two forms of it.
-        assert len(server.requests) - answered.total() - refusals == (2 if "response_format" in names else 0)
+        # The next process has the facts; that a schema fails is tried anew at every start, at no cost.
+        more = len(server.requests) - answered.total() - refusals
+        assert (more > 0, more <= 16) == ("response_format" in names, True)
         asked = len(server.requests)
         assert verdicts(ledger, server, sets, passes=2) == found
         assert len(server.requests) - asked == 0
@@ -102,6 +103,9 @@ def test_thinking_that_outgrows_the_limit_later_gets_more_room(tmp_path: Path) -
     assert limits[:2] == [80, 88]
     assert limits.count(88) <= 2  # the list that was under way beside it
     assert limits.count(2048) == 6
+    with Loopback(judge=prefers(len), port=server.port) as later:  # what is on the ledger was cut by the smaller limit
+        verdicts(tmp_path / "l.sqlite", later, [*sets, item(6)], max_concurrency=1)
+    assert [body["max_tokens"] for body in later.requests] == [2048]
 
 
 def test_a_limit_that_is_too_large_is_halved(tmp_path: Path) -> None:
@@ -116,3 +120,16 @@ def test_a_limit_that_is_too_large_is_halved(tmp_path: Path) -> None:
         (verdict,) = verdicts(tmp_path / "l.sqlite", server, [item(0)]).values()
     assert isinstance(verdict, Ranking)
     assert [body["max_tokens"] for body in server.requests] == [80, 2048, 1024, 1024]
+
+
+def test_a_server_that_takes_no_limit_under_any_name_is_one_line(tmp_path: Path) -> None:
+    def script(_: int, body: Body) -> Fault | None:
+        name = next((n for n in ("max_tokens", "max_completion_tokens") if n in body), None)
+        return changes(name) if name else None
+
+    with Loopback(judge=prefers(len), script=script) as server:
+        with pytest.raises(UserError, match=r"the limit of an answer: .*request=\{max_tokens: null\} to send none"):
+            verdicts(tmp_path / "l.sqlite", server, [item(0)])
+        assert len(server.requests) == 3
+        (verdict,) = verdicts(tmp_path / "m.sqlite", server, [item(0)], request={"max_tokens": None}).values()
+    assert isinstance(verdict, Ranking)
