@@ -68,6 +68,11 @@ def test_golden_gradients_by_hand() -> None:
     assert value_and_gradient(PRO(), one_list(P, R))[1] == pytest.approx(expected, abs=1e-9)
 
 
+def test_rrhf_has_no_gradient_where_the_student_ties() -> None:
+    """As in the published code, whose hinge is flat at equality."""
+    assert value_and_gradient(RRHF(), one_list((1.0, 1.0), (2.0, 1.0))) == (0.0, [0.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("temperature", "value", "gradient"),
     [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import asdict, replace
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -21,18 +21,22 @@ from cyclealign.losses import (
     RRHF,
     SPPO,
     AnyLoss,
+    EmbeddingMatch,
     LambdaRank,
     ListMLE,
     ListNet,
+    LossOutput,
     MarginMSE,
     MultiLevelRanking,
     PointwiseMSE,
+    QuantiDCEKD,
     RankedScores,
     RankingLoss,
     RankNet,
     SimPO,
     tier_levels,
 )
+from cyclealign.losses.base import centred, widened
 
 
 class Tiered(MultiLevelRanking):
@@ -174,6 +178,20 @@ def test_lists_that_do_not_count(loss: RankingLoss, shape: tuple[int, int]) -> N
             assert out.per_list.tolist() == [0.0] * shape[0]
             (grad,) = torch.autograd.grad(out.loss, student)
             assert (grad == 0).all()
+            assert loss.list_losses(widened(scores)).isfinite().all()
+
+
+def test_an_output_needs_no_figures_for_the_log() -> None:
+    zero = torch.zeros(())
+    first, second = (LossOutput(loss=zero, per_list=torch.zeros(1)) for _ in range(2))
+    assert first.metrics == {}
+    assert first.metrics is not second.metrics
+
+
+def test_centred_is_the_difference_to_the_mean_of_what_is_there() -> None:
+    values = torch.tensor([[5.0, 9.0, 1.0], [5.0, 9.0, 1.0], [5.0, 9.0, 1.0]])
+    valid = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
+    assert centred(values, valid).tolist() == [[0.0, 0.0, 0.0], [-2.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 @every_loss
@@ -407,6 +425,71 @@ def test_read_from_config(section: dict[str, object], expected: RankingLoss) -> 
 def test_refused_in_config(section: dict[str, object], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         Parent.model_validate({"loss": section})
+
+
+LIST_FIELDS = {"sft_weight": 0.0, "student_score": "mean", "beta": 1.0, "reference": "start"}
+PAIRED = {"pairs": "best_worst"}
+PUBLISHED: list[tuple[type[Any], str, dict[str, object]]] = [
+    (RRHF, "rrhf", {"sft_weight": 1.0}),
+    (PRO, "pro", {"gap_temperature": True, "sft_weight": 0.05, "sft_reduction": "mean"}),
+    (ListMLE, "listmle", LIST_FIELDS | {"top": None}),
+    (PLD, "pld", LIST_FIELDS | {"teacher_temperature": 1.0}),
+    (SimPO, "simpo", PAIRED | {"beta": 2.0, "gamma_ratio": 0.5}),
+    (DPO, "dpo", PAIRED | {"beta": 0.1, "reference": "start"}),
+    (MarginMSE, "margin_mse", LIST_FIELDS | {"teacher_scale": 1.0}),
+    (
+        CPRD,
+        "cprd",
+        LIST_FIELDS | {"hard": None, "threshold": None, "rank_cut": None, "include_easy": True, "temperature": 1.0},
+    ),
+    (NDCG2, "idcm", {"sft_weight": 0.0, "k": 4}),
+    (MultiLevelRanking, "quantidce", {"sft_weight": 0.0, "separation": 0.3, "compactness": 0.1, "squash": "none"}),
+    (RankNet, "ranknet", LIST_FIELDS),
+    (LambdaRank, "lambdarank", LIST_FIELDS | {"k": None}),
+    (ListNet, "listnet", LIST_FIELDS | {"temperature": 1.0}),
+    (KL, "kl", LIST_FIELDS | {"temperature": 1.0}),
+    (PointwiseMSE, "mse", LIST_FIELDS),
+    (SPPO, "sppo", {"eta": 10.0, "reference": "previous"}),
+    (EmbeddingMatch, "leaf", {"power": 2, "widths": (), "renormalise": True}),
+    (QuantiDCEKD, "quantidce_kd", {"kd_weight": 5.0, "rating_weight": 1.0}),
+]
+
+
+published_settings = pytest.mark.parametrize(
+    ("cls", "name", "published"), PUBLISHED, ids=[name for _, name, _ in PUBLISHED]
+)
+
+
+@published_settings
+def test_defaults_are_the_published_settings(cls: type[Any], name: str, published: dict[str, object]) -> None:
+    assert asdict(cls()) == {"name": name} | published
+
+
+@pytest.mark.usefixtures("without_jaxtyping")
+@published_settings
+def test_every_field_is_checked_in_python_too(cls: type[Any], name: str, published: dict[str, object]) -> None:
+    assert cls().name == name
+    for field, value in published.items():
+        unchecked = (field == "threshold" or isinstance(value, bool)) or field in ("squash", "widths")
+        wrong: object = "some" if isinstance(value, str) else 0 if value is None or type(value) is int else math.inf
+        if not unchecked:
+            with pytest.raises(ValueError, match=f"^{field}: expected"):
+                cls(**{field: wrong})
+    if "beta" in published:
+        with pytest.raises(ValueError, match=r"^beta: expected a finite number > 0, got 0"):
+            cls(beta=0.0, **({"student_score": "log_ratio"} if "student_score" in published else {}))
+        for read in ("beta", "reference") if "student_score" in published else ():
+            with pytest.raises(ValueError, match=f"^{read}: read with student_score: log_ratio alone, got "):
+                cls(**{read: 0.5 if read == "beta" else "previous"})
+
+
+@pytest.mark.usefixtures("without_jaxtyping")
+def test_zero_is_a_weight_and_one_a_count() -> None:
+    for cls in (RRHF, PRO, ListMLE):
+        assert cls(sft_weight=0.0).sft == 0
+    assert MultiLevelRanking(separation=0.0, compactness=0.0).separation == 0
+    assert (SimPO(gamma_ratio=0.0).gamma_ratio, QuantiDCEKD(kd_weight=0.0, rating_weight=0.0).kd_weight) == (0, 0)
+    assert (NDCG2(k=1).k, ListMLE(top=1).top, CPRD(hard=1, rank_cut=1).hard) == (1, 1, 1)
 
 
 @pytest.mark.usefixtures("without_jaxtyping")

@@ -20,6 +20,7 @@ from cyclealign.losses import (
     KL,
     NDCG2,
     PLD,
+    SPPO,
     LambdaRank,
     ListMLE,
     ListNet,
@@ -32,6 +33,8 @@ from cyclealign.losses import (
     losses_fed_by,
     tier_levels,
 )
+from cyclealign.losses.catalogue import unfed
+from cyclealign.losses.lambda_pairs import student_places
 
 Scores = Sequence[float]
 Oracle = Callable[[Scores, Scores], float]
@@ -293,6 +296,11 @@ def test_ndcg2_by_hand() -> None:
     assert expected == pytest.approx(0.4339784388340661, abs=1e-12)
 
 
+def test_of_equal_students_the_teachers_better_one_stands_first() -> None:
+    scores = whole(f64((1.0, 1.0, 2.0, 1.0)), f64((0.0, 2.0, 1.0, 1.0)))
+    assert student_places(scores).tolist() == [[4, 2, 1, 3]]
+
+
 def test_only_the_teachers_top_k_and_their_order_count() -> None:
     student, teacher = f64((0.3, -1.0, 0.9, 0.1, 0.4)), f64((5.0, 4.0, 3.0, 2.0, 1.0))
     before = NDCG2(k=2)(whole(student, teacher)).per_list
@@ -436,6 +444,25 @@ def test_tiers_are_levels() -> None:
     levels = tier_levels(teacher, valid)
     assert levels[0, :4].tolist() == [1, 0, 1, 2]
     assert levels[1].tolist() == [0, 0, 0, 1, 1]
+
+
+def test_the_line_about_a_teacher_that_does_not_feed_a_loss() -> None:
+    order = ", ".join(losses_fed_by("order"))
+    assert order == ("rrhf, listmle, simpo, dpo, cprd, idcm, quantidce, ranknet, lambdarank")
+    assert unfed(PLD(), "order", "the judge") == (
+        "loss.name: pld needs magnitudes, but the judge gives an order alone; use loss.gap_temperature=false (pro),"
+        f" or {order}"
+    )
+    assert unfed(KL(), "levels", "the file", ("other scores",)) == (
+        "loss.name: kl needs magnitudes, but the file gives levels alone; use other scores,"
+        f" loss.gap_temperature=false (pro), or {order}"
+    )
+    assert unfed(SPPO(), "magnitude", "the scores").startswith(
+        "loss.name: sppo needs votes of two passes or more, but the scores gives scores without votes; use rrhf, pro,"
+    )
+    assert unfed(SPPO(), "order", "it", ("more passes",)) == (
+        f"loss.name: sppo needs votes of two passes or more, but it gives an order alone; use more passes, or {order}"
+    )
 
 
 def test_an_order_feeds_all_but_magnitudes() -> None:
