@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyclealign.rankers import chance
 from cyclealign.rankers.agreement import agree, kendall_tau, lcs
 from cyclealign.rankers.chance import chance_corrected, expected_lcs, expected_lcs_of, lcs_distribution
 from cyclealign.rankers.consensus import aggregate, borda, kemeny, vote_shares
@@ -249,6 +250,13 @@ def test_consensus_values() -> None:
     assert borda(["abc", "abc", "bca"]) == (("a", "b"), ("c",))
 
 
+def test_kemeny_is_taken_up_to_eight_candidates() -> None:
+    # The majority's a before b, where Borda ties them; the others stand behind.
+    passes = ["abcdefgh", "abcdefgh", "bcadefgh"]
+    assert aggregate("p", passes).tiers == tuple((i,) for i in "abcdefgh")
+    assert aggregate("p", [f"{order}i" for order in passes]).tiers[0] == ("a", "b")
+
+
 def test_aggregate() -> None:
     got = aggregate("p", ["abc", "acb"])
     assert got.tiers == (("a",), ("b", "c"))
@@ -301,6 +309,7 @@ def test_vote_utilities() -> None:
     utilities = vote_utilities({"a": 0.5, "b": 0.5, "c": 0.0})
     assert utilities["a"] == utilities["b"] == pytest.approx(math.log(0.5 + VOTE_EPSILON))
     assert utilities["c"] == pytest.approx(math.log(VOTE_EPSILON))
+    assert VOTE_EPSILON == 0.01  # as docs/method.md has it
 
 
 def test_win_rates_are_shares_of_the_comparisons_with_the_others() -> None:
@@ -355,5 +364,11 @@ def test_long_rankings_with_ties_are_drawn_and_full_orders_keep_their_law() -> N
     some = expected_lcs_of((1,) * 8 + (2,), (1,) * 10)
     assert expected_lcs(9) - 0.3 < some < expected_lcs(10)
     assert expected_lcs_of((1,) * 8 + (2,), (1,) * 10) == some
+    # Eight are counted, nine are drawn.
+    assert expected_lcs_of((1,) * 6 + (2,), (1,) * 8) == float(chance._exact((1,) * 6 + (2,), (1,) * 8))
+    drawn = expected_lcs_of((1,) * 7 + (2,), (1,) * 9)
+    assert drawn == chance._drawn((1,) * 7 + (2,), (1,) * 9)
+    assert drawn * chance.DRAWS == pytest.approx(round(drawn * chance.DRAWS))
+    assert chance.DRAWS == 4000
     with pytest.raises(ValueError, match="as many candidates, got 2 and 3"):
         expected_lcs_of((2,), (3,))
