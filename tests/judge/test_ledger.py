@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from cyclealign.judge.call import Call, Recorded, Spend
-from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.ledger import Ledger, LedgerUnavailable
+from cyclealign.judge.ledger_tables import Spill
 from cyclealign.types import UserError
 
 
@@ -120,6 +121,14 @@ def test_totals(tmp_path: Path) -> None:
         assert {k: v.calls for k, v in by_purpose.items()} == {"probe": 1, "rank": 4}
         by_interaction = ledger.spend_by("interaction")
         assert {k: v.usd for k, v in by_interaction.items()} == {None: 0.125, 0: 0.75, 1: 0.25}
+        assert list(by_interaction) == [None, 0, 1]
+        assert by_interaction[1] == Spend(calls=1, done=1, repeated=1, input_tokens=10, output_tokens=3, usd=0.25)
+        by_stage = ledger.spend_by_stage()
+        assert {k: (v.calls, v.usd) for k, v in by_stage.items()} == {
+            (None, "probe"): (1, 0.125),
+            (0, "rank"): (3, 0.75),
+            (1, "rank"): (1, 0.25),
+        }
 
 
 def test_attempts_of_one_request_are_counted(tmp_path: Path) -> None:
@@ -172,13 +181,23 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from test_ledger import call, finish
-from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.ledger import Ledger, LedgerUnavailable
+from cyclealign.judge.ledger_tables import Spill
 ledger = Ledger(Path(sys.argv[1]))
 for i in range(30):
     finish(ledger, ledger.start(call(str(i)), reserved_usd=0.0), f"reply {{i}}")
 ledger.start(call("in flight"), reserved_usd=0.75)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def test_a_commit_survives_the_process(tmp_path: Path) -> None:
+    """WAL with NORMAL: the operating system holds what is committed, and a power cut leaves a whole file."""
+    for read_only in (False, True):
+        with Ledger(tmp_path / "l.sqlite", read_only=read_only) as ledger:
+            assert ledger._all("PRAGMA journal_mode") == [("wal",)]
+            assert ledger._all("PRAGMA synchronous") == [(1,)]
+            assert ledger._all("PRAGMA busy_timeout") == [(1000,)]
 
 
 def test_all_that_was_paid_survives_sigkill(tmp_path: Path) -> None:
@@ -247,6 +266,57 @@ def test_a_full_disk_loses_no_reply(tmp_path: Path) -> None:
         assert found(again, call()) == long
         assert again.spend().usd == 0.25
     assert not (tmp_path / "l.sqlite.spill.jsonl").exists()
+
+
+def test_a_ledger_makes_its_folder_and_a_reader_makes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "l.sqlite"
+    with pytest.raises(UserError, match="there is no such file"):
+        Ledger(path, read_only=True)
+    assert not path.parent.parent.exists()
+    Ledger(path).close()
+    Ledger(path).close()  # as it is
+    with Ledger(path, read_only=True) as reader, pytest.raises(LedgerUnavailable, match="readonly database"):
+        reader.set_fact("a", "b")
+
+
+def test_what_cannot_be_read_is_said_and_is_not_nothing(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger._db.execute("DROP TABLE facts")
+        with pytest.raises(LedgerUnavailable, match=r"l\.sqlite: no such table: facts; start again"):
+            ledger.fact("a")
+        ledger._db.execute("DROP TABLE calls")
+        for ask in (ledger.spend, lambda: ledger.lookup(call()), lambda: ledger.answered("rank")):
+            with pytest.raises(LedgerUnavailable, match="no such table: calls"):
+                ask()
+
+
+def test_what_is_kept_beside_the_ledger_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite.spill.jsonl"
+    lines = [
+        '{"row": 1, "columns": {"reply": "a", "usd": 1.0}}',
+        '{"row": 1}',
+        "3",
+        '{"row": 1, "columns": {"usd": 2.0}}',
+    ]
+    path.write_bytes("\n".join(lines).encode() + b'\n{"row": "7", "columns": {"reply": "\xff"}}\n\xfe')
+    spill = Spill(tmp_path / "l.sqlite")
+    assert (spill.path, spill.pending, spill.kept) == (path, {}, True)
+    spill.read()
+    assert spill.pending == {1: {"reply": "a", "usd": 2.0}, 7: {"reply": "\ufffd"}}
+    spill.settled()
+    assert (spill.pending, path.exists()) == ({}, False)
+    spill.read()  # nothing is there
+    assert spill.pending == {}
+
+
+def test_what_cannot_be_kept_beside_the_ledger_either_is_known(tmp_path: Path) -> None:
+    spill = Spill(tmp_path / "l.sqlite")
+    spill.path.mkdir()  # as a disk that is full: it cannot be written
+    spill.add(3, {"reply": "a"})
+    spill.add(3, {"usd": 1.0})
+    assert (spill.pending, spill.kept) == ({3: {"reply": "a", "usd": 1.0}}, False)
+    spill.settled()  # in the ledger now
+    assert (spill.pending, spill.kept) == ({}, True)
 
 
 def test_a_reservation_that_does_not_fit_leaves_no_row(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cyclealign.judge import limits
 from cyclealign.judge.limits import Adaptive, BudgetSpent, Gate, RetryPolicy, Silence, TokenBucket, retry_after
 
 
@@ -202,6 +204,120 @@ def test_silence_is_counted_from_the_first_attempt_without_a_reply() -> None:
     assert (silence.over, silence.lasted, silence.attempts) == (False, 0.0, 0)
 
 
+def test_the_first_word_comes_after_ten_seconds_of_silence_and_the_next_thirty_later() -> None:
+    now = 0.0
+    silence = Silence(60.0, clock=lambda: now)
+    said = []
+    for now in (0.0, 9.9, 10.0, 10.1, 39.9, 40.0, 69.9, 70.0):
+        if silence.goes_on(0.0):
+            said.append(now)
+    assert said == [10.0, 40.0, 70.0]
+    assert silence.attempts == 8
+    silence.broken()
+    now = 75.0
+    assert not silence.goes_on(74.0)
+    now = 84.0
+    assert silence.goes_on(84.0)  # counted anew, and said anew
+    now = 134.0
+    assert silence.over  # sixty seconds, no more
+    now = 133.9
+    assert not silence.over
+    patient = Silence(0.0, clock=lambda: 10**9)
+    patient.goes_on(0.0)
+    assert not patient.over  # 0: never
+
+
+def test_the_gate_keeps_to_rates_and_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """61 a minute are one a second; the clock of the rates stands still."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 6))
+
+    async def free() -> int:
+        return 1
+
+    async def main() -> None:
+        gate = Gate(Adaptive(4), TokenBucket(61, FakeClock()), TokenBucket(61, FakeClock()))
+        for tokens in (10, 1, 40):
+            async with gate.slot(tokens, free):
+                pass
+        gate.used(40, 10)
+        async with gate.slot(1, free):
+            pass
+        gate.pause(30.0)
+        gate.pause(2.0)
+        async with gate.slot(0, free):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits.asyncio, "sleep", sleep)
+        patch.setattr(limits.time, "monotonic", lambda: 100.0 + sum(slept))
+        asyncio.run(main())
+    # Ten tokens at once, in debt; then each waits for all before it, but for the thirty that were given back; the rest
+    # of the pause is slept after that.
+    assert slept == [0.0, 10.0, 11.0, 21.0, 21.0, 9.0]
+
+
+def test_a_gate_without_rates_waits_for_nothing_but_its_turn() -> None:
+    async def main() -> None:
+        gate = Gate(Adaptive(1), None, None)
+        gate.used(10, 5)  # no rate to correct
+
+        asked = []
+
+        async def full() -> int | None:
+            asked.append(1)
+            return None
+
+        for _ in range(2):  # and from then on, without asking
+            with pytest.raises(BudgetSpent):
+                async with gate.slot(0, full):
+                    pass
+            assert gate.exhausted
+        assert asked == [1]
+
+    asyncio.run(main())
+
+
+def test_a_judge_is_asked_eight_times_within_two_minutes_each() -> None:
+    assert RetryPolicy() == RetryPolicy(
+        attempts=8, first_wait=0.5, longest_wait=30.0, longest_pause=600.0, deadline=120.0
+    )
+
+
+def test_a_slow_rate_still_lets_one_through_at_once() -> None:
+    bucket = TokenBucket(6.1, FakeClock())  # one in ten seconds
+    assert [round(bucket.take(1), 6) for _ in range(3)] == [0.0, 10.0, 20.0]
+
+
+def test_a_full_bucket_holds_no_more() -> None:
+    clock = FakeClock()
+    bucket = TokenBucket(6100, clock)
+    clock.now += 3600
+    assert bucket.take(100) == 0.0
+    assert bucket.take(100) == pytest.approx(1.0)
+    clock.now += 0.5
+    assert bucket.take(50) == pytest.approx(1.0)
+
+
+def test_what_was_sent_before_a_cut_cuts_no_more() -> None:
+    clock = FakeClock()
+    adaptive = Adaptive(9, clock)
+    adaptive.overloaded(clock.now)
+    assert adaptive.limit == 4
+    adaptive.overloaded(clock.now - 0.001)
+    assert adaptive.limit == 4
+    for _ in range(3):
+        adaptive.succeeded()
+    adaptive.overloaded(clock.now)  # sent when it was cut: after it
+    assert adaptive.limit == 2
+    adaptive.succeeded()
+    assert adaptive.limit == 2  # successes before the cut do not count
+    adaptive.succeeded()
+    assert adaptive.limit == 3
+
+
 def test_retry_after_in_all_its_forms() -> None:
     assert retry_after({}) is None
     assert retry_after({"retry-after": "7"}) == 7.0
@@ -210,11 +326,25 @@ def test_retry_after_in_all_its_forms() -> None:
     assert retry_after({"retry-after": "-3"}) == 0.0
     assert retry_after({"retry-after": "soon"}) is None
     assert retry_after({"retry-after": "nan"}) is None
+    assert retry_after({"retry-after-ms": "inf", "retry-after": "2"}) == 2.0
+    assert retry_after({"retry-after-ms": "-1"}) == 0.0
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00"}, now=1445412470.0) == 10.0  # GMT where none is said
+    assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 -0100"}, now=1445412480.0) == 3600.0
     assert retry_after({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}) is None
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999999999"}) is None
     # 2015-10-21 07:28:00 GMT is 1445412480.
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412470.0) == 10.0
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412999.0) == 0.0
+
+
+def test_a_date_without_a_zone_is_gmt_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00"}, now=1445412470.0) == 10.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_waits_grow_and_are_jittered_in_full() -> None:

@@ -18,11 +18,13 @@ import pytest
 from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.judge import paid_calls
 from cyclealign.judge.call import Call
+from cyclealign.judge.chat import ChatReply, Usage
 from cyclealign.judge.client import Answer
 from cyclealign.judge.costs import input_bound
 from cyclealign.judge.failures import CallFailed, Failure
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent, RetryPolicy
+from cyclealign.judge.money import Charge, Money
 
 PRICE = Price(input=10.0, output=30.0)
 LIMIT = 88
@@ -175,3 +177,76 @@ def test_a_thousand_simulated_runs(
 def test_a_gateway_that_gave_up_waiting_may_be_billed_for(status: int, billed: bool) -> None:
     """The model behind it went on: without a reply, such an attempt is booked at its worst case."""
     assert Failure(detail="no reply in time", status=status).perhaps_billed is billed
+
+
+ASKED = question(0)  # 110 bytes in one message
+SENT, BOUND = 110, 110 + len("user") + 16 + 16
+
+
+def reply(given: int | None, made: int | None, text: str = "x" * 256, thoughts: str = "") -> ChatReply:
+    usage = Usage(given, made)
+    return ChatReply(text=text, end="natural", finish="stop", refused=False, usage=usage, thoughts=thoughts)
+
+
+def cost(given: int, made: int) -> float:
+    return pytest.approx((given * PRICE.input + made * PRICE.output) / 1e6, rel=1e-12)
+
+
+def test_a_reply_is_booked_as_it_was_counted(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        money = Money(PRICE, ledger, "judge")
+        assert (len(ASKED.messages[0]["content"]), input_bound(ASKED)) == (SENT, BOUND)
+        assert money.worst(ASKED) == cost(BOUND, LIMIT)
+        assert money.charge(ASKED, reply(30, 7), 9.0) == Charge(cost(30, 7), 30, 7)
+        assert money.charge(ASKED, reply(BOUND, LIMIT), 9.0) == Charge(cost(BOUND, LIMIT), BOUND, LIMIT)
+        assert money.charge(ASKED, reply(1, 2), 9.0) == Charge(cost(1, 2), 1, 2)
+        assert money.worst(ASKED) == cost(BOUND, LIMIT)  # nothing was billed beyond what was allowed
+        assert ledger.fact("billed beyond the request: judge") is None
+        assert Money(None, ledger, "free").worst(ASKED) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("told", "odd"),
+    [
+        (reply(None, 7), "the server does not say how many tokens it took"),
+        (reply(30, None), "the server does not say how many tokens it took"),
+        (reply(0, 7), "it counts 0 input tokens in 110 bytes"),
+        (reply(2 * BOUND + 1, 7), f"it counts {2 * BOUND + 1} input tokens in 110 bytes"),
+        (reply(30, 1), "it counts 1 output tokens in 256 bytes"),
+        (reply(30, 2, thoughts="y"), "it counts 2 output tokens in 257 bytes"),
+        (reply(30, 131_073), "it counts 131073 output tokens in 256 bytes"),
+    ],
+)
+def test_an_account_that_cannot_be_is_booked_at_the_worst_case(tmp_path: Path, told: ChatReply, odd: str) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        money = Money(PRICE, ledger, "judge")
+        worst = money.worst(ASKED)
+        assert money.charge(ASKED, told, 0.0) == Charge(pytest.approx(worst), 0, 0, odd)
+        assert money.charge(ASKED, told, 2 * worst) == Charge(pytest.approx(2 * worst), 0, 0, odd)
+        assert money.worst(ASKED) == worst
+
+
+def test_what_is_billed_beyond_the_bounds_grows_the_worst_case(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        money = Money(PRICE, ledger, "judge")
+        row = ledger.start(ASKED, reserved_usd=1.0)
+        assert row is not None
+        assert money.charge(ASKED, reply(2 * BOUND, 7), 0.0) == Charge(cost(2 * BOUND, 7), 2 * BOUND, 7)
+        assert money.worst(ASKED) == cost(2 * BOUND, LIMIT)
+        assert ledger.spend().reserved_usd == pytest.approx(2.0)
+        money.charge(ASKED, reply(2 * BOUND, 7), 0.0)  # as known: nothing grows again
+        assert ledger.spend().reserved_usd == pytest.approx(2.0)
+        beyond = money.charge(ASKED, reply(30, 100), 0.0)
+        assert beyond == Charge(cost(30, 100), 30, 100, "100 output tokens at a limit of 88")
+        assert money.worst(ASKED) == cost(2 * BOUND, 1600)
+        more = 1600 * PRICE.output / 1e6
+        assert ledger.spend().reserved_usd == pytest.approx(2.0 + more)
+        money.charge(ASKED, reply(30, 99), 0.0)
+        assert money.worst(ASKED) == cost(2 * BOUND, 1600)
+        money.charge(ASKED, reply(30, 200), 0.0)
+        assert money.worst(ASKED) == cost(2 * BOUND, 3200)
+        assert ledger.spend().reserved_usd == pytest.approx(2.0 + 2 * more)
+        assert Money(PRICE, ledger, "judge").worst(ASKED) == cost(2 * BOUND, 3200)  # of another process too
+        assert Money(PRICE, ledger, "other").worst(ASKED) == cost(BOUND, LIMIT)
+        money.charge(ASKED, reply(30, 131_072), 0.0)
+        assert money.worst(ASKED) == cost(2 * BOUND, 131_072)  # no model writes more

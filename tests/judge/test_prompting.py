@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.prompting import (
     answer_schema,
+    demonstration_tokens,
     estimate_message_tokens,
     estimate_tokens,
     format_answer,
@@ -29,7 +30,7 @@ from cyclealign.judge.prompting import (
 from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
 from cyclealign.judge.template import RankTemplate, fill, load_template
 from cyclealign.rankers.agreement import kendall_tau
-from cyclealign.types import Candidate, CandidateSet, Message, Prompt, UserError
+from cyclealign.types import Candidate, CandidateSet, Demonstration, Message, Prompt, UserError
 
 # Time limits measure the machine's other work, not this.
 CASES = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
@@ -98,6 +99,8 @@ def test_neutralise_by_value() -> None:
     assert neutralise("a </response> b", tags) == "a <\\/response> b"
     assert neutralise("a <\\/response> b", tags) == "a <\\\\/response> b"
     assert neutralise("<|im_end|>", tags) == "<\\|im_end|>"
+    assert neutralise("a [INST] b [/INST]", tags) == "a [\\INST] b [\\/INST]"
+    assert neutralise("1 < 2 </x> <|im_end|>", ()) == "1 < 2 </x> <\\|im_end|>"  # a text without tags of its own
     harmless = "x < y, <b>bold</b>, <responses>, [1], {candidates} and a\\b"
     assert neutralise(harmless, tags) == harmless
 
@@ -134,6 +137,18 @@ def test_substituted_text_is_never_scanned_again() -> None:
 
 
 # Messages -----------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_an_answer_has_the_form_that_is_asked_for() -> None:
+    """Five numbers where the answer is an array, three in a line; none of them the order of the item."""
+    for k, structured, shown in (
+        (4, True, '{"ranking":"2>1>3"}'),
+        (5, True, '{"ranking":[2,1,5,3,4]}'),
+        (4, False, "[2] > [1] > [3]"),
+        (5, False, "[2] > [1] > [5] > [3] > [4]"),
+    ):
+        head = render(RANK, (), an_item(*"abcde"[:k]), range(k), structured=structured)[0]["content"]
+        assert f" {shown}" in head
 
 
 def test_rendered_item_by_value() -> None:
@@ -414,6 +429,16 @@ def test_estimates_by_value() -> None:
     assert estimate_tokens("[2] > [1]") == math.ceil(7 + 2 / 2.75)
     assert estimate_tokens("é" * 4) == 4
     assert estimate_message_tokens([{"role": "user", "content": "a" * 11}] * 2) == 16
+
+
+@pytest.mark.parametrize(
+    ("k", "answer"), [(2, '{"ranking":[2,1]}'), (8, "[2] > [1] > [3] > [4] > [5] > [6] > [7] > [8]")]
+)
+def test_a_demonstration_costs_its_turns_in_the_longer_form_of_answer(k: int, answer: str) -> None:
+    texts = tuple(f"reply {n}" for n in range(k))
+    demo = Demonstration(an_item("x").prompt, texts, (1, 0, *range(2, k)))
+    shown = render(RANK, [demo], an_item("a", "b"), (0, 1), structured=True)[1]["content"]
+    assert demonstration_tokens(RANK, demo) == estimate_tokens(shown) + 4 + estimate_tokens(answer) + 4
 
 
 @pytest.mark.data

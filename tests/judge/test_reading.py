@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cyclealign.judge.chat import NotACompletion, decoded, read_reply
 from cyclealign.judge.prompting import neutralise
 from cyclealign.judge.replies import ReplyUnusable, parse_reply
-from cyclealign.judge.thinking import set_aside
+from cyclealign.judge.thinking import Thought, set_aside
 from cyclealign.judge.usage import Usage
 
 
@@ -68,6 +68,27 @@ def test_what_stands_behind_the_end_of_an_answer_is_not_dropped() -> None:
     for more in ("<|end|>No: [1] > [2]", "<|return|> from worst to best", "<|call|>[1] > [2]<|end|>"):
         with pytest.raises(ReplyUnusable, match="it has no line that is a ranking"):
             parse_reply(final + more, 2, structured=False)
+
+
+def test_thinking_begins_anywhere_and_is_open_until_it_is_closed() -> None:
+    """What stands before it is no answer, whatever it looks like."""
+    for text in ("Well. <think>[1] > [2]", "[1] > [2]\n<think>no", "[2] > [1] <|start_thinking", "so [ think "):
+        assert set_aside(text) == Thought("", thinking=True, unfinished=True), text
+    assert set_aside("Well. <think>no</think> yes ") == Thought("yes", thinking=True, unfinished=False)
+    assert set_aside("<think>a</think> b <think>c</think> d") == Thought("d", thinking=True, unfinished=False)
+    assert set_aside("<think>a</think> b <think>c") == Thought("", thinking=True, unfinished=True)
+    assert set_aside(" plain [think]ing? ") == Thought("", thinking=True, unfinished=True)
+    assert set_aside(" plain ") == Thought("plain", thinking=False, unfinished=False)
+    assert set_aside("<answer> it </answer>") == Thought("it", thinking=False, unfinished=False)
+    assert set_aside("<answer> it") == Thought("it", thinking=False, unfinished=False)
+    final = "<|channel|>final<|message|>it<|return|>"
+    assert set_aside(final) == Thought("it", thinking=False, unfinished=False)
+    assert set_aside(f"<|channel|>analysis<|message|>no<|end|>{final}") == Thought("it", True, False)
+    assert set_aside("<|channel|>analysis<|message|>no") == Thought("", thinking=True, unfinished=True)
+    assert set_aside("<|channel|>final") == Thought("", thinking=True, unfinished=True)
+    assert set_aside("analysis We see. assistantfinal it ") == Thought("it", thinking=True, unfinished=False)
+    assert set_aside("analysis We see.") == Thought("", thinking=True, unfinished=True)
+    assert set_aside("analysisit is") == Thought("analysisit is", thinking=False, unfinished=False)
 
 
 BLANKS = 4000
