@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test lint types pytest test-long test-settings audit clean
+.PHONY: quickstart test lint types pytest test-long mutants coverage test-settings audit clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
@@ -28,6 +28,20 @@ pytest: $(VENV)/.test
 test-long: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]' || echo 'atheris cannot be installed here'
 	$(PYTEST) -m long
+	$(MAKE) mutants
+
+# Small changes of the package, each of which a test should notice; started again, it goes on.
+mutants: $(VENV)/.test
+	$(BIN)/python tests/whole/mutants.py --out evals/results/mutants.json
+
+# Lines of the package and branches of judge/ that the tests run, other processes included: `make coverage TESTS=tests/judge`.
+TESTS ?=
+coverage: $(VENV)/.test
+	rm -rf runs/coverage && mkdir -p runs/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n $(WORKERS) --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage json --quiet -o runs/coverage/coverage.json
+	$(BIN)/python tests/whole/coverage_figures.py runs/coverage/coverage.json --out $(if $(TESTS),runs/coverage/figures.json --part,evals/results/coverage.json)
 
 # The tests that train, under 1 and 2 threads, limited instruction sets and several seeds.
 test-settings: $(VENV)/.test
