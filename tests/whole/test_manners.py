@@ -238,7 +238,7 @@ def test_all_faults_before_the_first_call_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_its_own_process_with_a_judge_that_thinks(tmp_path: Path) -> None:
+def test_a_run_of_its_own_process_with_a_judge_that_thinks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "OPENAI_API_KEY" not in os.environ
     with Provider(manner=MANNERS["gpt5"]) as server:
         keys = [f"black_box.{key}={json.dumps(value)}" for key, value in box("gpt5", server.url).items()]
@@ -246,5 +246,6 @@ def test_a_run_of_its_own_process_with_a_judge_that_thinks(tmp_path: Path) -> No
         code, said = finish(start("run", *arguments(tmp_path, server.url), *more))
         assert code == 0, said
         same(booked(tmp_path / "r" / "ledger.sqlite"), server.bill)
-        code, said = finish(start("status", str(tmp_path / "r")))
+    assert main(["status", str(tmp_path / "r")]) == 0
+    said = capsys.readouterr().out
     assert f"{server.bill.output:,} out ({server.bill.thinking / server.bill.output:.0%} thinking)" in said
