@@ -34,6 +34,8 @@ from cyclealign.distill.idcm_config import IDCMConfig
 from cyclealign.distill.idcm_model import IDCM
 from cyclealign.distill.idcm_passages import Cascade, Splitter, esm_scores, etm_scores
 from cyclealign.distill.list_rows import Rows
+from cyclealign.distill.run import claim
+from cyclealign.distill.summaries import IDCMSummary
 from cyclealign.distill.windows import Window
 from cyclealign.evaluation.arms import claim_record, crossed_difference
 from cyclealign.evaluation.result import Item as ResultItem
@@ -217,10 +219,10 @@ def trained(config: IDCMConfig, scratch: Path, name: str, seed: int) -> IDCM:
     if here != first:
         student = config.student.model_dump() | {"model": str(first / "passages" / "etm"), "layers": None}
         changed |= {"passages": None, "student": student}
-        here.mkdir(exist_ok=True)
-        if not (here / "etm_scores.sqlite").exists():
-            shutil.copyfile(first / "etm_scores.sqlite", here / "etm_scores.sqlite")
-    print(here.name, distill_idcm(IDCMConfig.model_validate(config.model_dump() | changed)), flush=True)
+    mine = IDCMConfig.model_validate(config.model_dump() | changed)
+    if here != first and claim(IDCMSummary, mine) is None and not (here / "etm_scores.sqlite").exists():
+        shutil.copyfile(first / "etm_scores.sqlite", here / "etm_scores.sqlite")
+    print(here.name, distill_idcm(mine), flush=True)
     return IDCM.load(here / "model")
 
 
