@@ -225,6 +225,13 @@ def test_cprd_between_infonce_and_listmle() -> None:
     )
 
 
+def test_who_reaches_the_threshold_counts() -> None:
+    scores = whole(f64((0.3, -0.2, 0.9)), f64((2.0, 1.0, 0.0)))
+    at, below, above = (CPRD(threshold=t)(scores).loss.item() for t in (1.0, 0.5, 1.5))
+    assert at == below
+    assert at > above
+
+
 def test_the_order_in_the_invalid_tail_has_no_say() -> None:
     student, teacher = f64((0.3, -1.0, 0.9, 0.1, 0.4)), f64((2.0, 0.5, 1.0, -1.0, -3.0))
     for loss in (CPRD(rank_cut=2), CPRD(threshold=0.9)):

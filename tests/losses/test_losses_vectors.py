@@ -128,6 +128,12 @@ def test_quantidce_kd_is_the_published_sum_without_padding() -> None:
     torch.testing.assert_close(plain.loss, plain.per_list.mean())
 
 
+def test_quantidce_kd_of_one_pair_is_its_rating_term() -> None:
+    student, rating = states(0, pairs=1), torch.tensor([2.0], dtype=torch.float64)
+    out = QuantiDCEKD(kd_weight=0.0)(student, states(1, pairs=1), tokens=torch.ones(1, 4).bool(), rating=rating)
+    torch.testing.assert_close(out.loss, (4 * student.score[0] + 1 - 2) ** 2)
+
+
 def test_quantidce_kd_leaves_padding_out() -> None:
     """Longer padding with other junk changes neither value nor gradient; a copy of the frozen model has no loss."""
     tokens = torch.tensor([[True, True, True, False], [True, True, False, False], [True, True, True, True]])

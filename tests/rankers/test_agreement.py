@@ -370,5 +370,6 @@ def test_long_rankings_with_ties_are_drawn_and_full_orders_keep_their_law() -> N
     assert drawn == chance._drawn((1,) * 7 + (2,), (1,) * 9)
     assert drawn * chance.DRAWS == pytest.approx(round(drawn * chance.DRAWS))
     assert chance.DRAWS == 4000
+    assert expected_lcs_of((9,), (1,) * 9) == 1.0  # of each draw one, no more
     with pytest.raises(ValueError, match="as many candidates, got 2 and 3"):
         expected_lcs_of((2,), (3,))

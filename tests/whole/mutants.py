@@ -108,13 +108,14 @@ def try_all(
     mutants: Sequence[tuple[Room, Mutation]], folder: Path, workers: int
 ) -> list[tuple[Room, Mutation, Outcome]]:
     """Each mutant with what came of it; ``workers`` processes share them out."""
-    for room in {room for room, _ in mutants}:
-        unchanged(room, folder)
+    known, why = finished(folder / "finished.jsonl"), explained()
+    for room in {room for room, mutation in mutants if outcome_of(room, mutation, known, why) is None}:
+        unchanged(room, folder)  # before the workers, which would each look
     shares = [forked(lambda mine=mutants[place::workers]: try_each(mine, folder)) for place in range(workers)]
     ended = [os.waitpid(worker, 0)[1] for worker in shares]
     if any(ended):
         sys.exit("a worker ended early: see above, and start again")
-    known, why = finished(folder / "finished.jsonl"), explained()
+    known = finished(folder / "finished.jsonl")
     found = [(room, mutation, outcome_of(room, mutation, known, why)) for room, mutation in mutants]
     return [(room, mutation, outcome) for room, mutation, outcome in found if outcome is not None]
 
