@@ -62,6 +62,7 @@ class ByFile(LoadScopeScheduling):
         return "vllm" if "vllm" in Path(file).name else file
 
 
+@pytest.hookimpl(optionalhook=True)  # a run with -p no:xdist knows no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 

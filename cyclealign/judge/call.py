@@ -12,6 +12,8 @@ from cyclealign.types import Message, sha256_hex
 # eval: calls that only measure a ranker on labelled pairs, their repairs included.
 Purpose = Literal["rank", "again", "repair", "probe", "eval"]
 
+# Fields of a request's body beside model and messages, by the API's own names.
+Options = Mapping[str, Any]
 # Options that say how an answer is to be sent, not what is asked for: adapted to what a server takes.
 WIRE_OPTIONS = ("max_tokens", "max_completion_tokens", "temperature")
 # A schema, JSON of any shape, or a line of text.
@@ -32,10 +34,10 @@ class Call:
     model: str
     messages: Sequence[Message]
     schema: Mapping[str, Any] | None
-    options: Mapping[str, Any]
+    options: Options
     purpose: Purpose
     content: Sequence[Message] | None = None
-    asked: Mapping[str, Any] | None = None
+    asked: Options | None = None
     repairs: bool = False
     prompt_id: str = ""
     interaction: int | None = None
@@ -63,7 +65,7 @@ class Call:
         return sha256_hex([self.model, content, asked, options])
 
 
-def content_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def content_options(options: Options) -> dict[str, Any]:
     """Those options that change what is asked for; what is null is not sent."""
     return {name: value for name, value in options.items() if name not in WIRE_OPTIONS and value is not None}
 

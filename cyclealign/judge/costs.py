@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cyclealign.config.schema import BlackBoxConfig, Price
-from cyclealign.judge.call import Call, content_options
+from cyclealign.judge.call import Call, Options, content_options
 from cyclealign.judge.prices import dearest, price_of
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
 from cyclealign.judge.providers import reasoning_fields
@@ -55,7 +54,7 @@ def asked_options(config: BlackBoxConfig) -> dict[str, Any]:
     return content_options(config.request) | reasoning
 
 
-def output_bound(options: Mapping[str, Any]) -> int | None:
+def output_bound(options: Options) -> int | None:
     """Most tokens that a server may answer with, or None where the request does not say."""
     limits = [options[name] for name in LENGTH_OPTIONS if type(options.get(name)) is int and options[name] > 0]
     return max(limits, default=None)

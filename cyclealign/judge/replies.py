@@ -12,6 +12,7 @@ _NUMBER = r"[1-9][0-9]{0,3}"
 _CHAIN = re.compile(rf"\[ *{_NUMBER} *\](?:\s*>\s*\[ *{_NUMBER} *\])+")
 _STRING_CHAIN = re.compile(rf"\s*{_NUMBER}(?:\s*>\s*{_NUMBER})+\s*")
 _CODE_FENCE = re.compile(r"(`{3,20}|~{3,20})[A-Za-z]*\n(.*?)\n?\1", re.DOTALL)
+LAYERS = 8  # of emphasis around a line: more is nobody's, and each takes a look at the whole line
 _EMPHASIS = re.compile(r"\A(?:[*_`]+|#+ |\$?\\boxed\{|<b>|<strong>)|(?:(?<![*_`])[*_`]+|\}\$?|</b>|</strong>)\Z")
 # A few words that only name what follows. Whatever else stands beside a chain may change what it means: "from worst to
 # best", "as an example", a quotation. It is not for us to judge which.
@@ -119,9 +120,8 @@ def _bare(line: str) -> str:
 
 
 def _unmarked(line: str) -> str:
-    before = None
-    while line != before:
-        before, line = line, _EMPHASIS.sub("", line.strip().rstrip(". \t"))
+    for _ in range(LAYERS):
+        line = _EMPHASIS.sub("", line.strip().rstrip(". \t"))
     return line.strip()
 
 

@@ -10,9 +10,9 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.judge.call import Options
 from cyclealign.judge.failures import Failure
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.providers import MAX_COMPLETION_TOKENS, MAX_TOKENS, ROOM, profile_of
@@ -67,7 +67,7 @@ def first_form(config: BlackBoxConfig) -> WireForm:
     return WireForm(length=profile.length, seed=profile.seed, temperature=not fixed, room=room)
 
 
-def refused_field(failure: Failure, options: Mapping[str, Any]) -> str | None:
+def refused_field(failure: Failure, options: Options) -> str | None:
     """Which of a request's fields a server says that it does not take; None where it speaks of none of them."""
     if failure.status not in REFUSALS or failure.moderation:
         return None
@@ -88,7 +88,7 @@ class Wire:
         self._of = f"{endpoint} {model}"
         self.form = self._recalled(first_form(config))
 
-    def adapt(self, failure: Failure, options: Mapping[str, Any]) -> bool:
+    def adapt(self, failure: Failure, options: Options) -> bool:
         """Follow a refusal of a request with ``options``; whether there is another form to ask in.
 
         What the user's own ``request`` says stays as it is, but for the name of the limit and a seed.
@@ -110,7 +110,7 @@ class Wire:
         log.info("black_box: %s does not take %s (%s)", self._of, name, failure.detail)
         return True
 
-    def widen(self, options: Mapping[str, Any]) -> bool:
+    def widen(self, options: Options) -> bool:
         """More room, where an answer did not come within the limit of ``options``; whether there is any."""
         limits = [options[name] for name in LENGTH_OPTIONS if name in options]
         if not limits or any(name in self._config.request for name in LENGTH_OPTIONS):

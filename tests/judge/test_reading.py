@@ -104,6 +104,8 @@ BLANKS = 4000
         "x" + "*" * 10 * BLANKS + "x",
         " > ".join(f"[{1 + n % 9000}]" for n in range(5 * BLANKS)),
         "[1] > [2]" + ". " * 10 * BLANKS + "x",
+        "[1] > [2]" + "}" * 10 * BLANKS,
+        "# " * 10 * BLANKS + "x",
         "\x0b" * 10 * BLANKS + "x",
         "\x1c" * 10 * BLANKS + "[",
         "`" * 10 * BLANKS + "\n" + "`" * 30 * BLANKS + "x",
