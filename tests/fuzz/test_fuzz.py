@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fuzz_guided import fuzz, results
 from fuzz_targets import CORPORA, NAMES, corpus, target
-from fuzzing import ENDLESS, Broken, closed, held, opened
+from fuzzing import ENDLESS, SECONDS, Broken, closed, held, opened
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +57,7 @@ def test_whatever_bytes_come(name: str) -> None:
     )
     @given(mutants(corpus(name)))
     def holds(data: bytes) -> None:
-        held(check, data)
+        held(check, data, seconds=5 * SECONDS)  # on a machine that may be slow
 
     holds()
 

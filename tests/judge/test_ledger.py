@@ -15,7 +15,7 @@ import pytest
 
 from cyclealign.judge.call import Call, Recorded, Spend
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
-from cyclealign.judge.ledger_tables import Spill
+from cyclealign.judge.spill import Outcome, Place, Spill
 from cyclealign.types import UserError
 
 
@@ -182,7 +182,6 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from test_ledger import call, finish
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
-from cyclealign.judge.ledger_tables import Spill
 ledger = Ledger(Path(sys.argv[1]))
 for i in range(30):
     finish(ledger, ledger.start(call(str(i)), reserved_usd=0.0), f"reply {{i}}")
@@ -290,31 +289,12 @@ def test_what_cannot_be_read_is_said_and_is_not_nothing(tmp_path: Path) -> None:
                 ask()
 
 
-def test_what_is_kept_beside_the_ledger_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite.spill.jsonl"
-    lines = [
-        '{"row": 1, "columns": {"reply": "a", "usd": 1.0}}',
-        '{"row": 1}',
-        "3",
-        '{"row": 1, "columns": {"usd": 2.0}}',
-    ]
-    path.write_bytes("\n".join(lines).encode() + b'\n{"row": "7", "columns": {"reply": "\xff"}}\n\xfe')
-    spill = Spill(tmp_path / "l.sqlite")
-    assert (spill.path, spill.pending, spill.kept) == (path, {}, True)
-    spill.read()
-    assert spill.pending == {1: {"reply": "a", "usd": 2.0}, 7: {"reply": "\ufffd"}}
-    spill.settled()
-    assert (spill.pending, path.exists()) == ({}, False)
-    spill.read()  # nothing is there
-    assert spill.pending == {}
-
-
 def test_what_cannot_be_kept_beside_the_ledger_either_is_known(tmp_path: Path) -> None:
-    spill = Spill(tmp_path / "l.sqlite")
+    spill, place = Spill(tmp_path / "l.sqlite"), Place(3, "http://127.0.0.1/v1", "k")
     spill.path.mkdir()  # as a disk that is full: it cannot be written
-    spill.add(3, {"reply": "a"})
-    spill.add(3, {"usd": 1.0})
-    assert (spill.pending, spill.kept) == ({3: {"reply": "a", "usd": 1.0}}, False)
+    spill.add(place, Outcome(reply="a"))
+    spill.add(place, Outcome(usd=1.0))
+    assert (spill.pending, spill.kept) == ({place: Outcome(reply="a", usd=1.0)}, False)
     spill.settled()  # in the ledger now
     assert (spill.pending, spill.kept) == ({}, True)
 

@@ -18,15 +18,17 @@ import pytest
 from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.judge import paid_calls
 from cyclealign.judge.call import Call
-from cyclealign.judge.chat import ChatReply, Usage
+from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.client import Answer
 from cyclealign.judge.costs import input_bound
 from cyclealign.judge.failures import CallFailed, Failure
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent, RetryPolicy
-from cyclealign.judge.money import Charge, Money
+from cyclealign.judge.money import NOTHING, Charge, Money
+from cyclealign.judge.usage import Usage
 
 PRICE = Price(input=10.0, output=30.0)
+BOX = BlackBoxConfig(model="judge", base_url="http://127.0.0.1:9/v1", price=PRICE)
 LIMIT = 88
 LIES = (
     {"prompt_tokens": 10**30},
@@ -194,15 +196,15 @@ def cost(given: int, made: int) -> float:
 
 def test_a_reply_is_booked_as_it_was_counted(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        money = Money(PRICE, ledger, "judge")
+        money = Money(BOX, ledger, "judge")
         assert (len(ASKED.messages[0]["content"]), input_bound(ASKED)) == (SENT, BOUND)
         assert money.worst(ASKED) == cost(BOUND, LIMIT)
-        assert money.charge(ASKED, reply(30, 7), 9.0) == Charge(cost(30, 7), 30, 7)
-        assert money.charge(ASKED, reply(BOUND, LIMIT), 9.0) == Charge(cost(BOUND, LIMIT), BOUND, LIMIT)
-        assert money.charge(ASKED, reply(1, 2), 9.0) == Charge(cost(1, 2), 1, 2)
+        assert money.charge(ASKED, reply(30, 7), 9.0) == Charge(cost(30, 7), Usage(30, 7))
+        assert money.charge(ASKED, reply(BOUND, LIMIT), 9.0) == Charge(cost(BOUND, LIMIT), Usage(BOUND, LIMIT))
+        assert money.charge(ASKED, reply(1, 2), 9.0) == Charge(cost(1, 2), Usage(1, 2))
         assert money.worst(ASKED) == cost(BOUND, LIMIT)  # nothing was billed beyond what was allowed
         assert ledger.fact("billed beyond the request: judge") is None
-        assert Money(None, ledger, "free").worst(ASKED) == 0.0
+        assert Money(BOX.model_copy(update={"price": None}), ledger, "free").worst(ASKED) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -219,25 +221,25 @@ def test_a_reply_is_booked_as_it_was_counted(tmp_path: Path) -> None:
 )
 def test_an_account_that_cannot_be_is_booked_at_the_worst_case(tmp_path: Path, told: ChatReply, odd: str) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        money = Money(PRICE, ledger, "judge")
+        money = Money(BOX, ledger, "judge")
         worst = money.worst(ASKED)
-        assert money.charge(ASKED, told, 0.0) == Charge(pytest.approx(worst), 0, 0, odd)
-        assert money.charge(ASKED, told, 2 * worst) == Charge(pytest.approx(2 * worst), 0, 0, odd)
+        assert money.charge(ASKED, told, 0.0) == Charge(pytest.approx(worst), NOTHING, odd)
+        assert money.charge(ASKED, told, 2 * worst) == Charge(pytest.approx(2 * worst), NOTHING, odd)
         assert money.worst(ASKED) == worst
 
 
 def test_what_is_billed_beyond_the_bounds_grows_the_worst_case(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger:
-        money = Money(PRICE, ledger, "judge")
+        money = Money(BOX, ledger, "judge")
         row = ledger.start(ASKED, reserved_usd=1.0)
         assert row is not None
-        assert money.charge(ASKED, reply(2 * BOUND, 7), 0.0) == Charge(cost(2 * BOUND, 7), 2 * BOUND, 7)
+        assert money.charge(ASKED, reply(2 * BOUND, 7), 0.0) == Charge(cost(2 * BOUND, 7), Usage(2 * BOUND, 7))
         assert money.worst(ASKED) == cost(2 * BOUND, LIMIT)
         assert ledger.spend().reserved_usd == pytest.approx(2.0)
         money.charge(ASKED, reply(2 * BOUND, 7), 0.0)  # as known: nothing grows again
         assert ledger.spend().reserved_usd == pytest.approx(2.0)
         beyond = money.charge(ASKED, reply(30, 100), 0.0)
-        assert beyond == Charge(cost(30, 100), 30, 100, "100 output tokens at a limit of 88")
+        assert beyond == Charge(cost(30, 100), Usage(30, 100), "100 output tokens at a limit of 88")
         assert money.worst(ASKED) == cost(2 * BOUND, 1600)
         more = 1600 * PRICE.output / 1e6
         assert ledger.spend().reserved_usd == pytest.approx(2.0 + more)
@@ -246,7 +248,7 @@ def test_what_is_billed_beyond_the_bounds_grows_the_worst_case(tmp_path: Path) -
         money.charge(ASKED, reply(30, 200), 0.0)
         assert money.worst(ASKED) == cost(2 * BOUND, 3200)
         assert ledger.spend().reserved_usd == pytest.approx(2.0 + 2 * more)
-        assert Money(PRICE, ledger, "judge").worst(ASKED) == cost(2 * BOUND, 3200)  # of another process too
-        assert Money(PRICE, ledger, "other").worst(ASKED) == cost(BOUND, LIMIT)
+        assert Money(BOX, ledger, "judge").worst(ASKED) == cost(2 * BOUND, 3200)  # of another process too
+        assert Money(BOX, ledger, "other").worst(ASKED) == cost(BOUND, LIMIT)
         money.charge(ASKED, reply(30, 131_072), 0.0)
         assert money.worst(ASKED) == cost(2 * BOUND, 131_072)  # no model writes more
