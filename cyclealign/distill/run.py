@@ -34,6 +34,8 @@ def once(kind: type[F], config: DistillConfig, train: Callable[[], F], *, senten
     Raises:
         UserError: another process trains here; and as ``claim``.
     """
+    if sentence_transformers:
+        require_extra("sentence_transformers", "retrieval", "cyclealign distill")
     began(config.run_dir, "distillation")  # in somebody else's directory not even a lock is made
     with held(config.run_dir, f"{config.run_dir}") if is_main() else nullcontext():
         if (ended := claim(kind, config, sentence_transformers=sentence_transformers)) is not None:
