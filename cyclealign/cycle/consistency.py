@@ -58,7 +58,7 @@ class JudgeWatch:
 
     def saw(self, it: Interaction, verdicts: Iterable[Verdict]) -> None:
         """Note what an interaction's lists came to. Raises RunStopped where that makes a look complete."""
-        if self._least is None or it.before >= LAST:
+        if self._least is None or it.before >= LAST or len(self._taus) == LAST:
             return
         places = {p.id: n for n, p in enumerate(it.active[: LAST - it.before], it.before)}
         new = {places[v.prompt_id]: reversal_tau(v) for v in verdicts if v.prompt_id in places}

@@ -31,36 +31,34 @@ def once(kind: type[F], config: DistillConfig, train: Callable[[], F], *, senten
     """What ``train`` returns, written as ``summary.json``, the last file of a run: with it the run has ended, and the
     next call returns it without training. One process does this in a directory; the processes of one launch share it.
 
+    Args:
+        sentence_transformers: whether the run trains with it; it must then be installed.
+
     Raises:
-        UserError: another process trains here; and as ``claim``.
+        UserError: sentence-transformers is not installed, another process trains here; and as ``claim``.
     """
     if sentence_transformers:
         require_extra("sentence_transformers", "retrieval", "cyclealign distill")
     began(config.run_dir, "distillation")  # in somebody else's directory not even a lock is made
     with held(config.run_dir, f"{config.run_dir}") if is_main() else nullcontext():
-        if (ended := claim(kind, config, sentence_transformers=sentence_transformers)) is not None:
+        if (ended := claim(kind, config)) is not None:
             return ended
         summary = train()
         write_record(config.run_dir / "summary.json", summary)
         return summary
 
 
-def claim(kind: type[F], config: DistillConfig, *, sentence_transformers: bool = True) -> F | None:
+def claim(kind: type[F], config: DistillConfig) -> F | None:
     """The run's directory holds the config and what its files were; a directory of another run is not touched.
 
     A directory that holds these alone, as a run leaves that ended on a mistake, is free for another one.
-
-    Args:
-        sentence_transformers: whether the run trains with it; it must then be installed.
 
     Returns the summary, a record of ``kind``, of a run that has already ended.
 
     Raises:
         UserError: a directory that is not empty and no distillation's, another config in it, files that have changed
-            since, unknown training arguments, or sentence-transformers is not installed.
+            since, or unknown training arguments.
     """
-    if sentence_transformers:
-        require_extra("sentence_transformers", "retrieval", "cyclealign distill")
     check_training(config.training)
     path, inputs = config.run_dir / "config.yaml", config.run_dir / "inputs.json"
     marker, lock = config.run_dir / MARKER, config.run_dir / LOCK

@@ -47,7 +47,7 @@ class _Item:
     set: CandidateSet
     demonstrations: tuple[Demonstration, ...]
     context: RankContext
-    seed: int  # of its presentation orders
+    orders: tuple[tuple[int, ...], ...]  # its presentations, a pass each
 
 
 class _NoVerdict(Exception):
@@ -119,7 +119,9 @@ class BlackBoxRanker:
             shown = item.demonstrations
             if shown is None:
                 shown = () if len(item.candidates) < 2 else tuple(context.demonstrations.select(item.prompt))
-            yield _Item(item, shown, context, seeds.of(item))
+            k, seed = len(item.candidates), seeds.of(item)
+            orders = () if k < 2 else presentations(k, self._config.passes, seed=seed)
+            yield _Item(item, shown, context, orders)
             if self._calls.exhausted:  # making more candidates would be in vain
                 return
 
@@ -140,7 +142,7 @@ class BlackBoxRanker:
             await self._capability.form(len(ids))
         except BudgetSpent:
             return Unranked(prompt_id, "budget")
-        orders = presentations(len(ids), self._config.passes, seed=item.seed)
+        orders = item.orders
         reverse = orders[0][::-1]
         again = prompt_id in item.context.shown_again and reverse not in orders
         asked = (*orders, reverse) if again else orders
@@ -225,7 +227,7 @@ class BlackBoxRanker:
     ) -> Call:
         k = len(item.set.candidates)
         purpose: Purpose = item.context.purpose
-        if purpose == "rank" and number >= len(presentations(k, self._config.passes, seed=item.seed)):
+        if purpose == "rank" and number >= len(item.orders):
             purpose = "again"
         return Call(
             endpoint=self._calls.endpoint,

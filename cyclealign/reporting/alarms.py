@@ -43,9 +43,14 @@ def alarms(run: RunDir, facts: Facts) -> tuple[Alarm, ...]:
     return tuple(found)
 
 
+def alarm_line(alarm: Alarm) -> str:
+    """For people."""
+    return f"alarm: {alarm.sentence}"
+
+
 def alarm_lines(run: RunDir) -> list[str]:
-    """For people: a line each."""
-    return [f"alarm: {alarm.sentence}" for alarm in alarms(run, read_facts(run))]
+    """All of a run's, a line each."""
+    return list(map(alarm_line, alarms(run, read_facts(run))))
 
 
 def drift_alarms(start: Metrics, now: Metrics, trained: int) -> Iterator[Alarm]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from cyclealign.evaluation.consistency import consistency_text, recorded_consistency
 from cyclealign.evaluation.labelled_pairs import labelled_credit
 from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.evaluation.words import words
@@ -31,6 +30,7 @@ from cyclealign.reporting.figures import (
     reward_change,
 )
 from cyclealign.reporting.spend import spend_text
+from cyclealign.reporting.status import judge_text
 from cyclealign.types import Ranking
 
 Interval = tuple[float, float] | None
@@ -100,12 +100,6 @@ def headline(run: RunDir) -> Headline:
         alarms=alarms(run, facts),
         rows=tuple(_rows(run, facts)),
     )
-
-
-def judge_text(run: RunDir) -> str:
-    """How far the judge agrees with itself, in figures and words; empty where no list was shown in both orders."""
-    found = recorded_consistency(i.black_box for i in run.interactions())
-    return "" if found is None else consistency_text(found)
 
 
 def status(facts: Facts) -> str:

@@ -57,7 +57,6 @@ def read_status(run: RunDir) -> Status:
     done, total = (None, None) if state is None else _stage_progress(run, state)
     prompts = _lines(run.prompts / "train.jsonl")
     spend, measured = _spend(run) if state is not None and state.judge == "openai" else (None, Spend())
-    consistent = recorded_consistency(i.black_box for i in interactions)
     return Status(
         stage="not begun" if state is None else state.stage,
         alive=state is not None and state.ended is None and state.stage != "finished" and _alive(state.pid),
@@ -76,9 +75,15 @@ def read_status(run: RunDir) -> Status:
         stopped=None if state is None else state.stopped,
         done=done,
         total=total,
-        consistency="" if consistent is None else consistency_text(consistent),
+        consistency=judge_text(run),
         planned=math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
     )
+
+
+def judge_text(run: RunDir) -> str:
+    """How far the judge agrees with itself, in figures and words; empty where no list was shown in both orders."""
+    found = recorded_consistency(i.black_box for i in run.interactions())
+    return "" if found is None else consistency_text(found)
 
 
 def _stage_progress(run: RunDir, state: State) -> tuple[int | None, int | None]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cyclealign.files.printable import printable
 from cyclealign.files.run_dir import RunDir
-from cyclealign.reporting.alarms import alarm_lines
+from cyclealign.reporting.alarms import alarm_line
 from cyclealign.reporting.comparison import columns_of, differences, ends, write_comparison
 from cyclealign.reporting.headline import headline
 from cyclealign.reporting.page import write_report
@@ -34,7 +34,7 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     cascade = f"cascade: {figures.cascade}" if figures.cascade else ""
     kept = f"kept: {figures.kept_text}" if figures.kept_text else ""
     page = f"report: {write_report(run)}"
-    for line in (figures.status, kept, figures.spend, judge, cascade, *alarm_lines(run), page):
+    for line in (figures.status, kept, figures.spend, judge, cascade, *map(alarm_line, figures.alarms), page):
         if line:
             console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 

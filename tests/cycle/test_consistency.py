@@ -26,7 +26,7 @@ from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.rankers.consensus import aggregate
-from cyclealign.reporting.headline import judge_text
+from cyclealign.reporting.status import judge_text
 from cyclealign.types import Ranking, RunStopped, Unranked
 
 ONE_CALL = {"backend": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}

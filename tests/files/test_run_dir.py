@@ -167,10 +167,10 @@ def test_a_distillation_leaves_other_directories_alone(tmp_path: Path) -> None:
     config.run_dir.mkdir()
     (config.run_dir / "config.yaml").write_text("mine")
     with pytest.raises(UserError, match="no distillation of cyclealign began in it"):
-        claim(ListSummary, config, sentence_transformers=False)
+        claim(ListSummary, config)
     assert contents(config.run_dir) == {"config.yaml": b"mine"}
     (config.run_dir / "config.yaml").unlink()
-    assert claim(ListSummary, config, sentence_transformers=False) is None
+    assert claim(ListSummary, config) is None
     found = began(config.run_dir, "distillation")
     assert found is not None
     with pytest.raises(UserError, match="holds a distillation, expected a run"):
@@ -241,5 +241,5 @@ def claimed(folder: Path) -> Path:
     from cyclealign.distill.run import claim
 
     config = DistillConfig(name="student", output_dir=folder)
-    claim(ListSummary, config, sentence_transformers=False)
+    claim(ListSummary, config)
     return config.run_dir

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,15 @@ def asking(
     box = BlackBoxConfig(**{"model": "judge", "base_url": url} | config)
     with Ledger(ledger) as opened:
         yield BlackBoxRanker(box, words, opened, retry=retry)
+
+
+def rows(ledger: Path, query: str) -> list[Any]:
+    """What a query finds in a ledger."""
+    db = sqlite3.connect(ledger)
+    try:
+        return db.execute(query).fetchall()
+    finally:
+        db.close()
 
 
 def verdicts(ledger: Path, server: Loopback | str, sets: Sequence[CandidateSet], **config: Any) -> Verdicts:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import sqlite3
 import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from asking import CONTEXT, PRICE, QUICK, asking, by_length, item, verdicts
+from asking import CONTEXT, PRICE, QUICK, asking, by_length, item, rows, verdicts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import Body, Fault, Loopback, after_probe, completion, prefers
@@ -25,14 +23,6 @@ from cyclealign.types import Ranking, Unranked
 ONE = item(0)
 HEAD = b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n%s\r\n"
 CHUNK = b"10000\r\n" + b" " * 65536 + b"\r\n"
-
-
-def rows(ledger: Path, query: str) -> list[Any]:
-    db = sqlite3.connect(ledger)
-    try:
-        return db.execute(query).fetchall()
-    finally:
-        db.close()
 
 
 def packed(status: int, packing: str, data: bytes) -> Fault:

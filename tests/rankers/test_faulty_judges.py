@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import CONTEXT, PRICE, asking, by_length, item, verdicts
+from asking import CONTEXT, PRICE, asking, by_length, item, rows, verdicts
 from loopback import Body, Fault, Loopback, after_probe, prefers, shown
 
 from cyclealign.judge import paid_calls
@@ -28,14 +28,6 @@ KEY = "sk-canary-0123456789abcdef"
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
     return tmp_path / "ledger.sqlite"
-
-
-def rows(ledger: Path, query: str) -> list[Any]:
-    db = sqlite3.connect(ledger)
-    try:
-        return db.execute(query).fetchall()
-    finally:
-        db.close()
 
 
 def everything_right(found: dict[str, Ranking | Unranked]) -> bool:
