@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 
 LAYOUT = 2
@@ -59,10 +60,24 @@ def opened(path: Path, read_only: bool) -> sqlite3.Connection:
     return db
 
 
+def _use_wal(db: sqlite3.Connection) -> None:
+    """SQLite does not wait for this lock as for others: of two that open a new file at once, one is refused."""
+    end = time.monotonic() + OPENING
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
 def _prepare(db: sqlite3.Connection, read_only: bool) -> None:
     (layout,) = db.execute("PRAGMA user_version").fetchone()
     if layout == 0 and not read_only:
-        db.execute("PRAGMA journal_mode = WAL")
+        _use_wal(db)
         # One transaction: a process killed here leaves no half of a layout behind, and two may do it at once.
         db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
     elif layout != LAYOUT:

@@ -299,6 +299,26 @@ def test_what_cannot_be_kept_beside_the_ledger_either_is_known(tmp_path: Path) -
     assert (spill.pending, spill.kept) == ({}, True)
 
 
+def test_many_may_open_a_new_ledger_at_once(tmp_path: Path) -> None:
+    refused: list[BaseException] = []
+    start = threading.Barrier(4)
+
+    def work(path: Path) -> None:
+        start.wait()
+        try:
+            Ledger(path).close()
+        except UserError as error:
+            refused.append(error)
+
+    for n in range(25):
+        threads = [threading.Thread(target=work, args=(tmp_path / f"{n}.sqlite",)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert refused == []
+
+
 def test_a_reservation_that_does_not_fit_leaves_no_row(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as ledger, Ledger(tmp_path / "l.sqlite") as other:
         first = ledger.start(call("a"), reserved_usd=0.75, limit=1.0)
