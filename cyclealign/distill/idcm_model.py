@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.jsonl import read_json
 from cyclealign.models.kernels import MEANS, KernelCounts, kernel_weights
 from cyclealign.types import UserError
 
@@ -143,8 +144,11 @@ class IDCM(nn.Module):
 
         if not (folder / "idcm.json").is_file():
             raise UserError(f"{folder}: expected a saved IDCM, got a folder without idcm.json")
-        shape = json.loads((folder / "idcm.json").read_text(encoding="utf-8"))
-        model = IDCM(CrossEncoder(str(folder / "etm")), **shape)
+        shape = read_json(folder / "idcm.json")
+        esm, top = shape.get("esm"), shape.get("top")
+        if esm not in ("ck", "cks") or not isinstance(top, int) or top < 1:
+            raise UserError(f"{folder / 'idcm.json'}: expected esm (ck or cks) and top; put it back from a copy")
+        model = IDCM(CrossEncoder(str(folder / "etm")), esm=esm, top=top)
         missing, unexpected = model.load_state_dict(load_file(folder / "idcm.safetensors"), strict=False)
         if unexpected or any(not name.startswith("cross_encoder.") for name in missing):
             raise UserError(f"{folder}: its weights are not those of {shape}")

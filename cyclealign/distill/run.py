@@ -16,6 +16,7 @@ from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began, began
+from cyclealign.files.jsonl import read_json
 from cyclealign.files.locks import LOCK, held
 from cyclealign.files.records import FileRecord, read_record, write_record
 from cyclealign.files.strict_yaml import write_yaml
@@ -68,7 +69,7 @@ def claim(kind: type[F], config: DistillConfig) -> F | None:
     if path.exists() and any(entry not in (path, inputs, marker, lock) for entry in config.run_dir.iterdir()):
         if path.read_text(encoding="utf-8") != text:
             raise UserError(f"{config.run_dir}: holds a distillation with another config; choose another name")
-        known = json.loads(inputs.read_text(encoding="utf-8"))
+        known = read_json(inputs)
         if changed := sorted(file for file in digests if digests[file] != known.get(file)):
             raise UserError(f"{config.run_dir}: {changed[0]} has changed since this run began; choose another name")
     write_atomic(path, text)

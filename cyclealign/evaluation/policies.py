@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import BlackBoxConfig, Config
 from cyclealign.files.run_dir import RunDir
+from cyclealign.models.policy_files import adapter_base
 from cyclealign.types import PolicyVersion, UserError
 
 START = "@start"
@@ -37,9 +37,8 @@ def find_policy(spec: str) -> NamedPolicy:
     path = Path(spec.removesuffix(START))
     if (path / "config.yaml").is_file():
         return _of_run(RunDir(path), start=spec.endswith(START))
-    adapter = path / "adapter_config.json"
-    if adapter.is_file():
-        base = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    base = adapter_base(path)
+    if base is not None:
         version = PolicyVersion(name=path.name, base=base, adapter=path)
         return NamedPolicy(version=version, start=base, config=run_config(spec))
     return NamedPolicy(version=PolicyVersion(name="model", base=spec), start=None, config=run_config(spec))

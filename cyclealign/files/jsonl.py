@@ -17,14 +17,14 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object of a file. UserError where it holds none."""
+def read_json(path: Path, *, remedy: str = "put it back from a copy") -> dict[str, Any]:
+    """The object of a file, of ours or beside a model. UserError, with what to do about it, where it holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); put it back from a copy, or remove it") from error
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(found).__name__}; remove it")
+        raise UserError(f"{path}: expected a JSON object, got {type(found).__name__}; {remedy}")
     return found
 
 

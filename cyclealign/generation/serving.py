@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cyclealign.config.schema import PolicyConfig
+from cyclealign.files.jsonl import read_json
 from cyclealign.models.policy import NOT_SERVABLE
 from cyclealign.types import PolicyVersion, UserError
 
@@ -59,7 +59,7 @@ def check_adapter(version: PolicyVersion) -> Path | None:
     file = version.adapter / "adapter_config.json"
     if not file.is_file():
         raise UserError(f"adapter of {version.name}: no adapter_config.json in {version.adapter}")
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file)
     targets = found.get("target_modules") or ()
     refused = [key for key in ("modules_to_save", "use_dora", "target_parameters") if found.get(key)]
     refused += ["bias"] if found.get("bias", "none") != "none" else []

@@ -6,7 +6,6 @@ An interaction's directory holds ``adapter/`` (or ``model/`` after full fine-tun
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from cyclealign.files.atomic import flush, flush_tree
+from cyclealign.files.jsonl import read_json
 from cyclealign.types import UserError
 
 # What the Trainer's checkpoint holds besides optimiser, schedule and random states.
@@ -48,7 +48,7 @@ def check_weights(directory: Path) -> None:
         for name, tensor in _tensors(file).items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise UserError(f"{file}: {name} holds NaN or infinite weights: the training diverged")
-    _settings(directory / ("adapter_config.json" if is_adapter(directory) else "config.json"))
+    read_json(directory / ("adapter_config.json" if is_adapter(directory) else "config.json"))
     _check_shards(directory, files)
 
 
@@ -58,7 +58,7 @@ def is_adapter(directory: Path) -> bool:
 
 def check_base(directory: Path, base: str) -> None:
     """UserError where an adapter was trained on another model than ``base``, as paths or hub ids have it."""
-    named = _settings(directory / "adapter_config.json").get("base_model_name_or_path")
+    named = read_json(directory / "adapter_config.json").get("base_model_name_or_path")
     if named is not None and Path(named).name != Path(base).name:
         raise UserError(f"{directory}: is an adapter of {named}, expected one of {base}")
 
@@ -68,22 +68,11 @@ def _check_shards(directory: Path, files: Sequence[Path]) -> None:
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         return
-    named = _settings(index).get("weight_map")
+    named = read_json(index).get("weight_map")
     if not isinstance(named, dict):
         raise UserError(f"{index}: names no files (weight_map); put it back from a copy")
     if missing := sorted(set(map(str, named.values())) - {file.name for file in files}):
         raise UserError(f"{directory / missing[0]}: is not there; put it back from a copy")
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    """A JSON object beside the weights; UserError where it is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {error}; put it back from a copy") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: expected a JSON object, got {type(found).__name__}; put it back from a copy")
-    return found
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -68,13 +69,11 @@ class Classifier(nn.Module):
         """A saved classifier. UserError where there is none."""
         try:
             head = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
-            weights = load_file(folder / "model.safetensors")
-        except (OSError, ValueError) as error:
+            network = ClassifierConfig(kind=head["kind"], width=head["width"])
+            model = Classifier(network, tuple(head["shape"]), head["classes"])
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, RecursionError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"{folder}: expected a classifier of cyclealign distill pld: {error}") from error
-        model = Classifier(
-            ClassifierConfig(kind=head["kind"], width=head["width"]), tuple(head["shape"]), head["classes"]
-        )
-        model.load_state_dict(weights)
         return model
 
 

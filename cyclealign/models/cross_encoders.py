@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cyclealign.types import UserError
+
 OURS = ("cyclealign.models.prettr.PreTTR", "cyclealign.models.tk.TK")
 
 
@@ -24,7 +26,12 @@ def _is_ours(folder: Path) -> bool:
     file = folder / "modules.json"
     if not file.is_file():
         return False
-    foreign = [m["type"] for m in json.loads(file.read_text(encoding="utf-8")) if not _known(m["type"])]
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        modules = [str(found[i]["type"]) for i in range(len(found) or 1)]  # a list, and not an empty one
+    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
+        raise UserError(f"{file}: expected a list of modules, each with its type; put it back from a copy") from error
+    foreign = [name for name in modules if not _known(name)]
     return bool(foreign) and all(name in OURS for name in foreign)
 
 

@@ -19,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cyclealign.files.foreign import read_text
+from cyclealign.files.jsonl import read_json
 from cyclealign.files.packaged import resource
 from cyclealign.types import Message, UserError
 
@@ -45,6 +46,21 @@ def resolve_model(name: str) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"policy.model: no directory {name!r}; give a model directory, a hub id, or builtin:tiny-chat")
     return name
+
+
+def adapter_base(path: Path) -> str | None:
+    """The model below the adapter in directory ``path``; None where it holds no adapter.
+
+    Raises:
+        UserError: its ``adapter_config.json`` cannot be read, or names none.
+    """
+    file = path / "adapter_config.json"
+    if not file.is_file():
+        return None
+    named = read_json(file).get("base_model_name_or_path")
+    if not isinstance(named, str):
+        raise UserError(f"{file}: names no base model (base_model_name_or_path); put it back from a copy")
+    return named
 
 
 def chosen_template(name: str) -> str:

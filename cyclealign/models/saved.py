@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,7 @@ from cyclealign.config.schema import PolicyConfig
 from cyclealign.models.checkpoints import check_weights
 from cyclealign.models.loading import loaded
 from cyclealign.models.policy import load_tokenizer
-from cyclealign.models.policy_files import resolve_model
-
-
-def adapter_base(path: str) -> str | None:
-    """The model below the adapter in directory ``path``; None where it holds no adapter."""
-    config = Path(path) / "adapter_config.json"
-    if not config.is_file():
-        return None
-    return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+from cyclealign.models.policy_files import adapter_base, resolve_model
 
 
 def load_for_use(
@@ -37,7 +28,7 @@ def load_for_use(
     Raises:
         UserError: there is no such model, or it cannot be loaded.
     """
-    below = adapter_base(path)
+    below = adapter_base(Path(path))
     source = resolve_model(base or below or path)
     problem = f"cannot load a model from {path!r}"
     model = loaded(lambda: AutoModelForCausalLM.from_pretrained(source, dtype=dtype), problem)

@@ -7,7 +7,6 @@ cannot tell an echo from an answer. It says whether a reply answers the chat, no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from cyclealign.files.jsonl import read_json
 from cyclealign.files.packaged import resource
 from cyclealign.rankers.scored import ranked_by
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
@@ -82,7 +82,7 @@ class LocalRanker:
         folder = folder or resource("assets", "local_ranker")
         if not (folder / "model.safetensors").is_file():
             raise UserError(f"black_box.backend: local needs the embedded ranker, which is not in {folder}")
-        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        shape = read_json(folder / "config.json")
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(resource("assets", "tiny_chat") / "tokenizer.json"))
         self._model = ResponseScorer(vocabulary=shape["vocabulary"], width=shape["width"])
         self._model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})

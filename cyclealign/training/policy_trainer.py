@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from cyclealign.config.schema import Config
+from cyclealign.files.jsonl import read_json
 from cyclealign.models.chat_template import check_template, render_prompt, response_ids
 from cyclealign.models.checkpoints import carry_over, load_weights, publish, save_policy
 from cyclealign.models.encoded_lists import EncodedList, encode
@@ -272,7 +272,7 @@ def _cut(example: RankingExample, places: Sequence[int]) -> RankingExample:
 
 def _steps_done(start: Path | None) -> int:
     state = None if start is None else start / "checkpoint" / "trainer_state.json"
-    return int(json.loads(state.read_text())["global_step"]) if state is not None and state.exists() else 0
+    return int(read_json(state)["global_step"]) if state is not None and state.exists() else 0
 
 
 def _report(trainer: RankingTrainer, done: int) -> TrainReport:

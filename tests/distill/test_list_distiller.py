@@ -113,6 +113,9 @@ def test_a_stopped_distillation_goes_on_from_its_checkpoint(monkeypatch: pytest.
     Path("scores.tsv").write_text("\n".join(LINES[:-1]) + "\n")  # under the same name, other data
     assert distill(*whole, "name=part") == 2
     assert "runs/part: scores.tsv has changed since this run began" in capsys.readouterr().err
+    Path("runs/part/inputs.json").write_bytes(b"")
+    assert distill(*whole, "name=part") == 2
+    assert "inputs.json: cannot be read as JSON" in capsys.readouterr().err
 
 
 @pytest.mark.learns
