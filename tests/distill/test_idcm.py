@@ -264,7 +264,7 @@ def write_data() -> None:
 
 QUICK = [
     *("student.model=student", "student.window=4", "student.overlap=0", "student.select=1", "student.top=1"),
-    *("training.use_cpu=true", "training.learning_rate=0.005", "training.logging_steps=1", "steps=40"),
+    *("training.use_cpu=true", "training.learning_rate=0.003", "training.logging_steps=1", "steps=60"),
     *("training.per_device_train_batch_size=9", "training.disable_tqdm=true", "save_every=20"),
     *("documents.steps=5", "selection.training.learning_rate=0.02", "latency=4"),
 ]
