@@ -134,7 +134,8 @@ class Gate:
         self.exhausted = False
         self._requests = requests
         self._tokens = tokens
-        self._changed = asyncio.Condition()
+        self._freed = asyncio.Condition()  # a place among the calls in flight
+        self._given_back = asyncio.Condition()  # money that was reserved
         self._active = 0
         self._sent = 0  # of the active, those that have a reservation
         self._paused_until = -math.inf
@@ -148,8 +149,8 @@ class Gate:
 
         Raises BudgetSpent when it does not fit with none in flight, and from then on.
         """
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._active < self.adaptive.limit)
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._active < self.adaptive.limit)
             self._active += 1
         try:
             await self._pace(tokens)
@@ -158,13 +159,16 @@ class Gate:
                 yield row
             finally:
                 self._sent -= 1
+                async with self._given_back:
+                    self._given_back.notify_all()
         finally:
             self._active -= 1
-            async with self._changed:
-                self._changed.notify_all()
+            # As many as there is room for, and no more: each that wakes in vain costs every call in the queue.
+            async with self._freed:
+                self._freed.notify(max(0, self.adaptive.limit - self._active))
 
     async def _started(self, start: Callable[[], Awaitable[int | None]]) -> int:
-        async with self._changed:
+        async with self._given_back:
             while not self.exhausted:
                 row = await start()
                 if row is not None:
@@ -173,7 +177,7 @@ class Gate:
                 if self._sent == 0:
                     self.exhausted = True
                 else:
-                    await self._changed.wait()
+                    await self._given_back.wait()
             raise BudgetSpent
 
     async def _pace(self, tokens: float) -> None:
