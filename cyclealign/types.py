@@ -59,13 +59,15 @@ def derive_seed(*parts: str | int) -> int:
 class Prompt:
     """A chat that ends where the assistant is to speak.
 
-    ``chosen`` and ``rejected`` are a labelled pair of replies where the data has one (else None); they take
-    no part in the id.
+    ``chosen`` and ``rejected`` are a labelled pair of replies where the data has one (else None); ``rubric`` and
+    ``reference`` are what a judge is to go by, and a good reply, for this prompt alone. They take no part in the id.
     """
 
     messages: tuple[Message, ...]
     chosen: str | None = None
     rejected: str | None = None
+    rubric: str | None = None
+    reference: str | None = None
 
     @property
     def id(self) -> str:
@@ -97,9 +99,12 @@ class CandidateSet:
 
     @property
     def id(self) -> str:
-        """First 32 hex digits of a sha256 of what a ranker is asked: prompt, candidates as they stand, and the
-        demonstrations where they are settled. Two sets of one id are one question."""
+        """First 32 hex digits of a sha256 of what a ranker is asked: prompt, candidates as they stand, the rubric and
+        the reference of the prompt, and the demonstrations where they are settled. Two sets of one id are one
+        question."""
         asked: list[Any] = [self.prompt.id, [[c.id, c.text, c.finish] for c in self.candidates]]
+        if self.prompt.rubric is not None or self.prompt.reference is not None:
+            asked.append({"rubric": self.prompt.rubric, "reference": self.prompt.reference})
         if self.demonstrations is not None:
             asked.append([d.id for d in self.demonstrations])
         return sha256_hex(asked)[:32]
@@ -130,16 +135,30 @@ class Cascaded:
     audited: bool = False
 
 
+Given = tuple[str | tuple[str, ...], ...]
+"""What one pass gave: ids best first, those that it ties in a tuple of their own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """What a judge wrote before its verdict in one pass. ``shown``: the ids in the order in which it saw them, so that
+    its response 1 is the first of them."""
+
+    shown: tuple[str, ...]
+    text: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """Candidate ids in tiers, best first; ids of one tier are tied; a ranking may cover a subset.
 
     ``scores``: utilities, higher is better, where the ranker has magnitudes. ``votes``: share of all pairwise
     comparisons over the passes that each id won (sums to 1). ``confidence``: mean Kendall tau between passes.
-    ``passes``: the order that each pass gave. ``reverse``: the order given to the first pass's presentation shown from
-    its end, which only measures the judge. ``cascade``: where a cascade pruned, answered alone or audited; votes,
-    confidence and passes are then of the judged ids alone. ``set_id``: of the set that a ranker was asked about; it
-    joins a verdict to its question within a call, and is no part of what the verdict says.
+    ``passes``: what each pass gave. ``reverse``: what was given to the first pass's presentation shown from its end,
+    which only measures the judge. ``reasons``: of the passes, where the judge was asked for them. ``cascade``: where a
+    cascade pruned, answered alone or audited; votes, confidence and passes are then of the judged ids alone.
+    ``set_id``: of the set that a ranker was asked about; it joins a verdict to its question within a call, and is no
+    part of what the verdict says.
     """
 
     prompt_id: str
@@ -147,8 +166,9 @@ class Ranking:
     scores: Mapping[str, float] | None = None
     votes: Mapping[str, float] | None = None
     confidence: float | None = None
-    passes: tuple[tuple[str, ...], ...] = ()
-    reverse: tuple[str, ...] = ()
+    passes: tuple[Given, ...] = ()
+    reverse: Given = ()
+    reasons: tuple[Reason, ...] = ()
     cascade: Cascaded | None = None
     set_id: str = field(default="", compare=False)
 

@@ -45,6 +45,7 @@ Provider = Literal[
     "llama_cpp", "lm_studio", "vllm", "sglang", "other",
 ]  # fmt: skip
 Reasoning = Literal["off", "minimal", "low", "medium", "high"]
+Answer = Literal["ranking", "scores", "first_token"]
 # By which providers are told how much to think; ``black_box.reasoning`` says it for all of them.
 REASONING_REQUEST_KEYS = (
     "reasoning",
@@ -155,6 +156,13 @@ class BlackBoxConfig(Section):
     provider: whose manners the first request takes; ``auto``: by the host's name or a server's usual port. reasoning:
     how much the model may think, said as that provider wants it; null: as the model does. price: USD per million
     tokens; ``auto``: by the list that is installed. timeout_s: of one attempt; null: by the limit of the answer.
+    answer: what it is asked for. ``ranking``: an order, with ``ties`` where it may tie. ``scores``: a whole number from
+    1 to 10 for each response. ``first_token``: an order, of which only the probabilities of its first letter are read.
+    explain: it may write why, before its verdict. form: how it is asked; ``schema`` is refused where the server does
+    not hold its answers to one. rubric: what to judge by, for all prompts. scale: by what scores, centred on their
+    list, are divided to be utilities; null: of a judge by the spread of the run's own, of any other ranker's they are
+    utilities as they come.
+
     attempts: at most so many a request. outage_minutes: a judge that answers no call for so long ends the run, with all
     that was ranked. plain_http: the key may go to another machine over http, which all on the way can read.
 
@@ -170,6 +178,12 @@ class BlackBoxConfig(Section):
     reasoning: Reasoning | None = None
     api_key_env: str = "OPENAI_API_KEY"
     template: str = "rank"
+    answer: Answer = "ranking"
+    form: Literal["auto", "schema", "text"] = "auto"
+    ties: bool = False
+    explain: bool = False
+    rubric: str | None = Field(default=None, min_length=1)
+    scale: float | None = Field(default=None, gt=0)
     passes: int = Field(default=1, ge=1)
     max_concurrency: int = Field(default=64, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
@@ -204,7 +218,7 @@ class BlackBoxConfig(Section):
             return "order"
         if self.backend == "replay":
             return None
-        if self.backend == "openai":
+        if self.backend == "openai" and self.answer == "ranking":
             return "order" if self.passes < 2 else "votes"
         return "magnitude"
 
@@ -238,6 +252,7 @@ class BlackBoxConfig(Section):
             raise ValueError(
                 "price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens), or auto"
             )
+        self._check_answer()
         if self.base_url is not None:
             check_url("base_url", self.base_url)
         for key in self.request:
@@ -245,6 +260,18 @@ class BlackBoxConfig(Section):
             if self.reasoning is not None and key in REASONING_REQUEST_KEYS:
                 raise ValueError(f"request.{key}: black_box.reasoning={self.reasoning} says it too; remove one of them")
         return self
+
+    def _check_answer(self) -> None:
+        """ValueError for what cannot be asked for together."""
+        if self.answer != "ranking" and self.ties:
+            raise ValueError(f"ties: said in a ranking alone; with answer: {self.answer} remove it")
+        if self.answer != "first_token":
+            return
+        if self.explain or self.form == "schema":
+            key = "explain: true" if self.explain else "form: schema"
+            raise ValueError(f"answer: first_token reads the first token of an answer, and {key} puts another there")
+        if self.reasoning not in (None, "off"):
+            raise ValueError("answer: first_token reads the first token of an answer; set reasoning: off, or null")
 
 
 class DemonstrationsConfig(Section):
@@ -367,7 +394,8 @@ def check_teacher(config: Config) -> None:
     if not feeds(box.gives, config.loss.needs):
         one_pass = box.cascade is None and box.gives == "order"
         who = "a cascade" if box.cascade else f"one pass of backend {box.backend}" if one_pass else box.backend
-        raise ValueError(unfed(config.loss, box.gives, who, ("black_box.passes >= 2",) if one_pass else ()))
+        ways = ("black_box.passes >= 2", "black_box.answer=scores")[: 1 if config.loss.needs == "votes" else 2]
+        raise ValueError(unfed(config.loss, box.gives, who, ways if one_pass else ()))
 
 
 _SECRET = re.compile(r"(?:\A|[_-])(?:key|token|secret|sig|signature|password|auth)\Z", re.IGNORECASE)

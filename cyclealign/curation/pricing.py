@@ -6,37 +6,41 @@ from collections.abc import Sequence
 
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.asking import Question
-from cyclealign.judge.costs import PROBES, WorstCase, answer_tokens, most_usd, output_bound, request_options
-from cyclealign.judge.prompting import (
-    demonstration_tokens,
-    estimate_message_tokens,
-    estimate_tokens,
-    presentations,
-    render,
-    response_format,
+from cyclealign.judge.asked import PLAIN, Asked, asked_of
+from cyclealign.judge.costs import (
+    PROBES,
+    WorstCase,
+    answer_tokens,
+    most_usd,
+    output_bound,
+    request_options,
+    schema_tokens,
 )
+from cyclealign.judge.prompting import demonstration_tokens, estimate_message_tokens, presentations, render
 from cyclealign.judge.template import RankTemplate
-from cyclealign.types import CandidateSet, Demonstration, canonical_json
+from cyclealign.types import CandidateSet, Demonstration
 
 
-def question_tokens(question: Question, template: RankTemplate) -> int:
+def question_tokens(question: Question, template: RankTemplate, asked: Asked = PLAIN) -> int:
     """Estimate of what one call about a pair sends."""
     shown = [d for d in question.demonstrations if d.prompt.id != question.pair.prompt.id]
-    messages = render(template, shown, question.pair, (0, 1), structured=True)
-    return estimate_message_tokens(messages) + estimate_tokens(canonical_json(response_format(2)))
+    messages = render(template, shown, question.pair, (0, 1), structured=True, asked=asked)
+    return estimate_message_tokens(messages) + schema_tokens(2, asked)
 
 
 def most_for(questions: Sequence[Question], box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
     """Every pass of every question with its repair, and the probe; what the ledger has already is not taken off."""
     passes = len(presentations(2, box.passes, seed=0))
-    first = passes * sum(question_tokens(q, template) for q in questions)
+    first = passes * sum(question_tokens(q, template, asked_of(box)) for q in questions)
     repaired = passes * len(questions)
     return _priced(box, calls=2 * repaired + PROBES, tokens_in=2 * first + repaired * _repair_words(box))
 
 
 def most_within(calls: int, largest: Question, box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
     """``calls`` calls, each as large as ``largest`` with the words of a repair."""
-    return _priced(box, calls=calls, tokens_in=calls * (question_tokens(largest, template) + _repair_words(box)))
+    return _priced(
+        box, calls=calls, tokens_in=calls * (question_tokens(largest, template, asked_of(box)) + _repair_words(box))
+    )
 
 
 def _repair_words(box: BlackBoxConfig) -> int:
@@ -45,7 +49,7 @@ def _repair_words(box: BlackBoxConfig) -> int:
 
 
 def _answer(box: BlackBoxConfig) -> int:
-    return output_bound(request_options(box, 2)) or answer_tokens(2)
+    return output_bound(request_options(box, 2)) or answer_tokens(2, asked_of(box))
 
 
 def _priced(box: BlackBoxConfig, *, calls: int, tokens_in: int) -> WorstCase:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Literal
 
+from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.cycle.interaction import Interaction
+from cyclealign.files.run_dir import InteractionDir
 from cyclealign.files.run_figures import Summary
 from cyclealign.files.run_records import read_rankings, read_sets, read_verdicts
 from cyclealign.judge.demonstrations import DemonstrationPool
@@ -15,7 +17,7 @@ from cyclealign.judge.prompting import presentations
 from cyclealign.rankers.agreement import Agreement, agree
 from cyclealign.rankers.chance import expected_lcs
 from cyclealign.rankers.pruning import cascade_figures
-from cyclealign.rankers.utilities import teacher_utilities, win_rates
+from cyclealign.rankers.utilities import score_spread, teacher_utilities, win_rates
 from cyclealign.types import (
     CandidateSet,
     Demonstration,
@@ -88,11 +90,12 @@ def summary(
 
 
 def training_examples(
-    it: Interaction, target: Literal["black_box", "agreement"], *, votes: bool = False
+    it: Interaction, target: Literal["black_box", "agreement"], *, votes: bool = False, spread: float | None = None
 ) -> list[RankingExample]:
     """Lists with the teacher's utilities: the black box's whole ranking, or the part of it that both agree on.
 
-    ``votes``: with win rates for utilities, of the whole list also where a part of it is taught.
+    ``votes``: with win rates for utilities, of the whole list also where a part of it is taught. ``spread``: as in
+    ``teacher_utilities``.
     """
     sets, black = read_sets(it.files.candidates), read_rankings(it.files.black_box)
     agreed = {a.prompt_id: a.ids for a in agreements(it)} if target == "agreement" else {}
@@ -100,11 +103,21 @@ def training_examples(
     for prompt in it.active:
         if prompt.id not in black:
             continue
-        utilities = win_rates(black[prompt.id]) if votes else teacher_utilities(black[prompt.id])
+        ranking = black[prompt.id]
+        utilities = win_rates(ranking) if votes else teacher_utilities(ranking, spread=spread)
         ids = tuple(utilities) if target == "black_box" else agreed.get(prompt.id, ())
         if len(ids) >= 2:
             examples.append(_example(sets[prompt.id], ids, utilities))
     return examples
+
+
+def spread_of(box: BlackBoxConfig, interactions: Iterable[InteractionDir]) -> float | None:
+    """By what the scores of a run are divided: ``scale``, else of a judge the spread of all that it has given in these
+    interactions. None: they are utilities as they come."""
+    if box.scale is not None or box.judge != "openai" or box.answer == "ranking":
+        return box.scale
+    found = (ranking for i in interactions for ranking in read_rankings(i.black_box).values())
+    return score_spread(ranking.scores for ranking in found if ranking.scores is not None)
 
 
 def _example(item: CandidateSet, ids: Sequence[str], utilities: dict[str, float]) -> RankingExample:

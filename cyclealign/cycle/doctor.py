@@ -155,6 +155,7 @@ def _kept(prefix_preserving: bool) -> str:
 
 def _judge_prompt(config: Config) -> Iterator[Finding]:
     """What the black box would be shown for one made-up item, with the demonstrations of the config."""
+    from cyclealign.judge.asked import asked_of
     from cyclealign.judge.demonstrations import DemonstrationPool
     from cyclealign.judge.prompting import estimate_message_tokens, render
     from cyclealign.judge.template import load_template
@@ -170,7 +171,7 @@ def _judge_prompt(config: Config) -> Iterator[Finding]:
         yield Finding("broken", "judge prompt", str(error))
         return
     shown = pool.select(item.prompt)
-    messages = render(template, shown, item, tuple(range(k)), structured=True)
+    messages = render(template, shown, item, tuple(range(k)), structured=True, asked=asked_of(config.black_box))
     size = estimate_message_tokens(messages)
     yield Finding("ok", "judge prompt", f"{len(messages)} messages, {len(shown)} demonstrations, about {size} tokens")
     for message in (messages[0], messages[-1]):

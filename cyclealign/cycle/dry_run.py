@@ -11,8 +11,8 @@ from cyclealign.cycle.consistency import FIRST, is_drawn
 from cyclealign.cycle.prompts import run_prompts, try_template
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, typical_case, worst_case
-from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
-from cyclealign.judge.template import load_template
+from cyclealign.judge.prompting import estimate_tokens, prompt_tokens
+from cyclealign.judge.template import check_places, load_template
 from cyclealign.types import CandidateSet, Prompt
 
 
@@ -25,13 +25,14 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
     if config.black_box.judge != "openai":
         return WorstCase(0, 0, 0, 0.0)
     template = load_template(config.black_box.template)
+    check_places(template, [*prompts, *(s.prompt for s in labelled)], config.black_box.rubric or "")
     rankings = worst_case(
         config.black_box,
         template,
         demonstration_tokens=config.demonstrations.token_budget,
         n_items=len(prompts) * config.cycle.max_interactions,
         k=config.generator.candidates,
-        max_prompt_tokens=_policy_tokens([estimate_message_tokens(p.messages) for p in prompts]),
+        max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in prompts]),
         max_new_tokens=config.generator.max_new_tokens,
         again=_lists_shown_again(config, prompts),
     )
@@ -43,7 +44,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         demonstration_tokens=config.demonstrations.token_budget,
         n_items=len(labelled) * evaluations(config, len(prompts)),
         k=2,
-        max_prompt_tokens=_policy_tokens([estimate_message_tokens(s.prompt.messages) for s in labelled]),
+        max_prompt_tokens=_policy_tokens([prompt_tokens(s.prompt) for s in labelled]),
         max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
     )
     usd = None if rankings.usd is None or pairs.usd is None else rankings.usd + pairs.usd
@@ -96,7 +97,7 @@ def describe_worst_case(config: Config) -> list[str]:
 def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
     """Beside the most: every prompt through all interactions, of average length, with candidates of half the length
     that they may have; no repair, no labelled pairs, and no thinking, which only the judge knows."""
-    lengths = [estimate_message_tokens(p.messages) / JUDGE_TOKENS_PER_POLICY_TOKEN for p in prompts]
+    lengths = [prompt_tokens(p) / JUDGE_TOKENS_PER_POLICY_TOKEN for p in prompts]
     found = typical_case(
         config.black_box,
         load_template(config.black_box.template),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cyclealign.config.schema import Config
-from cyclealign.cycle.agreeing import accept, agreements, summary, training_examples, trusted
+from cyclealign.cycle.agreeing import accept, agreements, spread_of, summary, training_examples, trusted
 from cyclealign.cycle.consistency import JudgeWatch, shown_again
 from cyclealign.cycle.drift import drift_broken, kept_interaction
 from cyclealign.cycle.evaluator import Evaluator
@@ -221,7 +221,9 @@ class Loop:
         if self.team.share("train", lambda: it.files.trained, it.place):
             self.policy.trained = it.index
             return
-        examples = training_examples(it, self.config.cycle.target, votes=self.config.loss.needs == "votes")
+        spread = spread_of(self.config.black_box, self.run_dir.interactions()[: it.index + 1])
+        votes = self.config.loss.needs == "votes"
+        examples = training_examples(it, self.config.cycle.target, votes=votes, spread=spread)
         with self._timed("train", it.index):
             report = self.policy.fit(it.index, it.files, examples)
         if self.team.is_main:

@@ -20,7 +20,7 @@ from cyclealign.files.run_dir import RunDir, open_run
 from cyclealign.files.run_state import StaticUsed, TemplateUsed, Versions
 from cyclealign.judge.demonstration_files import content_version, load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
-from cyclealign.judge.template import find_template, load_template
+from cyclealign.judge.template import check_places, find_template, load_template
 from cyclealign.models.processes import is_main
 from cyclealign.types import UserError
 
@@ -51,6 +51,8 @@ def new_cycle(config: Config) -> Cycle:
         train, held_out = run_prompts(config.data)
         template = find_template(config.black_box.template)
         words = load_template(str(template))
+        if config.black_box.judge == "openai":
+            check_places(words, [*train, *held_out], config.black_box.rubric or "")
         static = load_static(config.demonstrations.static)
         pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
         run.check_free()

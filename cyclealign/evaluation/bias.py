@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 from cyclealign.evaluation.statistics import Figure, bootstrap_mean, share
-from cyclealign.rankers.agreement import kendall_tau
-from cyclealign.types import Ranking
+from cyclealign.rankers.agreement import kendall_tau, tiers_of
+from cyclealign.types import Given, Ranking
 
 Order = tuple[str, ...]
-Pass = tuple[Order, Order]
-"""One presentation of an item: the ids as they stood before the judge, and the ids best first as it answered."""
+Pass = tuple[Order, Given]
+"""One presentation of an item: the ids as they stood before the judge, and what it answered, best first."""
 
 
 def passes_of(ranking: Ranking | None, shown: Sequence[Order]) -> tuple[Pass, ...]:
@@ -26,25 +27,37 @@ def position_bias(items: Sequence[Sequence[Pass]], *, seed: int = 0) -> dict[str
 
     ``flip_rate``: share of items with two presentations or more whose first choice is not the same in all (0 for a
     judge that reads, 1 for one that answers by slot). ``first_slot_share``: share of presentations whose first
-    choice stood first; ``first_slot_chance`` is what an unbiased judge has where every order is shown.
-    ``tau_between_orders``: mean Kendall tau of the answers to different orders of an item. ``first_slot_flips``: of the
-    items that flipped under two orders, the share that went for the first slot both times.
+    choice stood first (of a tie its share); ``first_slot_chance`` is what an unbiased judge has where every order is
+    shown. ``tau_between_orders``: mean Kendall tau of the answers to different orders of an item.
+    ``first_slot_flips``: of the items that flipped under two orders, the share that went for the first slot both times.
     """
     shown = [p for item in items for p in item]
     if not shown:
         return None
     several = [item for item in items if len(item) >= 2]
-    flipped = [item for item in several if len({given[0] for _, given in item}) > 1]
-    first = [sum(order[0] == given[0] for order, given in item) for item in flipped if len(item) == 2]
+    flipped = [item for item in several if len({_first(given) for _, given in item}) > 1]
+    first = [sum(_first(given) == {order[0]} for order, given in item) for item in flipped if len(item) == 2]
     one_sided = [n for n in first if n != 1]
     taus = [kendall_tau(item[0][1], other[1]) for item in several for other in item[1:]]
     return {
         "flip_rate": share(len(flipped), len(several)),
-        "first_slot_share": share(sum(order[0] == given[0] for order, given in shown), len(shown)),
+        "first_slot_share": share(math.fsum(map(_for_first_slot, shown)), len(shown)),
         "first_slot_chance": sum(1 / len(order) for order, _ in shown) / len(shown),
         "first_slot_flips": share(sum(n == 2 for n in one_sided), len(one_sided)),
         "tau_between_orders": bootstrap_mean(taus, seed=seed),
     }
+
+
+def _first(given: Given) -> frozenset[str]:
+    """Its first choice, or those that it ties there."""
+    return frozenset(tiers_of(given)[0])
+
+
+def _for_first_slot(shown: Pass) -> float:
+    """Whether the first choice stood first; of a tie its share."""
+    order, given = shown
+    first = _first(given)
+    return (order[0] in first) / len(first)
 
 
 def length_bias(

@@ -15,16 +15,26 @@ from typing import Any
 
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.run_records import Verdict
-from cyclealign.judge.costs import PROBES, answer_tokens, most_usd, output_bound, request_options, usd
+from cyclealign.judge.asked import asked_of
+from cyclealign.judge.costs import (
+    PROBES,
+    answer_tokens,
+    most_usd,
+    output_bound,
+    request_options,
+    schema_tokens,
+    usd,
+    usual_answer,
+)
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prices import price_of
-from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
-from cyclealign.judge.template import load_template
+from cyclealign.judge.prompting import estimate_message_tokens, presentations, render
+from cyclealign.judge.template import check_places, load_template
 from cyclealign.rankers.by_name import RankerSpec, open_ranker, ranker_spec
 from cyclealign.rankers.joining import joined
 from cyclealign.rankers.presenting import Seeds
-from cyclealign.types import CandidateSet, RankContext, Ranking, UserError, canonical_json
+from cyclealign.types import CandidateSet, RankContext, Ranking, UserError
 
 RUN = "eval"  # the name under which presentation orders are drawn
 Orders = tuple[tuple[str, ...], ...]
@@ -88,6 +98,8 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, ledger: Path, *, repeat: 
         return Judged(verdicts=(), shown=(), seconds=0.0, spend=None)
     started = time.monotonic()
     named = judge.ranker(*([f"request.seed={repeat}"] if repeat and judge.paid else []))
+    if judge.paid:
+        check_places(load_template(named.box.template), (s.prompt for s in sets))
     verdicts: list[Verdict | None] = [None] * len(sets)
     with ExitStack() as stack:
         ranker = open_ranker(named, lambda: stack.enter_context(Ledger(ledger)))
@@ -141,18 +153,18 @@ def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> li
     box = judge.ranker().box
     if not judge.paid:
         return [f"{len(sets)} sets", "paid calls: none"]
-    template = load_template(box.template)
+    template, what = load_template(box.template), asked_of(box)
+    check_places(template, (s.prompt for s in sets), what.rubric)
     pool = DemonstrationPool.start(DemonstrationsConfig(), template=template)
     calls = tokens = answers = longest_answers = 0
     for item in sets:
         k = len(item.candidates)
         orders = len(presentations(k, box.passes, seed=0)) * repeats
-        asked = render(template, pool.select(item.prompt), item, range(k), structured=True)
-        schema = estimate_tokens(canonical_json(response_format(k)))
+        asked = render(template, pool.select(item.prompt), item, range(k), structured=True, asked=what)
         calls += orders
-        tokens += orders * (estimate_message_tokens(asked) + schema)
-        answers += orders * 4 * k
-        longest_answers += orders * (output_bound(request_options(box, k)) or answer_tokens(k))
+        tokens += orders * (estimate_message_tokens(asked) + schema_tokens(k, what))
+        answers += orders * usual_answer(k, what)
+        longest_answers += orders * (output_bound(request_options(box, k)) or answer_tokens(k, what))
     lines = [
         f"{len(sets)} sets, {calls:,} paid calls, {2 * calls + PROBES:,} where every reply needs its repair",
         f"tokens: about {tokens:,} in, {answers:,} out; at most {2 * longest_answers:,} out",

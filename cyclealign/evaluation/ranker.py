@@ -180,4 +180,11 @@ def with_verdict(item: Item, verdict: Ranking | Unranked | None, shown: Sequence
         return item
     if isinstance(verdict, Unranked):
         return replace(item, unranked=verdict.reason, detail=verdict.detail)
-    return replace(item, tiers=verdict.tiers, scores=verdict.scores, passes=verdict.passes or (), shown=shown)
+    return replace(
+        item,
+        tiers=verdict.tiers,
+        scores=verdict.scores,
+        passes=verdict.passes or (),
+        shown=shown,
+        reasons=[(reason.shown, reason.text) for reason in verdict.reasons],
+    )

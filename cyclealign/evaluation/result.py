@@ -30,7 +30,8 @@ class Item:
     """What came of one item. ``key`` and ``value`` (of the primary figure) are what ``compare`` pairs results by.
 
     ``values``: its other figures, by name; where a result has arms, its value in each. ``grades``, ``scores`` and
-    ``responses`` are by the response's id, ``passes`` and ``shown`` the judge's answers and what it saw, one a pass.
+    ``responses`` are by the response's id, ``passes`` and ``shown`` the judge's answers and what it saw, one a pass;
+    ``reasons``: what it wrote before them, each with the ids in the order in which it saw them.
     ``unranked``: why there is no verdict, with ``detail``.
     """
 
@@ -45,8 +46,9 @@ class Item:
     detail: str | None = None
     tiers: Tiers = ()
     scores: Mapping[str, float] | None = None
-    passes: Tiers = ()
+    passes: Sequence[Sequence[str | Sequence[str]]] = ()
     shown: Tiers = ()
+    reasons: Sequence[tuple[Sequence[str], str]] = ()
     values: Mapping[str, float | None] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:

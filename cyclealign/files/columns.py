@@ -11,7 +11,8 @@ The prompt is the first of these columns that is there (not null):
 Beside a text, `input` or `context` is put below it, unless it stands in it already, on lines of its own; `system` (or
 `system_prompt`) becomes the system message, `history` (pairs of texts) the turns before. What the assistant says last
 in `messages` or conversations is the reply of that row, and no part of its prompt. A column that a judge of texts would
-not see (`tools`, `images`) makes a row odd. An id, a source or a score is no part of a prompt and changes nothing.
+not see (`tools`, `images`) makes a row odd. `rubric` and `reference` are texts for a judge alone: what to go by, and a
+reply that is known to be good. An id, a source or a score is no part of a prompt and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from cyclealign.files.messages import checked, dialogue_text, is_dialogue_text, joined, messages, parted
 from cyclealign.files.odd_rows import OddRow
-from cyclealign.types import Message
+from cyclealign.types import Message, Prompt
 
 Columns = Mapping[str, Any]
 DIALOGUES = ("messages", "conversations", "conversation")
@@ -30,6 +31,7 @@ TEXTS = ("instruction", "question", "input")
 PROMPTS = ("prompt", *DIALOGUES, *TEXTS)
 BELOW = ("input", "context")
 SYSTEM = ("system", "system_prompt")
+FOR_JUDGES = ("rubric", "reference")
 UNSEEN = ("tools", "images", "image", "videos", "audios")
 
 
@@ -78,6 +80,18 @@ def exchange(row: Columns, place: str) -> tuple[tuple[Message, ...], str | None]
     if first_there(row, PROMPTS) in DIALOGUES:
         turns, reply = parted(turns)
     return checked(turns, place), reply
+
+
+def prompt_of(row: Columns, messages: Sequence[Message], place: str, labels: tuple[str, str] | None = None) -> Prompt:
+    """The prompt of a row with these messages, its best and worst reply where it has labels, and what its judge is
+    given besides. OddRow where that is no text."""
+    given: list[str | None] = []
+    for name in FOR_JUDGES:
+        value = row.get(name)
+        if value is not None and not isinstance(value, str):
+            raise OddRow(f"{place}: {name}: expected text for the judge, got {type(value).__name__}")
+        given.append(value if value and value.strip() else None)
+    return Prompt(tuple(messages), *(labels or (None, None)), *given)
 
 
 def with_system(row: Columns, turns: Sequence[Message], place: str) -> list[Message]:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cyclealign.files.columns import prompt_of
 from cyclealign.files.labels import labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
 from cyclealign.files.packaged import resource
 from cyclealign.files.rows import rows
-from cyclealign.types import CandidateSet, Prompt, Ranking, UserError
+from cyclealign.types import CandidateSet, Ranking, UserError
 
 JUDGE_LISTS = "builtin:judge-lists"  # the packaged lists by which a judge is measured
 
@@ -90,8 +91,9 @@ def _item(row: dict[str, Any], place: str, identity: str, subset: str) -> Labell
         raise UnusableRow("have an empty reply")
     if len({c.text for c in candidates}) < len(candidates):
         raise UnusableRow("have equal responses")
+    prompt = prompt_of(row, read.messages, place)
     grades = {candidate.id: grade for candidate, grade in read.replies}
-    return LabelledItem(id=identity, subset=subset, set=CandidateSet(Prompt(read.messages), candidates), grades=grades)
+    return LabelledItem(id=identity, subset=subset, set=CandidateSet(prompt, candidates), grades=grades)
 
 
 def by_subset(items: list[LabelledItem]) -> Iterator[tuple[str, list[LabelledItem]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cyclealign.files.columns import asked, exchange, first_there
+from cyclealign.files.columns import asked, exchange, first_there, prompt_of
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.labels import has_labels, labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
@@ -70,7 +70,7 @@ def load_candidate_sets(path: str | Path) -> list[CandidateSet]:
     places: dict[str, str] = {}
     sets = []
     for place, row in json_rows(file):
-        prompt = Prompt(asked(row, place))
+        prompt = prompt_of(row, asked(row, place), place)
         if prompt.id in places:
             raise UserError(f"{place}: same prompt as {places[prompt.id]}; put its candidates into one line")
         places[prompt.id] = place
@@ -90,8 +90,8 @@ def parse_row(row: dict[str, Any], place: str, format: str = "auto") -> Prompt:
     _check_format(row, place, format)
     read = labelled_row(row, place) if has_labels(row) else None
     if read is None:
-        return Prompt(exchange(row, place)[0])
-    return Prompt(read.messages, *(read.extremes or (None, None)))
+        return prompt_of(row, exchange(row, place)[0], place)
+    return prompt_of(row, read.messages, place, read.extremes)
 
 
 def _check_format(row: dict[str, Any], place: str, format: str) -> None:

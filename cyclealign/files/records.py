@@ -6,12 +6,13 @@ dataclass and no others, each of its type, in the format of this version: anythi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union
 
@@ -149,13 +150,26 @@ def _reader(kind: Any) -> Reader:
     if origin is Literal:
         return lambda value: _one_of(inner, value)
     if origin in (Union, types.UnionType):
-        (some,) = (_reader(k) for k in inner if k is not type(None))
-        return lambda value: None if value is None else some(value)
+        some = [_reader(k) for k in inner if k is not type(None)]
+        return _first_of(some) if len(some) == len(inner) else lambda value: None if value is None else some[0](value)
     if origin is tuple and inner[1:] == (...,):
         return _tuple_reader(_reader(inner[0]))
     if origin is Mapping and inner[0] is str:
         return _mapping_reader(_reader(inner[1]))
     return _SCALARS[kind]
+
+
+def _first_of(kinds: Sequence[Reader]) -> Reader:
+    """Of several kinds, the one that fits; what is wrong is said of the last."""
+    *others, last = kinds
+
+    def read(value: object) -> Any:
+        for one in others:
+            with contextlib.suppress(ValueError):
+                return one(value)
+        return last(value)
+
+    return read
 
 
 def _record_reader(kind: Any) -> Reader:

@@ -12,9 +12,11 @@ from cyclealign.types import (
     Candidate,
     CandidateSet,
     Cascaded,
+    Given,
     Message,
     Prompt,
     Ranking,
+    Reason,
     Unranked,
     UnrankedReason,
     UserError,
@@ -32,10 +34,12 @@ class PromptRecord:
     messages: tuple[Message, ...]
     chosen: str | None = None
     rejected: str | None = None
+    rubric: str | None = None
+    reference: str | None = None
 
     @property
     def prompt(self) -> Prompt:
-        return Prompt(self.messages, self.chosen, self.rejected)
+        return Prompt(self.messages, self.chosen, self.rejected, self.rubric, self.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +69,9 @@ class VerdictRecord:
     scores: Mapping[str, float] | None = None
     votes: Mapping[str, float] | None = None
     confidence: float | None = None
-    passes: tuple[tuple[str, ...], ...] | None = None
-    reverse: tuple[str, ...] | None = None
+    passes: tuple[Given, ...] | None = None
+    reverse: Given | None = None
+    reasons: tuple[Reason, ...] | None = None
     cascade: Cascaded | None = None
 
     def __post_init__(self) -> None:
@@ -88,13 +93,23 @@ class VerdictRecord:
             confidence=self.confidence,
             passes=self.passes or (),
             reverse=self.reverse or (),
+            reasons=self.reasons or (),
             cascade=self.cascade,
         )
 
 
 def prompt_record(prompt: Prompt) -> Encoded:
     chosen, rejected = _labels(prompt)
-    return encode(PromptRecord(prompt_id=prompt.id, messages=prompt.messages, chosen=chosen, rejected=rejected))
+    return encode(
+        PromptRecord(
+            prompt_id=prompt.id,
+            messages=prompt.messages,
+            chosen=chosen,
+            rejected=rejected,
+            rubric=prompt.rubric,
+            reference=prompt.reference,
+        )
+    )
 
 
 def set_record(item: CandidateSet) -> Encoded:
@@ -105,6 +120,8 @@ def set_record(item: CandidateSet) -> Encoded:
             messages=item.prompt.messages,
             chosen=chosen,
             rejected=rejected,
+            rubric=item.prompt.rubric,
+            reference=item.prompt.reference,
             candidates=item.candidates,
             drawn=item.drawn,
         )
@@ -130,6 +147,7 @@ def verdict_record(verdict: Verdict) -> Encoded:
             confidence=verdict.confidence,
             passes=verdict.passes or None,
             reverse=verdict.reverse or None,
+            reasons=verdict.reasons or None,
             cascade=verdict.cascade,
         )
     )

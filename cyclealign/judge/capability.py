@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.judge.answers import answer_format
+from cyclealign.judge.asked import ENUM_UP_TO, Asked, asked_of
 from cyclealign.judge.call import AnswerForm, Call
 from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import request_options
 from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.paid_calls import PaidCalls
-from cyclealign.judge.prompting import ENUM_UP_TO, answer_format, render
+from cyclealign.judge.prompting import render
 from cyclealign.judge.providers import profile_of, reasoning_fields
-from cyclealign.judge.replies import ReplyUnusable, parse_reply
+from cyclealign.judge.replies import ReplyUnusable
 from cyclealign.judge.template import RankTemplate
 from cyclealign.judge.thinking import set_aside
+from cyclealign.judge.verdicts import read_verdict
 from cyclealign.judge.wire import LENGTH_OPTIONS, Wire, refused_field
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
@@ -47,6 +50,7 @@ SAID: Mapping[Found, str] = {
     "text": "as lines of text",
     "unsure": "as lines of text",
 }
+LOGPROB_FIELDS = ("logprobs", "top_logprobs")
 
 
 class Capability:
@@ -55,12 +59,13 @@ class Capability:
     def __init__(self, config: BlackBoxConfig, template: RankTemplate, ledger: Ledger, calls: PaidCalls) -> None:
         """UserError where the provider has no such level of reasoning."""
         self._config = config
+        self._asked = asked_of(config)
         self._template = template
         self._ledger = ledger
         self._calls = calls
         self._wire = Wire(config, ledger, calls.endpoint, calls.model)
         self._asking = asyncio.Lock()
-        self._found: dict[bool, Found] = {}
+        self._found: dict[str, Found] = {}
         self._ignored = 0
         self._faults: dict[str, str] = {}  # by field of the user's own that the server refuses
         calls.greeting = self._call(2, "text")
@@ -74,29 +79,45 @@ class Capability:
 
         Raises UserError with all that is wrong where the endpoint serves no such call, and BudgetSpent.
         """
-        array = k > ENUM_UP_TO  # another form of schema, which a server may not know
+        shape = self._shape(k)
         async with self._asking:
-            if array not in self._found:
-                known = self._ledger.fact(self._fact(array))
+            if shape not in self._found:
+                known = self._ledger.fact(self._fact(shape))
                 if known in ("schema", "object", "text"):
-                    self._found[array] = known  # type: ignore[assignment]
+                    self._found[shape] = known  # type: ignore[assignment]
                 else:
-                    self._set(array, *await self._probed(len(PROBE.candidates) if array else 2))
-        return self._form(array)
+                    self._set(shape, *await self._probed(len(PROBE.candidates) if k > ENUM_UP_TO else 2))
+        if self._config.form == "schema" and self._found[shape] != "schema":
+            raise UserError(
+                f"black_box.form=schema: {self._calls.endpoint} does not hold {self._calls.model!r} to a JSON schema,"
+                f" it answers {SAID[self._found[shape]]}; set black_box.form=auto"
+            )
+        return self._form(shape)
 
-    def _form(self, array: bool) -> AnswerForm:
-        found = self._found.get(array, "unsure")
+    def _form(self, shape: str) -> AnswerForm:
+        found = self._found.get(shape, "unsure")
         return "text" if found == "unsure" else found
+
+    def _shape(self, k: int) -> str:
+        """Of answers that are found out together."""
+        if self._asked.answer == "first_token":
+            return "letter"
+        return "line" if self._config.form == "text" else self._asked.shape(k)
+
+    def _cut_short(self, reply: ChatReply) -> bool:
+        """Whether an answer did not fit into its limit."""
+        return reply.cut_off and self._asked.answer != "first_token"
 
     # What later calls teach ------------------------------------------------------------------------------------
 
     def learn(self, failure: Failure, call: Call, k: int) -> bool:
         """From a refusal; whether the same can be asked again in another form."""
-        if self.options(k) != call.options or self._form(k > ENUM_UP_TO) != call.form:
+        if self.options(k) != call.options or self._form(self._shape(k)) != call.form:
             return True  # another call has learnt it meanwhile
         if self._wire.adapt(failure, call.options):
             return True
-        if call.form != "text" and failure.status in (400, 404, 422) and failure.about_schema:
+        revisable = call.form != "text" and self._config.form != "schema"
+        if revisable and failure.status in (400, 404, 422) and failure.about_schema:
             self._given_up(k, str(failure.detail))
             return True
         return False
@@ -105,11 +126,13 @@ class Capability:
         """From a reply: whether thinking had room, and whether it is JSON at all where that was asked for."""
         if reply.recorded:  # in another form, perhaps, than this call would have been
             return
-        if reply.cut_off and _thinking(reply):
+        if self._cut_short(reply) and _thinking(reply):
             self._wire.widen(call.options)
-        if not reply.structured or reply.end != "natural" or reply.refused or not reply.answer.strip():
+        if self._config.form == "schema" or not reply.structured:
             return
-        if _is_verdict(reply, k, structured=False):  # a schema that is held to lets nobody write this
+        if reply.end != "natural" or reply.refused or not reply.answer.strip():
+            return
+        if _is_verdict(reply, k, self._asked, structured=False):  # a schema that is held to lets nobody write this
             self._ignored = IGNORED
         else:
             self._ignored = 0 if reply.answer.rstrip().endswith(("}", "```")) else self._ignored + 1
@@ -118,17 +141,17 @@ class Capability:
 
     def _given_up(self, k: int, why: str) -> None:
         """The form has failed although the probe had it: from now on answers are asked for as text."""
-        if self._found.get(k > ENUM_UP_TO) in ("schema", "object"):
-            self._set(k > ENUM_UP_TO, "unsure", why)
+        if self._found.get(self._shape(k)) in ("schema", "object"):
+            self._set(self._shape(k), "unsure", why)
 
-    def _set(self, array: bool, found: Found, why: str) -> None:
-        self._found[array] = found
-        self._ledger.set_fact(self._fact(array), found)
+    def _set(self, shape: str, found: Found, why: str) -> None:
+        self._found[shape] = found
+        self._ledger.set_fact(self._fact(shape), found)
         because = f" ({why})" if why else ""
         log.info("black_box: %s answers %s%s", self._calls.model, SAID[found], because)
 
-    def _fact(self, array: bool) -> str:
-        return f"answers {'array' if array else 'enum'}: {self._calls.endpoint} {self._calls.model}"
+    def _fact(self, shape: str) -> str:
+        return f"answers {shape}: {self._calls.endpoint} {self._calls.model}"
 
     # The probe --------------------------------------------------------------------------------------------------
 
@@ -147,6 +170,12 @@ class Capability:
 
     async def _probe(self, k: int) -> tuple[Found, str]:
         """Ask for a line of text under a schema: only a server that enforces the schema answers in JSON."""
+        if self._asked.answer == "first_token":
+            self._check_first(await self._ask(k, "text"))
+            return "text", ""
+        if self._config.form == "text":
+            self._check_room(await self._ask(k, "text"))
+            return "text", "black_box.form=text"
         profile = profile_of(self._config)
         if not profile.json_schema:
             return await self._probe_below(k, "its provider takes no schema")
@@ -174,7 +203,7 @@ class Capability:
                 reply = await self._ask(k, "object")
                 if reply.end == "natural" and not reply.text.strip():
                     reply = await self._ask(k, "object", again=True)  # blanks are known to come instead, at times
-                if _is_verdict(reply, k, structured=True):
+                if _is_verdict(reply, k, self._asked, structured=True):
                     return "object", why
             except CallFailed as refused:
                 if refused.failure.status is None:
@@ -208,9 +237,9 @@ class Capability:
                     raise
                 refused.add(call.key)
                 continue
-            if not (reply.cut_off and self._wire.widen(call.options)):
+            if not (self._cut_short(reply) and self._wire.widen(call.options)):
                 break
-        if reply.cut_off:
+        if self._cut_short(reply):
             self._check_room(reply)
         return reply
 
@@ -222,6 +251,8 @@ class Capability:
         where, change = f"black_box.request.{name}", "remove it, or give it what the server takes"
         if name in reasoning_fields(self._config):
             where, change = f"black_box.reasoning={self._config.reasoning}", "take another level, or null"
+        elif name in LOGPROB_FIELDS and name not in self._config.request:
+            where, change = "black_box.answer=first_token", "take scores or ranking"
         elif name == "temperature":
             change = "set black_box.request={temperature: null} to send none"
         elif name in LENGTH_OPTIONS and name not in self._config.request:
@@ -238,8 +269,8 @@ class Capability:
         return Call(
             endpoint=self._calls.endpoint,
             model=self._calls.model,
-            messages=render(self._template, (), item, range(k), structured=form == "object"),
-            schema=answer_format(k, form),
+            messages=render(self._template, (), item, range(k), structured=form == "object", asked=self._asked),
+            schema=answer_format(k, form, self._asked),
             options={name: value for name, value in self.options(k).items() if name not in self._faults},
             purpose="probe",
         )
@@ -247,7 +278,7 @@ class Capability:
     def _held(self, reply: ChatReply, k: int) -> Found:
         if reply.end != "natural":
             return "unsure"
-        if _is_verdict(reply, k, structured=True):
+        if _is_verdict(reply, k, self._asked, structured=True):
             return "schema"
         return "text" if reply.text.strip() else "unsure"
 
@@ -268,6 +299,14 @@ class Capability:
                 " parser for it"
             )
 
+    def _check_first(self, reply: ChatReply) -> None:
+        """UserError where no first token of this model can be read."""
+        model = f"black_box.answer=first_token: model {self._calls.model!r} at {self._calls.endpoint}"
+        if reply.thoughts.strip() or set_aside(reply.text).unfinished:
+            raise UserError(f"{model} thinks before it answers; set black_box.reasoning=off, or take another answer")
+        if not reply.first:
+            raise UserError(f"{model} is given no top_logprobs by its server; take scores or ranking")
+
     def _not_served(self, error: CallFailed) -> str:
         where = f"black_box: {self._calls.endpoint} does not serve model {self._calls.model!r}"
         return f"{where} ({error}); check black_box.model and black_box.request"
@@ -278,9 +317,9 @@ def _thinking(reply: ChatReply) -> bool:
     return set_aside(reply.text).unfinished or not reply.text.strip()
 
 
-def _is_verdict(reply: ChatReply, k: int, *, structured: bool) -> bool:
+def _is_verdict(reply: ChatReply, k: int, asked: Asked, *, structured: bool) -> bool:
     try:
-        parse_reply(reply.answer, k, structured=structured)
+        read_verdict(reply.answer, k, asked, structured=structured)
     except ReplyUnusable:
         return False
     return True

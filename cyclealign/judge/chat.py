@@ -47,7 +47,8 @@ class ChatReply:
 
     text: its content, thinking parts left out. refused: by the refusal field, a part or a content filter. end, finish:
     how it ended, and the server's word for it. thoughts, thoughts_in: what stands in a field for reasoning, and its
-    name. structured: whether it answers a request that held it to JSON. recorded: whether it was on the ledger.
+    name. first: what could have been its first token, with log-probabilities, where they were asked for and given.
+    structured: whether it answers a request that held it to JSON. recorded: whether it was on the ledger.
     """
 
     text: str
@@ -57,6 +58,7 @@ class ChatReply:
     usage: Usage
     thoughts: str = ""
     thoughts_in: str = ""
+    first: tuple[tuple[str, float], ...] = ()
     structured: bool = False
     recorded: bool = False
 
@@ -140,8 +142,27 @@ def read_reply(raw: str, *, structured: bool = False) -> ChatReply:
         usage=usage_of(body.get("usage")),
         thoughts=well_formed(said),
         thoughts_in=name,
+        first=_first_token(choice.get("logprobs")),
         structured=structured,
     )
+
+
+def _first_token(logprobs: Any) -> tuple[tuple[str, float], ...]:
+    """The likeliest tokens at the first place, each with the number that the server gives for it; none where it gives
+    none. OpenAI's form (``content``), or that of its older completions, which some servers still have."""
+    if not isinstance(logprobs, dict):
+        return ()
+    places = logprobs.get("content") or logprobs.get("top_logprobs")
+    place = places[0] if isinstance(places, list) and places else None
+    if not isinstance(place, dict):
+        return ()
+    top = place.get("top_logprobs") if isinstance(logprobs.get("content"), list) else None
+    found: list[tuple[Any, Any]] = []
+    if isinstance(top, list):
+        found = [(t.get("token"), t.get("logprob")) for t in top if isinstance(t, dict)]
+    if not isinstance(logprobs.get("content"), list):
+        found = list(place.items())
+    return tuple((well_formed(token), number) for token, number in found if isinstance(token, str))
 
 
 def error_of(body: Any) -> tuple[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.judge.answers import REASON_WORDS, answer_format
+from cyclealign.judge.asked import PLAIN, Asked, asked_of
 from cyclealign.judge.call import Call, Options, content_options
 from cyclealign.judge.prices import dearest, price_of
-from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render, response_format
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, presentations, render
 from cyclealign.judge.providers import reasoning_fields
 from cyclealign.judge.template import RankTemplate
 from cyclealign.judge.usage import Usage
@@ -23,11 +25,23 @@ MESSAGE_OVERHEAD = 16
 JUDGE_TOKENS_PER_POLICY_TOKEN = 1.6
 # Of ``estimate_tokens``, what a tokenizer of today needs on average; tokens of an answer for each candidate.
 TYPICAL, ANSWER_TOKENS = 0.6, 4
+REASON_TOKENS = 8 * REASON_WORDS  # room for a reason that is longer than it was asked to be
+TOP_LOGPROBS = 20  # the most that most servers give
 
 
-def answer_tokens(k: int) -> int:
-    """Most tokens asked for: the answer needs about 4 a candidate; the rest is for a fence or a few words."""
-    return 64 + 8 * k
+def answer_tokens(k: int, asked: Asked = PLAIN) -> int:
+    """Most tokens asked for: the answer needs about 4 a candidate; the rest is for a fence or a few words, and for a
+    reason where there is one. One where the first is all that is read."""
+    if asked.answer == "first_token":
+        return 1
+    return 64 + 8 * k + (REASON_TOKENS if asked.explain else 0)
+
+
+def usual_answer(k: int, asked: Asked) -> int:
+    """Tokens that an answer takes on average."""
+    if asked.answer == "first_token":
+        return 1
+    return ANSWER_TOKENS * k * (2 if asked.answer == "scores" else 1) + (2 * REASON_WORDS if asked.explain else 0)
 
 
 def request_options(config: BlackBoxConfig, k: int, form: WireForm | None = None) -> dict[str, Any]:
@@ -38,8 +52,10 @@ def request_options(config: BlackBoxConfig, k: int, form: WireForm | None = None
     """
     form = form or first_form(config)
     fields: dict[str, Any] = {"temperature": 0} if form.temperature and "temperature" not in form.refused else {}
+    if config.answer == "first_token":
+        fields |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     if not any(name in config.request for name in LENGTH_OPTIONS) and (name := form.named(form.length)):
-        fields[name] = form.limit(answer_tokens(k))
+        fields[name] = form.limit(answer_tokens(k, asked_of(config)))
     for name, value in config.request.items():
         fields.pop(name, None)
         renamed = form.named(form.seed if name == "seed" else name) if name in (*LENGTH_OPTIONS, *SEEDS) else name
@@ -51,7 +67,7 @@ def request_options(config: BlackBoxConfig, k: int, form: WireForm | None = None
 def asked_options(config: BlackBoxConfig) -> dict[str, Any]:
     """Of the options, what is asked for, whatever a provider calls it: a part of a call's identity."""
     reasoning = {} if config.reasoning is None else {"reasoning": config.reasoning}
-    return content_options(config.request) | reasoning
+    return content_options(config.request) | reasoning | asked_of(config).identity
 
 
 def output_bound(options: Options) -> int | None:
@@ -140,9 +156,10 @@ def worst_case(
     ``tariff_of``.
     """
     orders = len(presentations(k, config.passes, seed=0))
-    frame = _frame_tokens(template, k)
+    asked = asked_of(config)
+    frame = _frame_tokens(template, k, asked)
     data = round(JUDGE_TOKENS_PER_POLICY_TOKEN * (max_prompt_tokens + k * max_new_tokens))
-    answer = output_bound(request_options(config, k)) or answer_tokens(k)
+    answer = output_bound(request_options(config, k)) or answer_tokens(k, asked)
     first = frame + demonstration_tokens + data
     repair = first + 2 * answer + 64  # the unusable reply and the words around it
     pairs = n_items * orders + (0 if orders == 2 else again)
@@ -167,17 +184,23 @@ def typical_case(
     prompts and candidates of their usual length. UserError as there."""
     calls = n_items * len(presentations(k, config.passes, seed=0))
     data = JUDGE_TOKENS_PER_POLICY_TOKEN * (prompt_tokens + k * new_tokens)
-    given = round(calls * TYPICAL * (_frame_tokens(template, k) + demonstration_tokens + data))
-    made = calls * ANSWER_TOKENS * k
+    asked = asked_of(config)
+    given = round(calls * TYPICAL * (_frame_tokens(template, k, asked) + demonstration_tokens + data))
+    made = calls * usual_answer(k, asked)
     price = price_of(config, given / max(calls, 1))
     return WorstCase(calls, given, made, None if price is None else usd(price, given, made))
 
 
-def _frame_tokens(template: RankTemplate, k: int) -> int:
+def schema_tokens(k: int, asked: Asked) -> int:
+    """Estimate of the schema that goes with a call."""
+    return 0 if asked.answer == "first_token" else estimate_tokens(canonical_json(answer_format(k, "schema", asked)))
+
+
+def _frame_tokens(template: RankTemplate, k: int, asked: Asked) -> int:
     """Estimate of a call around its data, its schema included."""
     empty = CandidateSet(Prompt(({"role": "user", "content": ""},)), tuple(Candidate(str(i), "") for i in range(k)))
-    frame = estimate_message_tokens(render(template, (), empty, range(k), structured=True))
-    return frame + estimate_tokens(canonical_json(response_format(k)))
+    frame = estimate_message_tokens(render(template, (), empty, range(k), structured=True, asked=asked))
+    return frame + schema_tokens(k, asked)
 
 
 def most_usd(config: BlackBoxConfig, calls: int, input_tokens: float, output_tokens: float) -> float | None:

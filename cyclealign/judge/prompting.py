@@ -9,21 +9,18 @@ neither a demonstration nor an answer.
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 from cyclealign.files.printable import well_formed
-from cyclealign.judge.call import AnswerForm
-from cyclealign.judge.template import RankTemplate, fill
-from cyclealign.types import CandidateSet, Demonstration, Message
+from cyclealign.judge.answers import answer_words, format_answer
+from cyclealign.judge.asked import ENUM_UP_TO, LABELS, PLAIN, Asked
+from cyclealign.judge.template import RankTemplate, fill, fill_blocks, has_place
+from cyclealign.types import CandidateSet, Demonstration, Message, Prompt
 
-ENUM_UP_TO = 4  # up to here the schema lists all K! orders (24), so that no wrong answer can be written
 LETTERS_PER_TOKEN = 2.75
 REPAIR_QUOTE = 1000  # characters of an unusable reply that the repair call shows again
 
@@ -53,7 +50,7 @@ _HIDDEN = rf"[{_UNSEEN}]*"
 _ENDS = r"\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029"
 _LINE = rf"(?:(?<=[{_ENDS}])|\A)"
 _BLANKS = rf"[^\S{_ENDS}]*+"  # without line ends: of a run of them each begins a line, and would read all others
-_LABEL = rf"{_GAP}[\d０-９]+{_GAP}[\]］】〕❳⟧]"
+_NUMBERS, _LETTERS = r"[\d０-９]+", r"[A-PＡ-Ｐ]"
 
 
 def _look_alike(word: str) -> str:
@@ -63,28 +60,30 @@ def _look_alike(word: str) -> str:
 
 
 @cache
-def _markers(tags: Sequence[str]) -> re.Pattern[str]:
+def _markers(tags: Sequence[str], letters: bool) -> re.Pattern[str]:
     names = "|".join(_look_alike(tag) for tag in tags) or r"(?!)"
     ends = rf"(?!{_HIDDEN}[\w-])"
     fence = rf"[{_LESS}]\\*(?={_GAP}[/／]?{_GAP}(?:{names}){ends}|{_HIDDEN}(?:{_CONTROL}))"
     bracketed = rf"\[\\*(?={_BRACKETED})"
-    label = rf"{_LINE}{_BLANKS}[{_UNSEEN}>*_#`-]*+{_BLANKS}[{_SQUARE}]\\*(?={_LABEL})"
+    slots = f"{_NUMBERS}|{_LETTERS}" if letters else _NUMBERS
+    label = rf"{_LINE}{_BLANKS}[{_UNSEEN}>*_#`-]*+{_BLANKS}[{_SQUARE}]\\*(?={_GAP}(?:{slots}){_GAP}[\]］】〕❳⟧])"
     return re.compile(f"{fence}|{bracketed}|{label}", re.IGNORECASE)
 
 
-def neutralise(text: str, tags: Sequence[str]) -> str:
+def neutralise(text: str, tags: Sequence[str], *, letters: bool = False) -> str:
     r"""Put a backslash after the bracket of everything that could close or open a fence, a slot or a chat turn.
 
     ``</response>`` becomes ``<\/response>``, ``<|im_end|>`` becomes ``<\|im_end|>``, ``[2]`` at the beginning of a line
     ``[\2]``; also where the letters are full-width ones or unseen marks stand between them. Text that has such a
-    backslash already gets one more, so that ``restore`` undoes it exactly. Nothing else changes.
+    backslash already gets one more, so that ``restore`` undoes it exactly. Nothing else changes. letters: slots are
+    named by letters.
     """
-    return _markers(tuple(tags)).sub(lambda m: m[0] + "\\", text)
+    return _markers(tuple(tags), letters).sub(lambda m: m[0] + "\\", text)
 
 
 def restore(text: str, tags: Sequence[str]) -> str:
     """The inverse of ``neutralise``."""
-    return _markers(tuple(tags)).sub(lambda m: m[0].removesuffix("\\"), text)
+    return _markers(tuple(tags), False).sub(lambda m: m[0].removesuffix("\\"), text)
 
 
 # Template to messages ---------------------------------------------------------------------------------------
@@ -97,6 +96,7 @@ def render(
     presentation: Sequence[int],
     *,
     structured: bool,
+    asked: Asked = PLAIN,
 ) -> list[Message]:
     """The messages of one ranking call.
 
@@ -104,94 +104,71 @@ def render(
         demos: in the order in which they are shown; their answers take the item's form of answer.
         presentation: ``presentation[slot]`` is the index of the candidate shown as number ``slot + 1``.
         structured: ask for JSON that fits ``answer_schema(K)``, else for a line like ``[2] > [1] > [3]``.
+        asked: what the judge is to say.
 
     Raises ValueError where ``presentation`` is not a permutation of the K candidates.
     """
     k = len(item.candidates)
     _check_permutation(presentation, k)
     array = k > ENUM_UP_TO
-    wording = template.answer_structured if structured else template.answer_text
-    example = format_answer((1, 0, 4, 2, 3) if array else (1, 0, 2), structured=structured, array=array)
-    answer = fill(wording, {"example": example})
-    head = fill(template.instruction, {"answer": answer})
+    answer = answer_words(template, asked, structured=structured, array=array)
+    rubric = _block(template, template.rubric, asked.rubric)
+    head = fill_blocks(template.instruction, {"answer": answer, "rubric": rubric})
+    letters = asked.answer == "first_token"
     messages: list[Message] = []
     for demo in demos:
-        shown = _user_turn(template, template.demonstration, demo.prompt.messages, demo.responses)
-        worked = format_answer(demo.order, structured=structured, array=array)
+        shown = _user_turn(template, template.demonstration, demo.prompt.messages, demo.responses, letters=letters)
+        worked = format_answer(demo.order, structured=structured, array=array, asked=asked)
         messages += [{"role": "user", "content": shown}, {"role": "assistant", "content": worked}]
     responses = [item.candidates[index].text for index in presentation]
-    last = _user_turn(template, template.item, item.prompt.messages, responses, answer=answer)
-    messages.append({"role": "user", "content": last})
+    own = {
+        "answer": answer,
+        "rubric": _block(template, template.rubric, item.prompt.rubric),
+        "reference": _block(template, template.reference, item.prompt.reference),
+    }
+    last = _user_turn(template, template.item, item.prompt.messages, responses, own, letters=letters)
+    # A template's own words ask for an order: what else is wanted is said last.
+    closing = "" if asked.usual or has_place(template.item, "answer") else f"\n\n{answer}"
+    messages.append({"role": "user", "content": f"{last}{closing}"})
     if template.system:
         return [{"role": "system", "content": f"{fill(template.system, {})}\n\n{head}"}, *messages]
     return [{"role": "user", "content": f"{head}\n\n{messages[0]['content']}"}, *messages[1:]]
 
 
+def _block(template: RankTemplate, field: str, text: str | None) -> str:
+    """A rubric or reference in its frame; empty where there is none."""
+    return fill(field, {"text": neutralise(well_formed(text), template.tags)}) if text else ""
+
+
 def _user_turn(
-    template: RankTemplate, text: str, messages: Sequence[Message], responses: Sequence[str], **more: str
+    template: RankTemplate,
+    text: str,
+    messages: Sequence[Message],
+    responses: Sequence[str],
+    blocks: Mapping[str, str] | None = None,
+    *,
+    letters: bool = False,
 ) -> str:
     def safe(data: str) -> str:
-        return neutralise(well_formed(data), template.tags)
+        return neutralise(well_formed(data), template.tags, letters=letters)
 
     turns = [fill(template.turn, {"role": safe(m["role"]), "text": safe(m["content"])}) for m in messages]
-    shown = [fill(template.candidate, {"number": str(n), "text": safe(r)}) for n, r in enumerate(responses, 1)]
+    names = LABELS if letters else [str(n) for n in range(1, len(responses) + 1)]
+    shown = [fill(template.candidate, {"number": n, "text": safe(r)}) for n, r in zip(names, responses, strict=False)]
     values = {"conversation": "\n".join(turns), "candidates": "\n".join(shown), "k": str(len(responses))}
-    return fill(text, values | more)
+    return fill_blocks(text, values | dict(blocks or {}))
 
 
-def format_answer(order: Sequence[int], *, structured: bool, array: bool = False) -> str:
-    """The answer that names slots ``order`` (0-based, best first) in the form that ``parse_reply`` reads."""
-    numbers = [slot + 1 for slot in order]
-    if not structured:
-        return " > ".join(f"[{n}]" for n in numbers)
-    ranking: Any = numbers if array else ">".join(map(str, numbers))
-    return json.dumps({"ranking": ranking}, separators=(",", ":"))
-
-
-def answer_schema(k: int) -> dict[str, object]:
-    """JSON schema of the answer: for K <= 4 one of the K! orders, above an array of K response numbers.
-
-    ``uniqueItems`` is left out because many servers refuse it; ``parse_reply`` checks instead.
-    """
-    if k <= ENUM_UP_TO:
-        orders = itertools.permutations(range(1, k + 1))
-        ranking: dict[str, object] = {"type": "string", "enum": [">".join(map(str, order)) for order in orders]}
-    else:
-        number = {"type": "integer", "enum": list(range(1, k + 1))}
-        ranking = {"type": "array", "items": number, "minItems": k, "maxItems": k}
-    return {
-        "type": "object",
-        "properties": {"ranking": ranking},
-        "required": ["ranking"],
-        "additionalProperties": False,
-    }
-
-
-def response_format(k: int) -> dict[str, object]:
-    """``answer_schema`` as the ``response_format`` of an OpenAI-compatible chat call."""
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": "ranking", "strict": True, "schema": answer_schema(k)},
-    }
-
-
-def answer_format(k: int, form: AnswerForm) -> dict[str, object] | None:
-    """The ``response_format`` of a call in a form of answer; None for text."""
-    if form == "text":
-        return None
-    return response_format(k) if form == "schema" else {"type": "json_object"}
-
-
-def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:
+def repair_messages(messages: Sequence[Message], reply: str, problem: str, asked: Asked = PLAIN) -> list[Message]:
     """The messages of the one repair call: the unusable reply and what is wrong with it."""
     quoted = reply.strip()
     if len(quoted) > REPAIR_QUOTE:
         quoted = quoted[:REPAIR_QUOTE] + " …"
     shown = neutralise(well_formed(quoted), ()) or "(empty reply)"  # some servers refuse an empty turn
-    wanted = (
-        f"This reply cannot be used: {problem}. Answer again with the ranking alone, in the form that was"
-        " asked for: every response number exactly once, best first."
-    )
+    again = "with the ranking alone, in the form that was asked for: every response number exactly once, best first."
+    if not asked.usual:
+        again = "in the form that was asked for, and with nothing else."
+    wanted = f"This reply cannot be used: {problem}. Answer again {again}"
     return [*messages, {"role": "assistant", "content": shown}, {"role": "user", "content": wanted}]
 
 
@@ -250,6 +227,12 @@ def estimate_tokens(text: str) -> int:
 def estimate_message_tokens(messages: Sequence[Message]) -> int:
     """``estimate_tokens`` of the contents, plus 4 a message for the chat template's marks."""
     return sum(estimate_tokens(m["content"]) + 4 for m in messages)
+
+
+def prompt_tokens(prompt: Prompt) -> int:
+    """``estimate_message_tokens`` of a prompt as a judge is shown it, with its rubric and reference."""
+    own = (text for text in (prompt.rubric, prompt.reference) if text)
+    return estimate_message_tokens(prompt.messages) + sum(map(estimate_tokens, own))
 
 
 def demonstration_tokens(template: RankTemplate, demo: Demonstration) -> int:

@@ -1,10 +1,13 @@
-"""Reply to ranking: strict parsing of what a judge wrote (the inverse of ``prompting.render``)."""
+"""Reply to ranking: strict parsing of what a judge wrote (the inverse of ``prompting.render``); ``verdicts`` reads what
+else it may be asked for."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 from cyclealign.judge.thinking import set_aside
 
@@ -34,11 +37,13 @@ _REFUSAL = re.compile(
 
 
 class ReplyUnusable(Exception):
-    """A reply that is not exactly one strict ranking; ``reason`` is what the repair call tells the judge."""
+    """A reply that is not exactly one strict verdict; ``reason`` is what the repair call tells the judge. refusal: it
+    refuses, in the form that was asked for."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, refusal: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.refusal = refusal
 
 
 def parse_reply(text: str, k: int, *, structured: bool) -> tuple[int, ...]:
@@ -51,6 +56,12 @@ def parse_reply(text: str, k: int, *, structured: bool) -> tuple[int, ...]:
 
     Raises ReplyUnusable.
     """
+    body = answer_body(text)
+    return complete(_structured_numbers(body) if structured else _chain_numbers(body), k)
+
+
+def answer_body(text: str) -> str:
+    """The answer of a reply, without thinking parts and a fence around it. Raises ReplyUnusable."""
     thought = set_aside(text)
     if thought.unfinished:
         raise ReplyUnusable("it was cut off while it was thinking")
@@ -58,7 +69,11 @@ def parse_reply(text: str, k: int, *, structured: bool) -> tuple[int, ...]:
     body = fenced[2].strip() if fenced else thought.answer
     if not body:
         raise ReplyUnusable("it is thinking alone" if thought.thinking else "it is empty")
-    numbers = _structured_numbers(body) if structured else _chain_numbers(body)
+    return body
+
+
+def complete(numbers: Sequence[int], k: int) -> tuple[int, ...]:
+    """Response numbers as slots from 0. Raises ReplyUnusable unless they are 1 to K, each once."""
     counts = Counter(numbers)
     unknown = sorted(n for n in counts if not 1 <= n <= k)
     missing = [n for n in range(1, k + 1) if n not in counts]
@@ -73,16 +88,23 @@ def parse_reply(text: str, k: int, *, structured: bool) -> tuple[int, ...]:
     return tuple(n - 1 for n in numbers)
 
 
-def _structured_numbers(body: str) -> list[int]:
+def json_fields(body: str, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of an answer that is one JSON object with these keys, each once; an object in it is a list of its keys
+    and values. Raises ReplyUnusable."""
     try:
         # Pairs, not a dict: of a key that is there twice, json would silently take the last.
         pairs = json.loads(body, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise ReplyUnusable("it is not one JSON object") from error
     keys = [pair[0] for pair in pairs if isinstance(pair, tuple)] if isinstance(pairs, list) else []
-    if keys != ["ranking"] or len(pairs) != 1:
-        raise ReplyUnusable('it is not a JSON object with the one key "ranking"')
-    ranking = pairs[0][1]
+    if sorted(keys) != sorted(names) or len(pairs) != len(keys):
+        wanted = " and ".join(f'"{name}"' for name in names)
+        raise ReplyUnusable(f"it is not a JSON object with the {'one key' if len(names) == 1 else 'keys'} {wanted}")
+    return dict(pairs)
+
+
+def _structured_numbers(body: str) -> list[int]:
+    ranking = json_fields(body, ["ranking"])["ranking"]
     if isinstance(ranking, str) and _STRING_CHAIN.fullmatch(ranking):
         return [int(n) for n in ranking.split(">")]
     if isinstance(ranking, list) and ranking and all(type(n) is int for n in ranking):
@@ -91,42 +113,47 @@ def _structured_numbers(body: str) -> list[int]:
 
 
 def _chain_numbers(body: str) -> list[int]:
-    lines = [_bare(line) for line in body.splitlines()]
+    return [int(n) for n in re.findall(r"[0-9]+", verdict_line(body, _CHAIN, "a ranking such as [2] > [1] > [3]"))]
+
+
+def verdict_line(body: str, form: re.Pattern[str], such_as: str) -> str:
+    """The last line of an answer, which is in this form, and the only one that is, without spaces; ``such_as``: what
+    the judge is told that it should be. Raises ReplyUnusable."""
+    lines = [_bare(line, form) for line in body.splitlines()]
     lines = [line for line in lines if line]
-    chains = {_numbers(line) for line in lines if _CHAIN.fullmatch(line)}
-    if not lines or not _CHAIN.fullmatch(lines[-1]):
-        raise ReplyUnusable("its last line is not a ranking such as [2] > [1] > [3]" if chains else _NO_LINE)
-    if len(chains | {_numbers(m[0]) for m in _CHAIN.finditer(body)}) > 1:
+    verdicts = {_spaceless(line) for line in lines if form.fullmatch(line)}
+    if not lines or not form.fullmatch(lines[-1]):
+        where = "its last line is not" if verdicts else "it has no line that is"
+        raise ReplyUnusable(f"{where} {such_as}")
+    if len(verdicts | {_spaceless(m[0]) for m in form.finditer(body)}) > 1:
         raise ReplyUnusable("it has more than one ranking")
-    if not all(_CHAIN.fullmatch(line) or _is_label(line) for line in lines):
+    if not all(form.fullmatch(line) or _is_label(line) for line in lines):
         raise ReplyUnusable("it has other words beside the ranking")
-    return list(chains.pop())
+    return verdicts.pop()
 
 
-_NO_LINE = "it has no line that is a ranking such as [2] > [1] > [3]"
+def _spaceless(line: str) -> str:
+    return "".join(line.split())
 
 
-def _numbers(chain: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"[0-9]+", chain))
-
-
-def _bare(line: str) -> str:
-    """A line without white space, emphasis and a label before its ranking."""
-    line = _unmarked(line)
+def _bare(line: str, form: re.Pattern[str]) -> str:
+    """A line without white space, emphasis and a label before its verdict."""
+    line = unmarked(line)
     head, colon, tail = line.partition(":")
-    if colon and _is_label(head) and _CHAIN.fullmatch(_unmarked(tail)):
-        return _unmarked(tail)
+    if colon and _is_label(head) and form.fullmatch(unmarked(tail)):
+        return unmarked(tail)
     return line
 
 
-def _unmarked(line: str) -> str:
+def unmarked(line: str) -> str:
+    """A line without white space, full stop and emphasis around it."""
     for _ in range(LAYERS):
         line = _EMPHASIS.sub("", line.strip().rstrip(". \t"))
     return line.strip()
 
 
 def _is_label(line: str) -> bool:
-    words = _unmarked(_unmarked(line).removesuffix(":"))
+    words = unmarked(unmarked(line).removesuffix(":"))
     return _LABEL.fullmatch(words) is not None
 
 

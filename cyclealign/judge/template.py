@@ -17,21 +17,24 @@ import yaml
 
 from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource, resource_dir
-from cyclealign.types import UserError, sha256_hex
+from cyclealign.types import Prompt, UserError, sha256_hex
 
 # Field -> (placeholders that it must have, placeholders that it may have).
 PLACEHOLDERS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "name": (frozenset(), frozenset()),
     "system": (frozenset(), frozenset()),
-    "instruction": (frozenset({"answer"}), frozenset()),
+    "instruction": (frozenset({"answer"}), frozenset({"rubric"})),
     "turn": (frozenset({"role", "text"}), frozenset()),
     "candidate": (frozenset({"number", "text"}), frozenset()),
     "demonstration": (frozenset({"conversation", "candidates"}), frozenset({"k"})),
-    "item": (frozenset({"conversation", "candidates"}), frozenset({"k", "answer"})),
+    "item": (frozenset({"conversation", "candidates"}), frozenset({"k", "answer", "rubric", "reference"})),
     "answer_structured": (frozenset({"example"}), frozenset()),
     "answer_text": (frozenset({"example"}), frozenset()),
+    "rubric": (frozenset({"text"}), frozenset()),
+    "reference": (frozenset({"text"}), frozenset()),
 }
-FENCED = ("turn", "candidate")  # the fields that bring in text which others wrote
+FENCED = ("turn", "candidate", "rubric", "reference")  # the fields that bring in text which others wrote
+OPTIONAL = ("rubric", "reference")
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)")
@@ -46,7 +49,10 @@ class RankTemplate:
     first user turn instead. instruction: what to do; ``{answer}`` becomes ``answer_structured`` or
     ``answer_text``, in which ``{example}`` is an answer in the exact form that the parser reads.
     demonstration, item: a user turn, with ``{conversation}`` (the turns, each in ``turn``) and
-    ``{candidates}`` (each in ``candidate``). ``{{word}}`` gives a literal ``{word}``.
+    ``{candidates}`` (each in ``candidate``). rubric, reference: around the text that a judge is to go by, and around a
+    reply that is known to be good; they stand where ``{rubric}`` is in the instruction (for all prompts) or the item
+    (of its prompt), and ``{reference}`` in the item; a line that is nothing else goes where there is none.
+    ``{{word}}`` gives a literal ``{word}``.
     """
 
     name: str
@@ -58,6 +64,8 @@ class RankTemplate:
     item: str
     answer_structured: str
     answer_text: str
+    rubric: str = ""
+    reference: str = ""
 
     @cached_property
     def version(self) -> str:
@@ -79,6 +87,34 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda m: f"{{{m[1]}}}" if m[1] else values[m[2]], text)
 
 
+def fill_blocks(text: str, values: Mapping[str, str]) -> str:
+    """``fill``, but a line that is nothing but a placeholder of an empty value goes."""
+    for name in (name for name, value in values.items() if not value):
+        text = re.sub(rf"^[ \t]*\{{{name}\}}[ \t]*(?:\n|\Z)", "", text, flags=re.MULTILINE)
+    return fill(text, values)
+
+
+def has_place(text: str, name: str) -> bool:
+    """Whether a field has a placeholder of this name."""
+    return any(m[2] == name for m in _PLACEHOLDER.finditer(text))
+
+
+def check_places(template: RankTemplate, prompts: Iterable[Prompt], rubric: str = "") -> None:
+    """UserError where a rubric of all prompts, or a prompt's own rubric or reference, has no place in the template."""
+    if rubric and not has_place(template.instruction, "rubric"):
+        raise UserError(f"black_box.rubric: {_no_place(template, 'rubric', 'instruction')}")
+    lacking = [name for name in OPTIONAL if not has_place(template.item, name)]
+    for prompt in prompts if lacking else ():
+        for name in lacking:
+            if getattr(prompt, name) is not None:
+                way = f"{_no_place(template, name, 'item')}, or drop the column {name} of the data"
+                raise UserError(f"prompt {prompt.id}: its {name}: {way}")
+
+
+def _no_place(template: RankTemplate, name: str, field: str) -> str:
+    return f"template {template.name} has no place for it; write {{{name}}} in its {field}"
+
+
 def load_template(name_or_path: str) -> RankTemplate:
     """A packaged template by name (``rank``, ``rank_terse``), else a YAML file by path.
 
@@ -92,7 +128,14 @@ def load_template(name_or_path: str) -> RankTemplate:
     values, lines = _parse(path, text)
     for key, value in values.items():
         _check_field(f"template {path}:{lines[key]}: {key}", key, value)
-    return RankTemplate(**values)
+    template = RankTemplate(**values)
+    for name in OPTIONAL:
+        placed = has_place(template.item, name) or has_place(template.instruction, name)
+        if placed and name not in values:
+            raise UserError(f'template {path}: {{{name}}} needs the key {name}, such as "<{name}>{{text}}</{name}>"')
+        if name in values and not placed:
+            raise UserError(f"template {path}:{lines[name]}: {name}: has no place; write {{{name}}} in item")
+    return template
 
 
 def find_template(name_or_path: str) -> Path:
@@ -140,10 +183,11 @@ def _parse(path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
             raise UserError(f"{where}: expected text; put the value in quotes or in a block after `{key}: |`")
         # Block scalars end in a line feed that nobody means.
         values[key], lines[key] = value_node.value.strip("\n"), line
-    missing = [key for key in PLACEHOLDERS if key not in values]
+    needed = [key for key in PLACEHOLDERS if key not in OPTIONAL]
+    missing = [key for key in needed if key not in values]
     if missing:
         way = '; write system: "" for a judge without a system message' if missing[0] == "system" else ""
-        raise UserError(f"template {path}: missing key {missing[0]}; needed: {', '.join(PLACEHOLDERS)}{way}")
+        raise UserError(f"template {path}: missing key {missing[0]}; needed: {', '.join(needed)}{way}")
     return values, lines
 
 

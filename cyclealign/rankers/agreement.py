@@ -12,9 +12,19 @@ from itertools import combinations
 from operator import itemgetter
 
 from cyclealign.rankers.chance import chance_corrected_of
-from cyclealign.types import Ranking
+from cyclealign.types import Given, Ranking
 
 Tiers = tuple[tuple[str, ...], ...]
+
+
+def tiers_of(given: Sequence[str | tuple[str, ...]]) -> Tiers:
+    """What a pass gave, as tiers."""
+    return tuple((one,) if isinstance(one, str) else one for one in given)
+
+
+def given_of(tiers: Tiers) -> Given:
+    """The inverse of ``tiers_of``."""
+    return tuple(tier[0] if len(tier) == 1 else tier for tier in tiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +111,14 @@ def _places(tiers: Sequence[Sequence[str]]) -> dict[str, int]:
     return places
 
 
-def kendall_tau(first: Ranking | Sequence[str], second: Ranking | Sequence[str]) -> float:
-    """Kendall's tau-b in [-1, 1] of two orders (ids best first) or rankings, over the candidates both have.
+def kendall_tau(
+    first: Ranking | Sequence[str | tuple[str, ...]], second: Ranking | Sequence[str | tuple[str, ...]]
+) -> float:
+    """Kendall's tau-b in [-1, 1] of two orders (as passes give them) or rankings, over the candidates both have.
 
     0.0 where it is undefined: fewer than two common candidates, or one ranking ties them all.
     """
-    a, b = (_places(r.tiers if isinstance(r, Ranking) else [(i,) for i in r]) for r in (first, second))
+    a, b = (_places(r.tiers if isinstance(r, Ranking) else tiers_of(r)) for r in (first, second))
     balance = untied_a = untied_b = 0
     for i, j in combinations([i for i in a if i in b], 2):
         sign_a, sign_b = _sign(a[j] - a[i]), _sign(b[j] - b[i])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.judge.answers import answer_format
+from cyclealign.judge.asked import LABELS, Asked, asked_of
 from cyclealign.judge.call import AnswerForm, Call, Purpose
 from cyclealign.judge.capability import MOST_FORMS, Capability
 from cyclealign.judge.chat import ChatReply
@@ -17,21 +18,26 @@ from cyclealign.judge.failures import CallFailed
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent, RetryPolicy
 from cyclealign.judge.paid_calls import PaidCalls
-from cyclealign.judge.prompting import answer_format, presentations, render, repair_messages, unshuffle
-from cyclealign.judge.replies import ReplyUnusable, is_refusal, parse_reply
+from cyclealign.judge.prompting import presentations, render, repair_messages, unshuffle
+from cyclealign.judge.replies import ReplyUnusable, is_refusal
 from cyclealign.judge.streaming import Work, stream
-from cyclealign.judge.template import RankTemplate
+from cyclealign.judge.template import RankTemplate, check_places
 from cyclealign.judge.thinking import set_aside
-from cyclealign.rankers.consensus import aggregate
+from cyclealign.judge.verdicts import Said, read_first_token, read_verdict
+from cyclealign.rankers.agreement import given_of
+from cyclealign.rankers.consensus import aggregate, mean_scores
 from cyclealign.rankers.presenting import Seeds
 from cyclealign.rankers.scored import too_few
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,
     Demonstration,
+    Given,
+    Gives,
     Message,
     RankContext,
     Ranking,
+    Reason,
     Unranked,
     UnrankedReason,
 )
@@ -50,6 +56,15 @@ class _Item:
     orders: tuple[tuple[int, ...], ...]  # its presentations, a pass each
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What one presentation gave, the presentation undone."""
+
+    given: Given
+    scores: Mapping[str, float] | None
+    reason: Reason | None
+
+
 class _NoVerdict(Exception):
     def __init__(self, reason: UnrankedReason, detail: str) -> None:
         super().__init__(detail)
@@ -62,7 +77,8 @@ class BlackBoxRanker:
 
     An item is ranked when all of its passes are (a consensus of fewer would weigh its presentation orders unevenly),
     else it is Unranked: ``unusable`` or ``refusal`` after one repair call, ``error`` after all attempts or where
-    the server refuses this one request, ``budget``, ``too_few`` without a call. A list that the context wants
+    the server refuses this one request, ``budget``, ``too_few`` without a call. Scores of several passes are averaged.
+    A list that the context wants
     ``shown_again`` is asked about once more, from the end of its first order. Presentation orders are a function of
     the context and the prompt alone where it stands once in a call (``presenting.Seeds`` says what else), so that a
     resumed run finds its calls on the ledger.
@@ -76,8 +92,11 @@ class BlackBoxRanker:
         *,
         retry: RetryPolicy | None = None,
     ) -> None:
-        """UserError where the key is missing, or the request cannot be held to a budget."""
-        self.gives: Literal["order", "votes"] = "votes" if config.passes >= 2 else "order"
+        """UserError where the key is missing, the request cannot be held to a budget, or the template has no place for
+        the rubric."""
+        self.gives: Gives = "magnitude" if config.answer != "ranking" else "votes" if config.passes >= 2 else "order"
+        self._asked = asked_of(config)
+        check_places(template, (), self._asked.rubric)
         self._config = config
         self._template = template
         self._ledger = ledger
@@ -116,6 +135,7 @@ class BlackBoxRanker:
     def _items(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[_Item]:
         seeds = Seeds(context.seed, context.run, context.interaction)
         for item in sets:
+            check_places(self._template, [item.prompt])
             shown = item.demonstrations
             if shown is None:
                 shown = () if len(item.candidates) < 2 else tuple(context.demonstrations.select(item.prompt))
@@ -134,12 +154,15 @@ class BlackBoxRanker:
     async def _rank_item(self, item: _Item) -> Ranking | Unranked:
         if len(item.set.candidates) < 2:
             return too_few(item.set)
+        if self._asked.answer == "first_token" and len(item.set.candidates) > len(LABELS):
+            detail = f"answer: first_token has letters for {len(LABELS)} candidates, got {len(item.set.candidates)}"
+            return Unranked(item.set.prompt.id, "unusable", detail, set_id=item.set.id)
         return replace(await self._verdict(item), set_id=item.set.id)
 
     async def _verdict(self, item: _Item) -> Ranking | Unranked:
-        prompt_id, ids = item.set.prompt.id, item.set.ids
+        prompt_id = item.set.prompt.id
         try:
-            await self._capability.form(len(ids))
+            await self._capability.form(len(item.set.ids))
         except BudgetSpent:
             return Unranked(prompt_id, "budget")
         orders = item.orders
@@ -152,15 +175,15 @@ class BlackBoxRanker:
         failed = [p for p in passes if isinstance(p, Unranked)]
         if failed:
             return min(failed, key=lambda unranked: PRECEDENCE.index(unranked.reason))
-        ranking = aggregate(prompt_id, [[ids[index] for index in p] for p in passes if not isinstance(p, Unranked)])
-        answer = found[asked.index(reverse)] if reverse in asked else ()
+        ranking = _together(prompt_id, [p for p in passes if not isinstance(p, Unranked)])
+        answer = found[asked.index(reverse)] if reverse in asked else None
         # That it could not be measured is no fault of the verdict.
-        return ranking if isinstance(answer, Unranked) else replace(ranking, reverse=tuple(ids[i] for i in answer))
+        return replace(ranking, reverse=answer.given) if isinstance(answer, _Pass) else ranking
 
-    async def _pass(self, item: _Item, number: int, order: Sequence[int]) -> tuple[int, ...] | Unranked:
-        """Candidate indices best first, as one presentation order gave them."""
+    async def _pass(self, item: _Item, number: int, order: Sequence[int]) -> _Pass | Unranked:
+        """What one presentation order gave."""
         try:
-            slots = await self._slots(item, number, order)
+            said = await self._said(item, number, order)
         except _NoVerdict as none:
             return Unranked(item.set.prompt.id, none.reason, none.detail)
         except CallFailed as error:
@@ -169,25 +192,29 @@ class BlackBoxRanker:
             return Unranked(item.set.prompt.id, "refusal" if refusal else "error", str(error))
         except BudgetSpent:
             return Unranked(item.set.prompt.id, "budget")
-        return unshuffle(slots, order)
+        ids = item.set.ids
+        shown = tuple(ids[i] for i in unshuffle(range(len(order)), order))
+        tiers = tuple(tuple(ids[i] for i in unshuffle(tier, order)) for tier in said.tiers)
+        scores = None if said.scores is None else dict(zip(shown, said.scores, strict=True))
+        return _Pass(given_of(tiers), scores, Reason(shown=shown, text=said.reason) if said.reason else None)
 
-    async def _slots(self, item: _Item, number: int, order: Sequence[int]) -> tuple[int, ...]:
-        """Slots best first; with one repair call when the reply cannot be used."""
+    async def _said(self, item: _Item, number: int, order: Sequence[int]) -> Said:
+        """The verdict in terms of slots; with one repair call when the reply cannot be used."""
         k = len(order)
-        content = render(self._template, item.demonstrations, item.set, order, structured=True)
-        reply = await self._asked(item, number, order, content)
+        content = render(self._template, item.demonstrations, item.set, order, structured=True, asked=self._asked)
+        reply = await self._reply(item, number, order, content)
         try:
-            return _read(reply, k)
+            return _read(reply, k, self._asked)
         except ReplyUnusable as problem:
             reason = problem.reason
-        reply = await self._asked(item, number, order, content, (reply.answer, reason))
+        reply = await self._reply(item, number, order, content, (reply.answer, reason))
         try:
-            return _read(reply, k)
+            return _read(reply, k, self._asked)
         except ReplyUnusable as problem:
-            refusal = is_refusal(reply.text)
+            refusal = problem.refusal or is_refusal(reply.text)
             raise _NoVerdict("refusal" if refusal else "unusable", problem.reason) from problem
 
-    async def _asked(
+    async def _reply(
         self,
         item: _Item,
         number: int,
@@ -202,9 +229,11 @@ class BlackBoxRanker:
             form = await self._capability.form(k)
             messages = content
             if form == "text":
-                messages = render(self._template, item.demonstrations, item.set, order, structured=False)
+                messages = render(
+                    self._template, item.demonstrations, item.set, order, structured=False, asked=self._asked
+                )
             if repair is not None:
-                messages = repair_messages(messages, *repair)
+                messages = repair_messages(messages, *repair, self._asked)
             call = self._call(item, number, messages, content, form, repair)
             try:
                 reply = await self._calls.reply(call)
@@ -233,7 +262,7 @@ class BlackBoxRanker:
             endpoint=self._calls.endpoint,
             model=self._calls.model,
             messages=messages,
-            schema=answer_format(k, form),
+            schema=answer_format(k, form, self._asked),
             options=self._capability.options(k),
             asked=asked_options(self._config),
             purpose="repair" if repair is not None and purpose == "rank" else purpose,
@@ -245,10 +274,25 @@ class BlackBoxRanker:
         )
 
 
-def _read(reply: ChatReply, k: int) -> tuple[int, ...]:
-    """Slots best first. Raises ReplyUnusable, or _NoVerdict for a refusal by the API's own fields."""
+def _read(reply: ChatReply, k: int, asked: Asked) -> Said:
+    """The verdict of a reply. Raises ReplyUnusable, or _NoVerdict for a refusal by the API's own fields."""
     if reply.refused:
         raise _NoVerdict("refusal", "the model or a content filter refused")
+    if asked.answer == "first_token":
+        return read_first_token(reply.first, k)
+    _check_end(reply)
+    return read_verdict(reply.answer, k, asked, structured=reply.structured)
+
+
+def _together(prompt_id: str, passes: Sequence[_Pass]) -> Ranking:
+    """The verdict of all passes."""
+    scores = [p.scores for p in passes if p.scores is not None]
+    ranking = mean_scores(prompt_id, scores) if scores else aggregate(prompt_id, [p.given for p in passes])
+    return replace(ranking, reasons=tuple(p.reason for p in passes if p.reason is not None))
+
+
+def _check_end(reply: ChatReply) -> None:
+    """ReplyUnusable where it is not the whole of an answer."""
     if reply.end != "natural":
         thinking = set_aside(reply.text).unfinished or (not reply.text.strip() and reply.thoughts)
         if reply.cut_off:
@@ -256,4 +300,3 @@ def _read(reply: ChatReply, k: int) -> tuple[int, ...]:
         raise ReplyUnusable(f"it did not end by itself (finish_reason {reply.finish})")
     if not reply.answer.strip() and reply.thoughts:
         raise ReplyUnusable(f"its content is empty, what was written stands in the field {reply.thoughts_in}")
-    return parse_reply(reply.answer, k, structured=reply.structured)

@@ -16,7 +16,7 @@ from cyclealign.files.outputs import check_apart, output
 from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
-from cyclealign.judge.template import load_template
+from cyclealign.judge.template import check_places, load_template
 from cyclealign.rankers.by_name import RankerSpec, ledger_of_judge, open_ranker, ranker_spec
 from cyclealign.rankers.verdict_file import MadeBy, Verdicts
 from cyclealign.types import CandidateSet, RankContext, RunStopped, Unranked, sha256_hex
@@ -61,8 +61,11 @@ def _ranked(job: RankJob, sets: Sequence[CandidateSet], spec: RankerSpec) -> str
     with ExitStack() as stack:
         made_by = _made_by(job, spec)
         verdicts = Verdicts(job.out, made_by)
+        template = load_template(spec.box.template)
+        if spec.kind.name == "openai":
+            check_places(template, (s.prompt for s in sets))
         ranker = open_ranker(spec, lambda: _ledger(_ledger_path(job, spec), made_by.input, stack))
-        pool = DemonstrationPool.start(DemonstrationsConfig(), template=load_template(spec.box.template))
+        pool = DemonstrationPool.start(DemonstrationsConfig(), template=template)
         context = RankContext(run="rank", interaction=0, seed=job.seed, demonstrations=pool)
         stack.enter_context(verdicts)
         for verdict in ranker.rank((s for s in sets if s.prompt.id not in verdicts.kept), context):

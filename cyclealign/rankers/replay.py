@@ -25,10 +25,12 @@ from typing import Any, get_args
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.messages import messages as parsed_messages
 from cyclealign.files.records import decode
+from cyclealign.rankers.agreement import given_of, tiers_of
 from cyclealign.rankers.scored import too_few
 from cyclealign.types import (
     CandidateSet,
     Cascaded,
+    Given,
     Gives,
     Prompt,
     RankContext,
@@ -144,9 +146,13 @@ def _renamed(ranking: Ranking, prompt_id: str, ids: Mapping[str, str]) -> Rankin
         scores=values(ranking.scores),
         votes=values(ranking.votes),
         confidence=ranking.confidence,
-        passes=tuple(tuple(ids[name] for name in order) for order in ranking.passes),
+        passes=tuple(_renamed_pass(given, ids) for given in ranking.passes),
         cascade=cascade,
     )
+
+
+def _renamed_pass(given: Given, ids: Mapping[str, str]) -> Given:
+    return given_of(tuple(tuple(ids[name] for name in tier) for tier in tiers_of(given)))
 
 
 # Reading ----------------------------------------------------------------------------------------------------
@@ -211,9 +217,7 @@ def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str]
     for key, values in graded.items():
         _expect(values.keys() == judged, where, f"{key}: expected a number for each ranked candidate, and no other")
     passes = line.get("passes", [])
-    fine = isinstance(passes, list) and all(
-        _are_names(p) and len(p) == len(judged) and set(p) == judged for p in passes
-    )
+    fine = isinstance(passes, list) and all(_orders(given, judged) for given in passes)
     _expect(fine, where, "passes: expected orders of the ranked candidates")
     confidence = line.get("confidence")
     _expect(confidence is None or _is_number(confidence), where, "confidence: expected a number")
@@ -221,7 +225,7 @@ def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str]
         prompt_id=prompt_id,
         tiers=tuple(map(tuple, tiers)),
         confidence=confidence,
-        passes=tuple(map(tuple, passes)),
+        passes=tuple(tuple(one if isinstance(one, str) else tuple(one) for one in given) for given in passes),
         cascade=cascade,
         scores=graded.get("scores"),
         votes=graded.get("votes"),
@@ -254,6 +258,17 @@ def _is_number(value: Any) -> bool:
 
 def _are_names(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+
+def _orders(given: Any, names: set[str]) -> bool:
+    """Whether a pass gives each of these names one place; tied names are a list in it."""
+    if not isinstance(given, list):
+        return False
+    tiers = [[one] if isinstance(one, str) else one for one in given]
+    if not all(tier and _are_names(tier) for tier in tiers):
+        return False
+    found = [name for tier in tiers for name in tier]
+    return len(found) == len(names) and set(found) == names
 
 
 def _expect(fine: bool, where: str, problem: str) -> None:

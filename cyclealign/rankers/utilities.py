@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cyclealign.rankers.agreement import Tiers
 from cyclealign.types import Ranking
@@ -35,6 +35,23 @@ def win_rates(ranking: Ranking) -> dict[str, float]:
     return {i: len(ranking.votes) / 2 * share for i, share in ranking.votes.items()}
 
 
+def score_utilities(scores: Mapping[str, float], spread: float) -> dict[str, float]:
+    """(score - mean of the list) / ``spread``: what scores tell a loss, whatever scale they are given on.
+
+    Differences are then in units of how far scores of one list usually stand apart, so that the gaps of PRO, the
+    weights of PLD and the margins of Margin-MSE mean the same with every judge.
+    """
+    mean = math.fsum(scores.values()) / len(scores)
+    return {i: (score - mean) / spread for i, score in scores.items()}
+
+
+def score_spread(lists: Iterable[Mapping[str, float]]) -> float:
+    """Root mean square distance of scores to the mean of their list; 1 where no list has two different scores."""
+    centred = [score for scores in lists for score in score_utilities(scores, 1.0).values()]
+    spread = math.sqrt(math.fsum(c * c for c in centred) / len(centred)) if centred else 0.0
+    return spread or 1.0
+
+
 def taught_tiers(ranking: Ranking) -> Tiers:
     """The tiers that anything is trained on: those of the ranking, but where a cascade pruned.
 
@@ -46,16 +63,18 @@ def taught_tiers(ranking: Ranking) -> Tiers:
     return (*judged, tuple(i for i in ranking.order if i not in ranking.judged))
 
 
-def teacher_utilities(ranking: Ranking) -> dict[str, float]:
+def teacher_utilities(ranking: Ranking, *, spread: float | None = None) -> dict[str, float]:
     """What a ranking tells a loss, higher is better: its scores, else its votes over two passes or more, else
     its order. The first two have magnitudes, the last has not.
+
+    spread: of ``score_utilities``; None: scores are utilities as they come.
 
     Of a list that a cascade pruned, only the order of ``taught_tiers``.
     """
     if 0 < len(ranking.judged) < len(ranking.order):
         return order_utilities(Ranking(prompt_id=ranking.prompt_id, tiers=taught_tiers(ranking)))
     if ranking.scores is not None:
-        return dict(ranking.scores)
+        return dict(ranking.scores) if spread is None else score_utilities(ranking.scores, spread)
     if ranking.votes is not None and len(ranking.passes) >= 2:
         return vote_utilities(ranking.votes)
     return order_utilities(ranking)

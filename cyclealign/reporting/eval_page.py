@@ -18,6 +18,7 @@ from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.forest import forest_plot
 from cyclealign.reporting.frame import CSS, POLICY
 from cyclealign.reporting.markup import Html, details, join, passage, table, tag
+from cyclealign.reporting.reasons import reasons_given
 
 SHOWN = 12  # items of each kind on the page; the result file has all
 ITEMS = "items"
@@ -153,6 +154,7 @@ def _item(item: Item) -> Html:
             tag("p", about, class_="note"),
             tag("div", passage(item.prompt), class_="prompt"),
             tag("div", *replies, class_="pair"),
+            reasons_given([(reason, [f"response {i}" for i in shown]) for shown, reason in item.reasons]),
         ]
     )
 
@@ -161,5 +163,8 @@ def _head(identity: str, item: Item, place: Mapping[str, int]) -> str:
     parts = [f"response {identity}"]
     if item.tiers:
         parts.append(f"ranked {place.get(identity, '-')}")
+    score = (item.scores or {}).get(identity)
+    if score is not None:
+        parts.append(f"score {score:.3g}")
     grade = item.grades.get(identity)
     return ", ".join(parts if grade is None else [*parts, f"label {grade:g}"])

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from cyclealign.config.ranker_kinds import KINDS
 from cyclealign.evaluation.intervals import wilson
 from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.files.run_records import read_rankings, read_sets
 from cyclealign.judge.prompting import presentations
+from cyclealign.rankers.agreement import Tiers, tiers_of
 from cyclealign.reporting.charts import Interval, Line, LineChart
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.grids import Grid
 from cyclealign.types import Ranking, derive_seed
 
 Pair = tuple[Ranking, Ranking]
-Pass = tuple[tuple[str, ...], tuple[str, ...]]
-"""The ids as they stood before the judge, and the ids best first as it answered."""
+Pass = tuple[tuple[str, ...], Tiers]
+"""The ids as they stood before the judge, and the tiers that it answered, best first."""
 
 
 def confusion_grids(run: RunDir) -> Iterator[Grid]:
@@ -79,7 +80,7 @@ def position_chart(run: RunDir, facts: Facts) -> LineChart | None:
         return None
     k, n = Counter(len(shown) for shown, _ in passes).most_common(1)[0]
     passes = [p for p in passes if len(p[0]) == k]
-    first, last = (Counter(shown.index(given[end]) for shown, given in passes) for end in (0, -1))
+    first, last = _slot_counts(passes, 0), _slot_counts(passes, -1)
     return LineChart(
         key="position",
         title="Position bias of the black box",
@@ -90,6 +91,15 @@ def position_chart(run: RunDir, facts: Facts) -> LineChart | None:
         note=f"{n} answers on lists of {k}, all interactions. Bars: Wilson 95% intervals; answers about one prompt are"
         f" taken as independent. {_flips(run)}",
     )
+
+
+def _slot_counts(passes: Sequence[Pass], end: int) -> Mapping[int, float]:
+    """How often what stood in each slot was put first (or last, ``end`` -1); a tie counts in equal parts."""
+    counts: dict[int, float] = defaultdict(float)
+    for shown, given in passes:
+        for candidate in given[end]:
+            counts[shown.index(candidate)] += 1 / len(given[end])
+    return counts
 
 
 def position_note(run: RunDir, facts: Facts) -> str | None:
@@ -113,11 +123,12 @@ def presented(interaction: InteractionDir, facts: Facts) -> Iterator[Pass]:
         drawn = derive_seed(derive_seed(seed, "rank", n), name, n, prompt_id)
         orders = presentations(len(ids), len(ranking.passes), seed=drawn)
         for order, given in zip(orders, ranking.passes, strict=True):
-            if sorted(given) == sorted(ids):
-                yield tuple(ids[index] for index in order), given
+            tiers = tiers_of(given)
+            if sorted(i for tier in tiers for i in tier) == sorted(ids):
+                yield tuple(ids[index] for index in order), tiers
 
 
-def _by_slot(name: str, counts: Counter[int], k: int, n: int) -> Line:
+def _by_slot(name: str, counts: Mapping[int, float], k: int, n: int) -> Line:
     points = tuple((float(slot + 1), counts[slot] / n) for slot in range(k))
     intervals: tuple[Interval | None, ...] = tuple(wilson(share, n) for _, share in points)
     return Line(name, points, intervals)
@@ -128,7 +139,7 @@ def _flips(run: RunDir) -> str:
     rankings = [r for i in run.interactions() for r in read_rankings(i.black_box).values() if len(r.passes) >= 2]
     if not rankings:
         return ""
-    flipped = sum(len({given[0] for given in r.passes}) > 1 for r in rankings)
+    flipped = sum(len({frozenset(tiers_of(given)[0]) for given in r.passes}) > 1 for r in rankings)
     low, high = wilson(flipped / len(rankings), len(rankings))
     share = f"{flipped / len(rankings):.0%} ({low:.0%} to {high:.0%})"
     return f"The first choice changes with the order in {share} of {len(rankings)} lists shown in several."

@@ -11,7 +11,8 @@ from cyclealign.rankers.agreement import Agreement
 from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, tag
-from cyclealign.types import CandidateSet, Message, Ranking
+from cyclealign.reporting.reasons import reasons_given
+from cyclealign.types import CandidateSet, Message, Ranking, Reason
 
 COMPARED = 24  # prompts before and after
 RANKED = 8  # prompts of one interaction with both rankings
@@ -162,8 +163,13 @@ def _ranked(
             tag("p", " · ".join(lines), class_="note"),
             conversation(item.prompt.messages),
             tag("div", *cards, class_="pair ranked"),
+            reasons_given([(r.text, [letters[i] for i in r.shown]) for r in _reasons(black)]),
         ]
     )
+
+
+def _reasons(black: Verdict) -> Sequence[Reason]:
+    return black.reasons if isinstance(black, Ranking) else ()
 
 
 def letter(n: int) -> str:

@@ -16,6 +16,8 @@ from fuzzing import ENDLESS, SECONDS, Broken, closed, held, opened
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from cyclealign.judge.verdicts import Said
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = 150
 KEPT_PHASES = (Phase.explicit, Phase.generate)
@@ -68,11 +70,11 @@ def test_the_targets_see_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("fuzz_replies.parse_reply", lazy)
     with pytest.raises(Broken, match="does not stand at the end"):
         target("replies")(closed(0, "[2] > [1]"))
-    monkeypatch.setattr("fuzz_replies.black_box._read", lazy)
+    monkeypatch.setattr("fuzz_replies.black_box._read", lambda *_: Said(((0,), (1,))))
     cut = json.dumps({"choices": [{"message": {"content": "[1] > [2]"}, "finish_reason": "length"}]})
     with pytest.raises(Broken, match="finish_reason 'length'"):
         target("replies")(closed(0, cut, 4))
-    monkeypatch.setattr("cyclealign.judge.prompting.neutralise", lambda text, _: text)
+    monkeypatch.setattr("cyclealign.judge.prompting.neutralise", lambda text, _, **__: text)
     with pytest.raises(Broken, match="data made"):
         target("templates")(closed(1, "a\0</r>\0b", 2))
     with pytest.raises(Broken, match="of the processor"):

@@ -12,6 +12,7 @@ from typing import Any
 
 from fuzzing import Broken, check_sound, closed, opened
 
+from cyclealign.judge.asked import PLAIN
 from cyclealign.judge.chat import ChatReply, NotACompletion, decoded, error_of, read_reply
 from cyclealign.judge.failures import Failure
 from cyclealign.judge.prompting import repair_messages
@@ -63,11 +64,11 @@ def _response(raw: str, k: int, structured: bool) -> None:
         if count is not None and (type(count) is not int or count < 0):
             raise Broken(f"{count!r} tokens")
     try:
-        order = black_box._read(reply, k)
+        said = black_box._read(reply, k, PLAIN)
     except (ReplyUnusable, black_box._NoVerdict):
         is_refusal(reply.text)
         return
-    _check_order(order, reply.answer, k)
+    _check_order(tuple(slot for tier in said.tiers for slot in tier), reply.answer, k)
     _check_end(raw, reply)
 
 

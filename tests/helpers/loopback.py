@@ -23,7 +23,8 @@ from typing import Any
 
 Body = dict[str, Any]
 Judge = Callable[[Body], str]
-CANDIDATE = re.compile(r"\[(\d+)\]\s*<(response|r)>\s*(.*?)\s*</\2>", re.DOTALL)
+Firsts = Callable[[Body], Sequence[tuple[str, float]]]  # tokens with their log-probabilities
+CANDIDATE = re.compile(r"\[(\d+|[A-P])\]\s*<(response|r)>\s*(.*?)\s*</\2>", re.DOTALL)
 ESCAPED = re.compile(r"(?<=[<\[])\\")
 
 
@@ -115,13 +116,15 @@ def _no_faults(number: int, body: Body) -> None:  # noqa: ARG001
 class Loopback(AbstractContextManager["Loopback"]):
     """The server. ``requests``: all bodies in order of arrival; ``most_at_once``: its high-water mark.
 
-    structured: enforces a schema; False: ignores it; ``refused``: answers it with HTTP 400.
+    structured: enforces a schema; False: ignores it; ``refused``: answers it with HTTP 400. firsts: what could have
+    been the first token, for requests that ask for log-probabilities; None: it gives none.
     """
 
     judge: Judge = JUDGES["hash"]
     script: Script = _no_faults
     delay: float = 0.0
     structured: bool | str = True
+    firsts: Firsts | None = None
     log: Path | None = None
     port: int = 0
     host: str = "127.0.0.1"
@@ -197,15 +200,27 @@ class Loopback(AbstractContextManager["Loopback"]):
         seen = body if self.structured is True else {k: v for k, v in body.items() if k != "response_format"}
         given = fault or Fault()
         text = self.judge(seen) if given.text is None else given.text
-        return Fault(delay=given.delay, body=completion(body, text, given.message, given.finish, given.usage))
+        top = list(self.firsts(body))[: body["top_logprobs"]] if self.firsts and body.get("logprobs") else None
+        told = completion(body, text, given.message, given.finish, given.usage, top)
+        return Fault(delay=given.delay, body=told)
 
 
-def completion(body: Body, text: str, message: Mapping[str, Any], finish: str | None, odd: Any = None) -> str:
-    """A chat completion; tokens are words, the same on every machine."""
+def completion(
+    body: Body,
+    text: str,
+    message: Mapping[str, Any],
+    finish: str | None,
+    odd: Any = None,
+    top: Sequence[tuple[str, float]] | None = None,
+) -> str:
+    """A chat completion; tokens are words, the same on every machine. top: the likeliest first tokens."""
     words = sum(len(m["content"].split()) for m in body["messages"])
     usage = {"prompt_tokens": words, "completion_tokens": len(text.split()) + 2} | (odd or {})
     content = {"role": "assistant", "content": text} | dict(message)
     choice = {"index": 0, "message": content, "finish_reason": finish}
+    if top is not None:
+        given = [{"token": token, "logprob": number, "bytes": list(token.encode())} for token, number in top]
+        choice["logprobs"] = {"content": [given[0] | {"top_logprobs": given}], "refusal": None}
     return json.dumps(
         {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.judge.answers import answer_format
 from cyclealign.judge.call import Call
 from cyclealign.judge.costs import (
     WorstCase,
@@ -26,7 +27,6 @@ from cyclealign.judge.prompting import (
     estimate_tokens,
     render,
     repair_messages,
-    response_format,
 )
 from cyclealign.judge.template import load_template
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError, canonical_json
@@ -70,11 +70,11 @@ def test_no_text_has_more_tokens_than_its_bound() -> None:
         endpoint="e",
         model="m",
         messages=[{"role": "user", "content": text}],
-        schema=response_format(3),
+        schema=answer_format(3, "schema"),
         options={},
         purpose="rank",
     )
-    schema = len(canonical_json(response_format(3)))
+    schema = len(canonical_json(answer_format(3, "schema")))
     assert input_bound(call) == len(text.encode()) + len("user") + 16 + schema + 16
 
 
@@ -87,7 +87,7 @@ def test_the_worst_case_covers_calls_of_full_length(k: int, passes: int) -> None
     prompt = Prompt(({"role": "user", "content": words},))
     item = CandidateSet(prompt, tuple(Candidate(str(i), words) for i in range(k)))
     messages = render(template, (), item, range(k), structured=True)
-    schema = estimate_tokens(canonical_json(response_format(k)))
+    schema = estimate_tokens(canonical_json(answer_format(k, "schema")))
     first = estimate_message_tokens(messages) + schema
     repair = estimate_message_tokens(repair_messages(messages, "abc " * answer_tokens(k), "it is wrong")) + schema
     found = worst_case(
@@ -121,7 +121,7 @@ def test_what_is_typical_is_a_part_of_the_most() -> None:
 def test_the_worst_case_by_value() -> None:
     """A call and its repair for each set, and a probe of three."""
     frame = estimate_message_tokens(render(load_template("rank"), (), an_empty_set(3), range(3), structured=True))
-    schema = estimate_tokens(canonical_json(response_format(3)))
+    schema = estimate_tokens(canonical_json(answer_format(3, "schema")))
     found = worst_case(
         config(), load_template("rank"), demonstration_tokens=11, n_items=5, k=3, max_prompt_tokens=10, max_new_tokens=5
     )

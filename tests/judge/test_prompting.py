@@ -12,18 +12,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cyclealign.judge.answers import answer_format, answer_schema, format_answer
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.prompting import (
-    answer_schema,
     demonstration_tokens,
     estimate_message_tokens,
     estimate_tokens,
-    format_answer,
     neutralise,
     presentations,
     render,
     repair_messages,
-    response_format,
     restore,
     unshuffle,
 )
@@ -234,7 +232,7 @@ def test_schema_of_longer_lists_is_an_array() -> None:
         "minItems": 5,
         "maxItems": 5,
     }
-    form = response_format(5)
+    form = answer_format(5, "schema")
     assert (form["type"], form["json_schema"]["strict"]) == ("json_schema", True)
     assert form["json_schema"]["schema"] == answer_schema(5)
 
