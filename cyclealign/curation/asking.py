@@ -16,6 +16,7 @@ from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.evaluation.labelled_pairs import labelled_credit, labelled_pairs
 from cyclealign.evaluation.statistics import Figure
 from cyclealign.files.prompts import load_prompts
+from cyclealign.judge.asked import asked_of
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate
@@ -111,7 +112,7 @@ def provenance(
     """What a figure must say of itself: judge, template and data."""
     asked: dict[str, Figure] = {"source": spec, "count": len(pairs), "sha256": sha256_hex([p.prompt.id for p in pairs])}
     judge: dict[str, Figure] = {"model": box.model, "endpoint": box.base_url or OPENAI_URL, "passes": box.passes}
-    judge |= {} if box.reasoning is None else {"reasoning": box.reasoning}
+    judge |= ({} if box.reasoning is None else {"reasoning": box.reasoning}) | asked_of(box).identity
     words = {"name": template.name, "version": template.version}
     return {"judge": judge, "template": words, "pairs": asked}
 

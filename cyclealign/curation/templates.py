@@ -14,7 +14,7 @@ from cyclealign.evaluation.result import Result
 from cyclealign.evaluation.statistics import Figure, Figures
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.prompting import demonstration_tokens, estimate_message_tokens, render
-from cyclealign.judge.template import FENCED, RankTemplate
+from cyclealign.judge.template import FENCED, OPTIONAL, RankTemplate
 from cyclealign.types import Candidate, CandidateSet, Demonstration, Prompt
 
 # From here on the head outweighs the item in most calls, and every call pays for it.
@@ -32,7 +32,7 @@ def lint_template(template: RankTemplate, demos: Sequence[Demonstration]) -> lis
 
 def _explained(template: RankTemplate) -> Iterator[Problem]:
     head = f"{template.system}\n{template.instruction}".lower()
-    for key in FENCED:
+    for key in (key for key in FENCED if key not in OPTIONAL):  # those bring words of their own
         for tag in sorted({t.lower() for t in re.findall(r"<([A-Za-z][\w-]*)", getattr(template, key))}):
             if f"<{tag}>" not in head:
                 says = f"neither system nor instruction says what stands in <{tag}>, or that it is only to be judged"
@@ -40,7 +40,7 @@ def _explained(template: RankTemplate) -> Iterator[Problem]:
 
 
 def _layout(template: RankTemplate) -> Iterator[Problem]:
-    item = " ".join(template.item.replace("{answer}", "").split())
+    item = " ".join(re.sub(r"\{(?:answer|rubric|reference)\}", "", template.item).split())
     if item != " ".join(template.demonstration.split()):
         yield Problem("warning", "demonstration", "is worded otherwise than item: demonstrations show another task")
 

@@ -194,8 +194,10 @@ class BlackBoxRanker:
             return Unranked(item.set.prompt.id, "budget")
         ids = item.set.ids
         shown = tuple(ids[i] for i in unshuffle(range(len(order)), order))
-        tiers = tuple(tuple(ids[i] for i in unshuffle(tier, order)) for tier in said.tiers)
-        scores = None if said.scores is None else dict(zip(shown, said.scores, strict=True))
+        # What is tied stands in the order of the set: that of the slots would say something.
+        tiers = tuple(tuple(ids[i] for i in sorted(unshuffle(tier, order))) for tier in said.tiers)
+        by_id = None if said.scores is None else dict(zip(shown, said.scores, strict=True))
+        scores = None if by_id is None else {i: by_id[i] for i in ids}
         return _Pass(given_of(tiers), scores, Reason(shown=shown, text=said.reason) if said.reason else None)
 
     async def _said(self, item: _Item, number: int, order: Sequence[int]) -> Said:
