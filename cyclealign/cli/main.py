@@ -80,11 +80,14 @@ def resume(
         bool,
         typer.Option("--trust-host", help="Send the key to this run's API host, though you have not used it before"),
     ] = False,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Run this run's own Python, though you have not run it before")
+    ] = False,
 ) -> None:
     """Go on with a run. Budget, rates, concurrency, price, time limits and reporting may change."""
     from cyclealign.cycle.starting import Cycle
 
-    _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host), run)
+    _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host, trust_code=trust_code), run)
 
 
 @app.command()

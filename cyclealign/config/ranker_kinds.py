@@ -28,7 +28,7 @@ class Kind:
     """
 
     name: str
-    place: Literal["", "PATH", "RUN", "MODEL"] = ""
+    place: Literal["", "PATH", "RUN", "MODEL", "FILE.py:FUNCTION"] = ""
     scores: bool = False
     demonstrations: bool = False
     modules: tuple[str, ...] = ()
@@ -59,6 +59,7 @@ _TABLE = (
     Kind(name="bi_encoder", place="PATH", scores=True, **_WITH_MODULES),
     Kind(name="multi_vector", place="PATH", scores=True, **_WITH_MODULES),
     Kind(name="policy", place="PATH", scores=True),
+    Kind(name="python", place="FILE.py:FUNCTION", scores=True),
     Kind(name="cascade", place="RUN"),
     Kind(name="replay", place="PATH"),
     Kind(name="openai", place="MODEL", demonstrations=True),
@@ -80,6 +81,12 @@ def kinds_help(need: Need = "order") -> str:
     return listed if need == "order" else f"{listed}. Needed here: {NEEDED[need]}"
 
 
+def code_place(place: str) -> tuple[str, str] | None:
+    """File and function that ``FILE.py:FUNCTION`` names; None where it is no such name."""
+    file, _, function = place.rpartition(":")
+    return (file, function) if file.endswith(".py") and function.isidentifier() else None
+
+
 def named_kind(spec: str, *, flag: str, need: Need, besides: str = "") -> tuple[Kind, str]:
     """The kind that ``KIND`` or ``KIND:PLACE`` names, and the place.
 
@@ -97,7 +104,7 @@ def named_kind(spec: str, *, flag: str, need: Need, besides: str = "") -> tuple[
     if kind is None:
         more = f" or {besides}" if besides else ""
         raise UserError(f"{flag}: expected one of {forms(need)}{more}; got {spec!r}")
-    if bool(place) != bool(kind.place):
+    if bool(place) != bool(kind.place) or (kind.name == "python" and code_place(place) is None):
         raise UserError(f"{flag} {name}: expected {kind.form}; got {spec!r}")
     if not kind.serves(need):
         raise UserError(f"{flag} {spec}: expected {NEEDED[need]}, and it gives {kind.gives}; use {forms(need)}")

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cyclealign.config.ranker_kinds import KINDS, named_kind
+from cyclealign.config.ranker_kinds import KINDS, code_place, named_kind
 from cyclealign.losses import RRHF, AnyLoss, feeds, unfed
 
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
@@ -213,10 +213,10 @@ class BlackBoxConfig(Section):
 
     @property
     def gives(self) -> Literal["order", "magnitude", "votes"] | None:
-        """What its rankings carry; None where only the recording tells."""
+        """What its rankings carry; None where only the recording, or the user's own function, tells."""
         if self.cascade is not None:
             return "order"
-        if self.backend == "replay":
+        if self.backend in ("replay", "python"):
             return None
         if self.backend == "openai" and self.answer == "ranking":
             return "order" if self.passes < 2 else "votes"
@@ -246,8 +246,10 @@ class BlackBoxConfig(Section):
         place = KINDS[self.judge].place
         if place == "MODEL" and not self.model:
             raise ValueError("model: needed for backend openai (the name that the API knows)")
-        if place in ("PATH", "RUN") and self.path is None:
+        if place not in ("", "MODEL") and self.path is None:
             raise ValueError(f"path: needed for backend {self.judge}")
+        if self.judge == "python" and code_place(str(self.path)) is None:
+            raise ValueError(f"path: expected FILE.py:FUNCTION for backend python, got {str(self.path)!r}")
         if self.budget_usd is not None and self.price is None:
             raise ValueError(
                 "price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens), or auto"

@@ -9,6 +9,7 @@ from typing import Literal
 from cyclealign.config.schema import Config
 from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator
+from cyclealign.cycle.kept_code import as_kept
 from cyclealign.cycle.loop import Parts
 from cyclealign.cycle.team import Team, launch_team
 from cyclealign.files.prompts import load_prompts
@@ -50,7 +51,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     named = _checked_parts(config)
     steps = _total_steps(config, run, team)
     tracking = Tracking(config, run, total_steps=steps)
-    scorer = NamedScorer(named.name, open_scorer(named)) if named and team.is_main else None
+    scorer = NamedScorer(named.name, open_scorer(as_kept(named, run, "scorer"))) if named and team.is_main else None
     black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
@@ -130,7 +131,8 @@ def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
 def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
     box = config.black_box
     with ExitStack() as stack:
-        ranker = open_ranker(spec_of(box), lambda: stack.enter_context(Ledger(run.ledger)), template=template)
+        spec = as_kept(spec_of(box), run, "ranker")
+        ranker = open_ranker(spec, lambda: stack.enter_context(Ledger(run.ledger)), template=template)
         if box.judge == "openai":
             from cyclealign.rankers.black_box import BlackBoxRanker
 

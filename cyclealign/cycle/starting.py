@@ -10,6 +10,7 @@ from pathlib import Path
 from cyclealign.config.endpoints import SERVER_KEY
 from cyclealign.config.loading import check_resume_changes, config_of, dump_config, load_config
 from cyclealign.config.schema import Config
+from cyclealign.cycle.kept_code import check_code, code_used, keep_code, own_code
 from cyclealign.cycle.loop import Loop
 from cyclealign.cycle.parts import assemble
 from cyclealign.cycle.prompts import check_rendered, run_prompts
@@ -34,9 +35,11 @@ class Cycle(Loop):
         return new_cycle(config)
 
     @staticmethod
-    def resume(run: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
+    def resume(
+        run: Path, overrides: Sequence[str] = (), *, trust_host: bool = False, trust_code: bool = False
+    ) -> Cycle:
         """The run of a directory, to be continued; see ``cyclealign resume``."""
-        return resumed_cycle(run, overrides, trust_host=trust_host)
+        return resumed_cycle(run, overrides, trust_host=trust_host, trust_code=trust_code)
 
 
 def new_cycle(config: Config) -> Cycle:
@@ -56,24 +59,30 @@ def new_cycle(config: Config) -> Cycle:
         static = load_static(config.demonstrations.static)
         pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
         run.check_free()
+        own = own_code(config)
         check_rendered(config, train, held_out)
         run.create(dump_config(config), train, held_out)
         shutil.copyfile(template, run.prompts / "template.yaml")
         pool.save(run.prompts / "demonstrations.jsonl")
         shown = StaticUsed(source=config.demonstrations.static, version=pool.version, count=len(static))
         used = TemplateUsed(source=config.black_box.template, version=words.version)
-        write_record(run.prompts / "versions.json", Versions(demonstrations=shown, template=used))
+        keep_code(run, own)
+        write_record(
+            run.prompts / "versions.json", Versions(demonstrations=shown, template=used, **code_used(config, own))
+        )
         for url, key in _hosts(config):
             remember_host(url, key)
     return _unlocked_on_failure(config, run)
 
 
-def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool = False) -> Cycle:
+def resumed_cycle(
+    path: Path, overrides: Sequence[str] = (), *, trust_host: bool = False, trust_code: bool = False
+) -> Cycle:
     """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
 
     Raises:
         UserError: no run there, other prompts, other words or another config than it began with, a change that is not
-            allowed, or a host that this user has not used before.
+            allowed, a host that this user has not used before, or Python that this user has not run.
     """
     run = open_run(path)
     _check_words(run)
@@ -85,6 +94,7 @@ def resumed_cycle(path: Path, overrides: Sequence[str] = (), *, trust_host: bool
         if trust_host:
             remember_host(url, key)
         check_host(url, key)
+    check_code(config, run, trust=trust_code)
     if is_main():
         run.lock()
         write_atomic(run.config, dump_config(config))

@@ -90,10 +90,23 @@ def _named(word: str, options: Sequence[str], seed: int) -> NamedJudge:
     name, spec, more = word, word, tuple(options)
     if word.endswith((".yaml", ".yml")):
         name = Path(word).stem
-        spec, more = _as_words(black_box_of(Path(word), options))
+        box = black_box_of(Path(word), options)
+        spec, more = _as_words(box)
+        _check_code(word, box)
     elif word.partition(":")[0] not in KINDS:
         spec = f"openai:{word}"
     return NamedJudge(name=name, judge=Judge(spec=spec, options=(*more, f"passes={PASSES}"), seed=seed))
+
+
+def _check_code(file: str, box: BlackBoxConfig) -> None:
+    """UserError where a file, which may be a run's config from elsewhere, names Python that this user never ran."""
+    from cyclealign.rankers.own_function import read_code
+    from cyclealign.rankers.trusted_code import is_trusted
+
+    if box.judge == "python" and not is_trusted(read_code(str(box.path), f"{file}: black_box.path")):
+        raise UserError(
+            f"{file}: names Python that you have not run before; if you trust it, name it: judge python:{box.path}"
+        )
 
 
 def _as_words(box: BlackBoxConfig) -> tuple[str, tuple[str, ...]]:

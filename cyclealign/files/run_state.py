@@ -110,10 +110,20 @@ class TemplateUsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodeUsed:
+    """The user's own Python of a run: ``FILE.py:FUNCTION`` as the config has it, the sha256 of the file."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """``prompts/versions.json``."""
+    """``prompts/versions.json``. ``ranker``, ``scorer``: where they are functions of the user's own."""
 
     FORMAT: ClassVar[int] = 1
 
     demonstrations: StaticUsed
     template: TemplateUsed
+    ranker: CodeUsed | None = None
+    scorer: CodeUsed | None = None

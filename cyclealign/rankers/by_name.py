@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.extras import require_extra
-from cyclealign.config.loading import parsed_section
+from cyclealign.config.loading import RESUMABLE, parsed_section
 from cyclealign.config.ranker_kinds import KINDS, NEEDED, Kind, Need, forms, named_kind
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.records import read_record
@@ -23,6 +24,9 @@ from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.rankers.scored import SETS_ON_GPU, PairScorer, ScoreRanker
 from cyclealign.types import Gives, Ranker, UserError, sha256_hex
+
+if TYPE_CHECKING:
+    from cyclealign.rankers.own_function import OwnFunction
 
 NO_CASCADE = (
     "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
@@ -45,8 +49,8 @@ class RankerSpec:
 
     @property
     def gives(self) -> Gives:
-        """What its rankings carry; a recording is read for it."""
-        return self.box.gives or _replay(self).gives
+        """What its rankings carry; a recording is read for it, a file of Python run."""
+        return self.box.gives or (_python(self) if self.kind.name == "python" else _replay(self)).gives
 
 
 def ranker_spec(
@@ -103,12 +107,32 @@ def open_scorer(spec: RankerSpec) -> PairScorer:
     """The scorer of single replies, loaded. Raises UserError as ``open_ranker``, and where the kind is no scorer."""
     if not spec.kind.scores:
         raise UserError(f"{spec.key}: expected {NEEDED['scores']}; use {forms('scores')}")
-    return SCORERS[spec.kind.name](spec)
+    scorer = SCORERS[spec.kind.name](spec)
+    if isinstance(scorer, Ranker) and scorer.gives == "order":
+        raise UserError(f"{spec.key}:{spec.place}: expected {NEEDED['scores']}, and it gives an order alone")
+    return scorer
 
 
 def scorer_by_name(name: str, *, flag: str = "--scorer") -> PairScorer:
     """The scorer of a name. UserError as ``ranker_spec`` and ``open_ranker``."""
     return open_scorer(ranker_spec(name, flag=flag, need="scores"))
+
+
+def code_digest(spec: RankerSpec) -> str | None:
+    """sha256 of the user's own file, which is read and not run; None for all other kinds. UserError as it is read."""
+    if spec.kind.name != "python":
+        return None
+    from cyclealign.rankers.own_function import read_code
+
+    return read_code(spec.place, spec.key).digest
+
+
+def settings_digest(spec: RankerSpec) -> str:
+    """sha256 of all of a ranker that a verdict depends on: rates, budget and price are not among it. UserError where
+    its template, or the user's own file, cannot be read."""
+    free = {key.removeprefix("black_box.") for key in RESUMABLE if key.startswith("black_box.")}
+    words = load_template(spec.box.template).version if spec.kind.demonstrations else None
+    return sha256_hex([spec.box.model_dump(mode="json", exclude=free), words, code_digest(spec)])
 
 
 def ledger_beside(file: Path) -> Path:
@@ -201,6 +225,12 @@ def _policy(spec: RankerSpec) -> PairScorer:
     return CausalScorer(spec.place)
 
 
+def _python(spec: RankerSpec) -> OwnFunction:
+    from cyclealign.rankers.own_function import OwnFunction, read_code
+
+    return OwnFunction(read_code(spec.place, spec.key), spec.key)
+
+
 def _replay(spec: RankerSpec) -> Ranker:
     from cyclealign.rankers.replay import ReplayRanker
 
@@ -241,5 +271,6 @@ SCORERS: Mapping[str, Callable[[RankerSpec], PairScorer]] = {
     "bi_encoder": _vectors,
     "multi_vector": _vectors,
     "policy": _policy,
+    "python": _python,
 }
 LISTWISE: Mapping[str, Callable[[RankerSpec], Ranker]] = {"cascade": _distilled, "replay": _replay}

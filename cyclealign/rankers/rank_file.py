@@ -9,7 +9,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclealign.config.loading import RESUMABLE
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.locks import Lock
 from cyclealign.files.outputs import check_apart, output
@@ -17,9 +16,9 @@ from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import check_places, load_template
-from cyclealign.rankers.by_name import RankerSpec, ledger_of_judge, open_ranker, ranker_spec
+from cyclealign.rankers.by_name import RankerSpec, ledger_of_judge, open_ranker, ranker_spec, settings_digest
 from cyclealign.rankers.verdict_file import MadeBy, Verdicts
-from cyclealign.types import CandidateSet, RankContext, RunStopped, Unranked, sha256_hex
+from cyclealign.types import CandidateSet, RankContext, RunStopped, Unranked
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +95,6 @@ def _ledger_path(job: RankJob, spec: RankerSpec) -> Path:
 
 
 def _made_by(job: RankJob, spec: RankerSpec) -> MadeBy:
-    """What verdicts depend on; rates, budget and price are not among it."""
-    free = {key.removeprefix("black_box.") for key in RESUMABLE if key.startswith("black_box.")}
-    settings = spec.box.model_dump(mode="json", exclude=free)
+    """What verdicts depend on."""
     digest = hashlib.sha256(job.file.read_bytes()).hexdigest()
-    return MadeBy(input=digest, ranker=spec.name, seed=job.seed, settings=sha256_hex(settings))
+    return MadeBy(input=digest, ranker=spec.name, seed=job.seed, settings=settings_digest(spec))

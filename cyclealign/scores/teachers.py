@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclealign.losses import losses_fed_by
-from cyclealign.rankers.by_name import RankerSpec, fitted_file, ranker_spec
+from cyclealign.rankers.by_name import RankerSpec, code_digest, fitted_file, ranker_spec
 from cyclealign.scores.sidecar import Gives
 from cyclealign.types import UserError
 
@@ -77,7 +77,9 @@ def provenance(spec: RankerSpec, settings: Mapping[str, object]) -> dict[str, ob
         kept = {"base_url", "template", "passes", "reasoning", "request"}
         found |= {k: v for k, v in spec.box.model_dump(mode="json").items() if k in kept}
     weights = fitted_file(spec) if spec.kind.place == "RUN" else Path(spec.place)
-    if spec.place and weights.exists():
+    if code := code_digest(spec):
+        found["sha256"] = code
+    elif spec.place and weights.exists():
         found["sha256"] = fingerprint(weights)
     return found
 

@@ -63,6 +63,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     lines = [{"messages": list(asked(n).prompt.messages), "order": ["1", "0", "2"]} for n in range(2)]
     (folder / "replay.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "run/interactions/0000").mkdir(parents=True)
+    (folder / "mine.py").write_text("def judge(messages, replies):\n    return [len(r) for r in replies]\n")
     weights = dict.fromkeys(ReplyFeatures.names, 0.0) | {"log_words": -1.0}
     fitted = Distilled(weights=weights, lists=9, accuracy=0.9, error=0.01)
     write_record(folder / "run/interactions/0000/cascade.json", fitted.record())
@@ -73,6 +74,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "bi_encoder": "bi",
         "multi_vector": "colbert",
         "policy": "lm",
+        "python": "mine.py:judge",
         "cascade": "run",
         "replay": "replay.jsonl",
     }
@@ -115,8 +117,8 @@ def test_the_list_names_every_kind_once() -> None:
     listed = kinds_help()
     assert listed == (
         "Orders and scores: local, sentence_similarity, overlap, reward_model:PATH, cross_encoder:PATH,"
-        " coherence:PATH, bi_encoder:PATH, multi_vector:PATH, policy:PATH. Orders: cascade:RUN, replay:PATH. Orders,"
-        " shown demonstrations: openai:MODEL"
+        " coherence:PATH, bi_encoder:PATH, multi_vector:PATH, policy:PATH, python:FILE.py:FUNCTION. Orders:"
+        " cascade:RUN, replay:PATH. Orders, shown demonstrations: openai:MODEL"
     )
     assert kinds_help("scores") == f"{listed}. Needed here: scores of single replies"
     assert forms() == ", ".join(kind.form for kind in KINDS.values())
