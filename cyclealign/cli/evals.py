@@ -63,26 +63,32 @@ def winrate(
     prompts: Prompts = None,
     generator: GeneratorKeys = None,
     limit: Limit = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="RESULT", help="Of eval ranker with the same judge: correct the win rate for its errors"),
+    ] = None,
     out: Out = Path("eval_winrate.json"),
     seed: Seed = 42,
     dry_run: DryRun = False,
 ) -> None:
     """How often a judge prefers A to B: both orders, ties kept, raw and at equal length."""
+    from cyclealign.evaluation.calibration import load_calibration
     from cyclealign.evaluation.judging import Judge, price
     from cyclealign.evaluation.responses import expected_responses, get_responses
     from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of, without_counterpart
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
     judge.ranker()  # a mistake in it is found before anything is sampled
+    errors = load_calibration(calibration, judge) if calibration is not None else None
     sampling = _sampling(prompts, generator, limit, seed)
     sides = [(spec, name, out.with_suffix(f".{name}.jsonl")) for spec, name in ((a, "a"), (b, "b"))]
     if dry_run:
         known = [expected_responses(spec, sampling, keep, letter=name) for spec, name, keep in sides]
         _say(price([s for s in pairs_of(*known) if needs_judge(s)], judge))
         return
-    checked(out, a, b, prompts)
+    checked(out, a, b, prompts, calibration)
     first, second = (get_responses(spec, sampling, keep) for spec, _, keep in sides)
-    job = WinRate(a=a, b=b, judge=judge, alone=without_counterpart(first, second))
+    job = WinRate(a=a, b=b, judge=judge, alone=without_counterpart(first, second), calibration=errors)
     finish(evaluate_winrate(job, pairs_of(first, second), out), out)
 
 

@@ -31,7 +31,7 @@ from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prices import price_of
 from cyclealign.judge.prompting import estimate_message_tokens, presentations, render
 from cyclealign.judge.template import check_places, load_template
-from cyclealign.rankers.by_name import RankerSpec, open_ranker, ranker_spec
+from cyclealign.rankers.by_name import RankerSpec, open_ranker, ranker_spec, settings_digest
 from cyclealign.rankers.joining import joined
 from cyclealign.rankers.presenting import Seeds
 from cyclealign.types import CandidateSet, RankContext, Ranking, UserError
@@ -59,6 +59,11 @@ class Judge:
     def ranker(self, *more: str) -> RankerSpec:
         """Who that is, checked; ``more``: further options. UserError as ``ranker_spec``."""
         return ranker_spec(self.spec, (*self.settings, *more))
+
+    @property
+    def digest(self) -> str:
+        """Names all that its verdicts depend on, but for the seed. UserError as ``settings_digest``."""
+        return settings_digest(self.ranker())
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def evaluate_ranker(job: RankerEval, items: Sequence[LabelledItem], out: Path) -
         "data": job.data,
         "ranker": job.judge.spec,
         "options": list(job.judge.settings),
+        "judge": job.judge.digest,
         "repeats": job.repeats,
     }
     records = [item_of(i, v, s) for i, v, s in zip(items, rounds[0].verdicts, rounds[0].shown, strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from cyclealign.evaluation.bias import passes_of, position_bias
+from cyclealign.evaluation.calibration import Calibration, corrected
 from cyclealign.evaluation.judging import Judge, Judged, judged
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.policies import taught_by
@@ -26,13 +27,14 @@ ONE_SIDED = 0.9  # share of items with the same side longer from which equal len
 class WinRate:
     """``a`` and ``b`` as the command line names them; the win rate is that of ``a``.
 
-    ``alone``: how many prompts only a, and only b answers.
+    ``alone``: how many prompts only a, and only b answers. ``calibration``: the judge's errors, where they are known.
     """
 
     a: str
     b: str
     judge: Judge
     alone: tuple[int, int] = (0, 0)
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> R
     metrics["without_counterpart"] = dict(zip("ab", job.alone, strict=True))
     metrics["cost"] = cost([found], len(sets))
     about = {"a": job.a, "b": job.b, "ranker": job.judge.spec, "options": list(job.judge.settings)}
+    about["judge"] = job.judge.digest
+    if job.calibration is not None:
+        metrics |= corrected_metrics(job.calibration, outcomes)
+        about["calibration"] = job.calibration.source
     return make_result(
         "winrate",
         about=about,
@@ -116,6 +122,15 @@ def winrate_metrics(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Figu
         "unranked_rate": share(len(outcomes) - len(known), len(outcomes)),
         "lengths": {side: _lengths(outcomes, side) for side in ("a", "b")} | {"a_longer": _longer(known)},
         "position_bias": position_bias([passes_of(r, shown) for r, shown in rankings], seed=seed),
+    }
+
+
+def corrected_metrics(found: Calibration, outcomes: Sequence[Outcome]) -> dict[str, Figure]:
+    """The win rate with the judge's errors taken out, over the pairs that the judge was asked about."""
+    values = [o.value for o in outcomes if isinstance(o.verdict, Ranking) and o.value is not None]
+    return {
+        "corrected_win_rate": corrected(values, found),
+        "calibration": found.figures() | {"judged_win_rate": share(sum(values), len(values))},
     }
 
 

@@ -56,7 +56,7 @@ def render_page(result: Result) -> str:
 
 
 def _title(about: Figures) -> str:
-    return ", ".join(str(v) for k, v in about.items() if k != "options" and isinstance(v, str) and v)
+    return ", ".join(str(v) for k, v in about.items() if k not in ("options", "judge") and isinstance(v, str) and v)
 
 
 def _sections(result: Result) -> Iterator[tuple[str, str, Html | None]]:
