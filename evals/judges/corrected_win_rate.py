@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cyclealign.evaluation.calibration import Calibration, corrected
-from cyclealign.evaluation.statistics import Estimate, share
+from cyclealign.evaluation.statistics import Estimate, Vector, share
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.records import encode
@@ -88,11 +88,12 @@ def of_any_pairs(rng: np.random.Generator, pairs: int, labels: int) -> Eval:
     """Labels of any pairs, each judged in both orders: the judge favours a slot."""
     theta, q0, q1 = rng.uniform(*THETA), *rng.uniform(*RIGHT, size=2)
 
-    def credits(n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def credits(n: int) -> Vector:
         """Mean of the two answers about each pair, 1 where the better reply won."""
         looks = rng.random((2, n))
         looks[1] = np.where(rng.random(n) < ALIKE, looks[0], looks[1])
-        return ((looks[0] < q1).astype(float) + (looks[1] < q0)) / 2
+        found: Vector = ((looks[0] < q1).astype(np.float64) + (looks[1] < q0)) / 2
+        return found
 
     better = rng.random(pairs) < theta
     found = credits(pairs)
