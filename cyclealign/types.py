@@ -60,7 +60,8 @@ class Prompt:
     """A chat that ends where the assistant is to speak.
 
     ``chosen`` and ``rejected`` are a labelled pair of replies where the data has one (else None); ``rubric`` and
-    ``reference`` are what a judge is to go by, and a good reply, for this prompt alone. They take no part in the id.
+    ``reference`` are what a judge is to go by, and a good reply, for this prompt alone; ``answer`` is a reply of the
+    black box's own where a column holds it. They take no part in the id.
     """
 
     messages: tuple[Message, ...]
@@ -68,11 +69,15 @@ class Prompt:
     rejected: str | None = None
     rubric: str | None = None
     reference: str | None = None
+    answer: str | None = None
 
     @property
     def id(self) -> str:
         """First 32 hex digits of the sha256 of the canonical messages."""
         return sha256_hex([{"role": m["role"], "content": m["content"]} for m in self.messages])[:32]
+
+
+OWN_REPLY = "black_box"  # id of the black box's own reply among the candidates of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +325,12 @@ class Ranker(Protocol):
     def gives(self) -> Gives: ...
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]: ...
+
+
+class Answerer(Protocol):
+    """Who has a reply of the black box's own to a prompt: a candidate by prompt id, for those that have one."""
+
+    def answers(self, prompts: Sequence[Prompt], *, interaction: int) -> Mapping[str, Candidate]: ...
 
 
 class PolicyTrainer(Protocol):

@@ -38,6 +38,7 @@ OWNED_TRAINING_KEYS = (
     "eval_strategy",
     "push_to_hub",
 )
+MOST_CANDIDATES = 16
 # Set by the black-box ranker for each call.
 OWNED_REQUEST_KEYS = ("model", "messages", "response_format", "stream", "n")
 Provider = Literal[
@@ -102,7 +103,7 @@ class PolicyConfig(Section):
 
 class GeneratorConfig(Section):
     backend: Literal["vllm", "server", "transformers", "auto"] = "auto"
-    candidates: int = Field(default=3, ge=1, le=16)
+    candidates: int = Field(default=3, ge=1, le=MOST_CANDIDATES)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_new_tokens: int = Field(default=128, ge=1)
@@ -166,6 +167,8 @@ class BlackBoxConfig(Section):
     attempts: at most so many a request. outage_minutes: a judge that answers no call for so long ends the run, with all
     that was ranked. plain_http: the key may go to another machine over http, which all on the way can read.
 
+    answers: the black box's own reply to a prompt joins the candidates: true asks for it, a name is a column of the
+    data.
     repeat: share of the lists after a run's first 32 that are also shown in reverse; null: 0.05 at one pass, else 0.
     min_consistency: a run stops at 32 lists where the mean tau of an order and its reverse is surely below 0, and at
     128 unless it is surely above this; null: never.
@@ -200,6 +203,12 @@ class BlackBoxConfig(Section):
     path: Path | None = None
     request: dict[str, Any] = {}
     cascade: CascadeConfig | None = None
+    answers: bool | str = False
+
+    @property
+    def answer_column(self) -> str | None:
+        """The column of the data that ``answers`` names."""
+        return self.answers if isinstance(self.answers, str) else None
 
     @property
     def judge(self) -> str:
@@ -255,6 +264,10 @@ class BlackBoxConfig(Section):
                 "price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens), or auto"
             )
         self._check_answer()
+        if self.answers is True and self.judge != "openai":
+            raise ValueError(f"answers: backend {self.judge} writes no replies; name the column of the data with them")
+        if self.answers == "":
+            raise ValueError("answers: expected true, false or the name of a column, got an empty one")
         if self.base_url is not None:
             check_url("base_url", self.base_url)
         for key in self.request:
@@ -372,15 +385,22 @@ class Config(Section):
     def run_dir(self) -> Path:
         return self.output_dir / self.name
 
+    @property
+    def list_size(self) -> int:
+        """Most candidates of a list: those that are sampled, and the black box's own reply."""
+        return self.generator.candidates + bool(self.black_box.answers)
+
     @model_validator(mode="after")
     def _teacher_can_serve_the_loss(self) -> Config:
         check_teacher(self)
         if self.generator.candidates < 2:  # an eval samples one; an order needs two
             raise ValueError(f"generator.candidates: expected a value >= 2, got {self.generator.candidates}")
+        if self.list_size > MOST_CANDIDATES:
+            raise ValueError(f"generator.candidates: expected at most {MOST_CANDIDATES - 1} beside black_box.answers")
         if self.leaf is not None and self.policy.lora is None:
             raise ValueError("leaf: its projection is trained beside an adapter; set policy.lora, or leaf=null")
         cascade = self.black_box.cascade
-        if cascade is not None and cascade.sure is None and cascade.keep >= self.generator.candidates:
+        if cascade is not None and cascade.sure is None and cascade.keep >= self.list_size:
             raise ValueError(
                 f"black_box.cascade.keep: {cascade.keep} of generator.candidates={self.generator.candidates} prunes"
                 " nothing; keep fewer, or let it answer alone (black_box.cascade.sure, e.g. 0.9)"

@@ -10,7 +10,7 @@ from typing import Literal
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.cycle.interaction import Interaction
 from cyclealign.files.run_dir import InteractionDir
-from cyclealign.files.run_figures import Summary
+from cyclealign.files.run_figures import AnswerFigures, Summary
 from cyclealign.files.run_records import read_rankings, read_sets, read_verdicts
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.prompting import presentations
@@ -19,6 +19,7 @@ from cyclealign.rankers.chance import expected_lcs
 from cyclealign.rankers.pruning import cascade_figures
 from cyclealign.rankers.utilities import score_spread, teacher_utilities, win_rates
 from cyclealign.types import (
+    OWN_REPLY,
     CandidateSet,
     Demonstration,
     Prompt,
@@ -65,6 +66,7 @@ def summary(
     """
     verdicts = read_verdicts(it.files.black_box).values()
     rankings = [v for v in verdicts if isinstance(v, Ranking)]
+    own = [r for r in rankings if OWN_REPLY in r.order]
     cascade = cascade_figures(read_sets(it.files.candidates), rankings, passes=passes)
     reasons = [v.reason for v in verdicts if isinstance(v, Unranked)]
     taus = [v.confidence for v in verdicts if isinstance(v, Ranking) and v.confidence is not None]
@@ -83,9 +85,19 @@ def summary(
         pass_tau=sum(taus) / len(taus) if taus else None,
         settled=sum(a.settled for a in agreed),
         cascade=cascade,
+        answers=_answer_figures(own) if own else None,
         accepted=accepted,
         pool=len(pool.dynamic),
         pool_version=pool.version,
+    )
+
+
+def _answer_figures(own: Sequence[Ranking]) -> AnswerFigures:
+    """Of lists that hold a reply of the black box's own."""
+    return AnswerFigures(
+        ranked=len(own),
+        first=sum((OWN_REPLY in r.tiers[0]) / len(r.tiers[0]) for r in own),
+        by_chance=sum(1 / len(r.order) for r in own),
     )
 
 

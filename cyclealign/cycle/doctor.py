@@ -111,7 +111,7 @@ def _judge(config: Config) -> Iterator[Finding]:
     if box.judge != "openai":
         return
     try:
-        options, tariff = request_options(box, config.generator.candidates), tariff_of(box)
+        options, tariff = request_options(box, config.list_size), tariff_of(box)
     except UserError as error:
         yield Finding("broken", "judge", str(error))
         return
@@ -144,7 +144,8 @@ def _prompts(config: Config) -> Finding:
     from cyclealign.cycle.prompts import run_prompts, try_prompts
 
     try:
-        return Finding("ok", "prompts", try_prompts(config, *run_prompts(config.data)))
+        found = run_prompts(config.data, answers=config.black_box.answer_column)
+        return Finding("ok", "prompts", try_prompts(config, *found))
     except UserError as error:
         return Finding("broken", "prompts", str(error))
 
@@ -162,7 +163,7 @@ def _judge_prompt(config: Config) -> Iterator[Finding]:
 
     if config.black_box.judge != "openai":
         return
-    k = min(config.generator.candidates, len(SAMPLE.candidates))
+    k = min(config.list_size, len(SAMPLE.candidates))
     item = CandidateSet(SAMPLE.prompt, SAMPLE.candidates[:k])
     try:
         template = load_template(config.black_box.template)

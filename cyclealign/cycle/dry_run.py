@@ -10,8 +10,19 @@ from cyclealign.config.schema import Config
 from cyclealign.cycle.consistency import FIRST, is_drawn
 from cyclealign.cycle.prompts import run_prompts, try_template
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
-from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN, WorstCase, typical_case, worst_case
-from cyclealign.judge.prompting import estimate_tokens, prompt_tokens
+from cyclealign.judge.costs import (
+    JUDGE_TOKENS_PER_POLICY_TOKEN,
+    TYPICAL,
+    WorstCase,
+    most_usd,
+    output_bound,
+    request_options,
+    typical_case,
+    usd,
+    worst_case,
+)
+from cyclealign.judge.prices import price_of
+from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens, prompt_tokens
 from cyclealign.judge.template import check_places, load_template
 from cyclealign.types import CandidateSet, Prompt
 
@@ -24,6 +35,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
     """
     if config.black_box.judge != "openai":
         return WorstCase(0, 0, 0, 0.0)
+    answers = _answers(config, prompts)
     template = load_template(config.black_box.template)
     check_places(template, [*prompts, *(s.prompt for s in labelled)], config.black_box.rubric or "")
     rankings = worst_case(
@@ -31,13 +43,13 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         template,
         demonstration_tokens=config.demonstrations.token_budget,
         n_items=len(prompts) * config.cycle.max_interactions,
-        k=config.generator.candidates,
+        k=config.list_size,
         max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in prompts]),
         max_new_tokens=config.generator.max_new_tokens,
         again=_lists_shown_again(config, prompts),
     )
     if not labelled:
-        return rankings
+        return _together([rankings, answers])
     pairs = worst_case(
         config.black_box,
         template,
@@ -47,13 +59,33 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         max_prompt_tokens=_policy_tokens([prompt_tokens(s.prompt) for s in labelled]),
         max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
     )
-    usd = None if rankings.usd is None or pairs.usd is None else rankings.usd + pairs.usd
+    return _together([rankings, pairs, answers])
+
+
+def _together(parts: Sequence[WorstCase]) -> WorstCase:
+    money = [p.usd for p in parts if p.usd is not None]
     return WorstCase(
-        calls=rankings.calls + pairs.calls,
-        input_tokens=rankings.input_tokens + pairs.input_tokens,
-        output_tokens=rankings.output_tokens + pairs.output_tokens,
-        usd=usd,
+        calls=sum(p.calls for p in parts),
+        input_tokens=sum(p.input_tokens for p in parts),
+        output_tokens=sum(p.output_tokens for p in parts),
+        usd=math.fsum(money) if len(money) == len(parts) else None,
     )
+
+
+def _answers(config: Config, prompts: Sequence[Prompt], *, typical: bool = False) -> WorstCase:
+    """The black box's own replies: each prompt once, whatever its interactions; of half the length, if ``typical``."""
+    box = config.black_box
+    if box.answers is not True:
+        return WorstCase(0, 0, 0, 0.0 if price_of(box, 0) is not None else None)
+    most = output_bound(request_options(box, 2, tokens=config.generator.max_new_tokens))
+    longest = config.generator.max_new_tokens if most is None else most
+    given = sum(estimate_message_tokens(p.messages) for p in prompts)
+    if typical:
+        given, made = round(TYPICAL * given), len(prompts) * (config.generator.max_new_tokens // 2)
+        price = price_of(box, given / max(len(prompts), 1))
+        return WorstCase(len(prompts), given, made, None if price is None else usd(price, given, made))
+    made = len(prompts) * longest
+    return WorstCase(len(prompts), given, made, most_usd(box, len(prompts), given, made))
 
 
 def _lists_shown_again(config: Config, prompts: Sequence[Prompt]) -> int:
@@ -73,7 +105,7 @@ def evaluations(config: Config, prompts: int) -> int:
 
 def describe_worst_case(config: Config) -> list[str]:
     """Lines for ``cyclealign run --dry-run``. UserError as a run would raise it for its data and template."""
-    prompts, held_out = run_prompts(config.data)
+    prompts, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
     most = run_worst_case(config, prompts, labelled_pairs(held_out))
     lines = [
         f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
@@ -98,15 +130,16 @@ def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
     """Beside the most: every prompt through all interactions, of average length, with candidates of half the length
     that they may have; no repair, no labelled pairs, and no thinking, which only the judge knows."""
     lengths = [prompt_tokens(p) / JUDGE_TOKENS_PER_POLICY_TOKEN for p in prompts]
-    found = typical_case(
+    ranking = typical_case(
         config.black_box,
         load_template(config.black_box.template),
         demonstration_tokens=config.demonstrations.token_budget,
         n_items=len(prompts) * config.cycle.max_interactions,
-        k=config.generator.candidates,
+        k=config.list_size,
         prompt_tokens=fmean(lengths) if lengths else 0.0,
         new_tokens=config.generator.max_new_tokens / 2,
     )
+    found = _together([ranking, _answers(config, prompts, typical=True)])
     cost = "" if found.usd is None else f", ${found.usd:,.2f}"
     return (
         f"{found.calls:,} calls, {found.input_tokens:,} tokens in, {found.output_tokens:,} out{cost}; no repairs,"

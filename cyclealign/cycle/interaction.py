@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cyclealign.cycle.answers import with_answer
 from cyclealign.files.jsonl import Appender
 from cyclealign.files.run_dir import InteractionDir
 from cyclealign.files.run_records import Verdict, read_sets, read_verdicts, set_record
 from cyclealign.files.run_state import Place
 from cyclealign.types import (
+    Candidate,
     CandidateSet,
     Generator,
     PolicyVersion,
@@ -37,9 +39,17 @@ class Interaction:
 
 
 def unranked_sets(
-    it: Interaction, generator: Generator, version: PolicyVersion, *, chunk: int, seed: int
+    it: Interaction,
+    generator: Generator,
+    version: PolicyVersion,
+    *,
+    chunk: int,
+    seed: int,
+    answers: Mapping[str, Candidate] | None = None,
 ) -> Iterator[CandidateSet]:
     """Sets that have no verdict yet: those on disk, then new ones, each written before it is given out.
+
+    ``answers``: candidates that join the new ones, by prompt id.
 
     A chunk that was cut short is generated again whole, from its own seed (half a batch cannot be sampled again);
     of it only what is not on disk yet is taken.
@@ -55,8 +65,9 @@ def unranked_sets(
             drawn = derive_seed(seed, "generate", it.index, number)
             for item in generator.generate(prompts, version, seed=drawn):
                 if item.prompt.id not in done:
-                    file.add(set_record(item))
-                    yield item
+                    whole = with_answer(item, answers or {})
+                    file.add(set_record(whole))
+                    yield whole
 
 
 def final_verdicts(it: Interaction) -> dict[str, Verdict]:

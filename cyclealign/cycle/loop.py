@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,8 +31,10 @@ from cyclealign.files.run_records import Verdict, read_sets, verdict_record
 from cyclealign.files.run_state import Canary, Kept, Place, Stage, Timing
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import (
+    Answerer,
     BudgetExhausted,
     CanarySample,
+    Candidate,
     Generator,
     PolicyTrainer,
     Prompt,
@@ -51,7 +53,7 @@ CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
 @dataclass(frozen=True)
 class Parts:
     """What the loop is made of; ``pool`` is the pool before the first interaction, ``check_weights`` what refuses
-    saved weights that are none (UserError)."""
+    saved weights that are none (UserError), ``answerer`` who has the black box's own replies, where they take part."""
 
     generator: Generator
     black_box: Ranker
@@ -61,6 +63,7 @@ class Parts:
     start_model: str
     tracker: Tracker = field(default_factory=NoTracker)
     check_weights: Callable[[Path], None] = lambda _: None
+    answerer: Answerer | None = None
 
 
 class Loop:
@@ -155,8 +158,9 @@ class Loop:
         if is_ranked(it):
             return
         chunk, seed = self.config.generator.chunk, self.config.seed
-        sets = unranked_sets(it, self.parts.generator, self.policy.version, chunk=chunk, seed=seed)
         with self._timed("generate_and_rank", it.index), Appender(it.files.black_box) as file:
+            generator, own = self.parts.generator, self._answers(it)
+            sets = unranked_sets(it, generator, self.policy.version, chunk=chunk, seed=seed, answers=own)
             try:
                 for verdict in self.parts.black_box.rank(sets, self._judging(it)):
                     if isinstance(verdict, Unranked) and verdict.reason == "budget":
@@ -172,6 +176,13 @@ class Loop:
         missing = len(it.active) - len(final_verdicts(it)) - errors
         if missing:
             raise BudgetExhausted(f"{missing} of {len(it.active)} prompts of interaction {it.index} are not ranked yet")
+
+    def _answers(self, it: Interaction) -> Mapping[str, Candidate]:
+        """The black box's own replies, asked for before anything is sampled, to prompts that have no candidates yet."""
+        if self.parts.answerer is None:
+            return {}
+        done = read_sets(it.files.candidates)
+        return self.parts.answerer.answers([p for p in it.active if p.id not in done], interaction=it.index)
 
     def _stop_if_too_many_failed(self, failed: Sequence[Verdict], it: Interaction) -> None:
         limit = self.config.black_box.max_unranked

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 from cyclealign.config.schema import Config
+from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers
 from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.kept_code import as_kept
@@ -23,6 +24,7 @@ from cyclealign.losses import feeds, unfed
 from cyclealign.rankers.by_name import RankerSpec, open_ranker, open_scorer, ranker_spec, spec_of
 from cyclealign.rankers.scored import NamedScorer
 from cyclealign.types import (
+    Answerer,
     CanarySample,
     CandidateSet,
     Generator,
@@ -53,6 +55,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     tracking = Tracking(config, run, total_steps=steps)
     scorer = NamedScorer(named.name, open_scorer(as_kept(named, run, "scorer"))) if named and team.is_main else None
     black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
+    answerer = _answerer(config, run) if team.is_main else None
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
     started = config.model_copy(update={"policy": policy})
@@ -68,6 +71,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
         start_model=base,
         tracker=tracking,
         check_weights=check_weights,
+        answerer=answerer,
     )
     return parts, team
 
@@ -137,11 +141,27 @@ def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
             from cyclealign.rankers.black_box import BlackBoxRanker
 
             if isinstance(ranker, BlackBoxRanker):
-                ranker.preflight(config.generator.candidates)
+                ranker.preflight(config.list_size)
         stack.pop_all()  # the ledger stays open as long as the run
     if not feeds(ranker.gives, config.loss.needs) and box.gives is None:
         raise UserError(unfed(config.loss, ranker.gives, f"black_box.path={box.path}"))
     return ranker
+
+
+def _answerer(config: Config, run: RunDir) -> Answerer | None:
+    """Who has the black box's own replies, where they join the candidates."""
+    box = config.black_box
+    if not box.answers:
+        return None
+    if box.answer_column is not None:
+        return GivenAnswers()
+    from cyclealign.rankers.own_reply import OwnReplies
+
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(run.ledger))
+        asked = OwnReplies(box, ledger, tokens=config.generator.max_new_tokens)
+        stack.pop_all()  # open as long as the run
+    return RecordedAnswers(run.answers, asked)
 
 
 def _start_model(config: Config, run: RunDir, team: Team) -> str:

@@ -22,13 +22,15 @@ EVAL_LIMIT = 256
 TRIED = 10_000
 
 
-def run_prompts(data: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
+def run_prompts(data: DataConfig, *, answers: str | None = None) -> tuple[list[Prompt], list[Prompt]]:
     """Training prompts, and at most EVAL_LIMIT held-out ones that are not among them.
+
+    ``answers``: as in ``load_prompts``, of the training prompts.
 
     Raises:
         UserError: as ``load_prompts``; or none of the eval prompts is new.
     """
-    train = _loaded(data, data.prompts, data.limit, "data.prompts")
+    train = _loaded(data, data.prompts, data.limit, "data.prompts", answers)
     if data.eval_prompts is None:
         return train, []
     ids = {p.id for p in train}
@@ -40,9 +42,9 @@ def run_prompts(data: DataConfig) -> tuple[list[Prompt], list[Prompt]]:
     return train, held_out
 
 
-def _loaded(data: DataConfig, source: str, limit: int | None, key: str) -> list[Prompt]:
+def _loaded(data: DataConfig, source: str, limit: int | None, key: str, answers: str | None = None) -> list[Prompt]:
     """Prompts without system turns, where ``data.system_turns`` says so. UserError where none is left."""
-    found = load_prompts(source, format=data.format, split=data.split, limit=limit)
+    found = load_prompts(source, format=data.format, split=data.split, limit=limit, answers=answers)
     if data.system_turns == "keep":
         return found
     if data.system_turns == "fold":

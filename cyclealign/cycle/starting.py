@@ -51,7 +51,7 @@ def new_cycle(config: Config) -> Cycle:
     """
     run = RunDir(config.run_dir)
     if is_main():
-        train, held_out = run_prompts(config.data)
+        train, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
         template = find_template(config.black_box.template)
         words = load_template(str(template))
         if config.black_box.judge == "openai":

@@ -6,6 +6,7 @@ a demanded ``data.format`` only narrows what is accepted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 OPENERS = ("builtin:openers-train", "builtin:openers-eval", "builtin:openers-report")
 
 
-def load_prompts(spec: str, *, format: str = "auto", split: str = "train", limit: int | None = None) -> list[Prompt]:
+def load_prompts(
+    spec: str, *, format: str = "auto", split: str = "train", limit: int | None = None, answers: str | None = None
+) -> list[Prompt]:
     """Distinct prompts in file order, at most ``limit``.
 
     Rows that cannot be used are skipped and counted, as ``cyclealign.files.odd_rows`` says.
@@ -28,16 +31,17 @@ def load_prompts(spec: str, *, format: str = "auto", split: str = "train", limit
     Args:
         spec: path, directory, glob, hub id, or ``builtin:openers-train`` / ``-eval`` / ``-report``.
         format: ``auto``, ``hh_rlhf``, ``trl``, ``jsonl`` or ``parquet`` (files read as Parquet whatever their names).
+        answers: a column that holds a reply of the black box's own, in some of the rows at least.
 
     Raises:
-        UserError: nothing there, or rows that are no prompts; names file and line.
+        UserError: nothing there, or rows that are no prompts; names file and line. No row with such a reply.
     """
     found: dict[str, Prompt] = {}
     skipped = Skipped(spec)
     for place, row in rows(_builtin(spec), split=split, parquet=format == "parquet"):
         skipped.seen()
         try:
-            prompt = parse_row(row, place, format)
+            prompt = replace(parse_row(row, place, format), answer=_answer(row, answers, place))
         except OddRow as error:
             skipped.odd(error, place)
             continue
@@ -53,7 +57,17 @@ def load_prompts(spec: str, *, format: str = "auto", split: str = "train", limit
     skipped.say(found=len(found))
     if not found:
         raise UserError(f"data: {spec} holds no prompt{skipped.why}")
+    if answers is not None and all(p.answer is None for p in found.values()):
+        raise UserError(f"black_box.answers: no prompt of {spec} has a reply in a column {answers!r}")
     return list(found.values())
+
+
+def _answer(row: dict[str, Any], column: str | None, place: str) -> str | None:
+    """The reply in a row's column; None where it has none, or says nothing."""
+    value = None if column is None else row.get(column)
+    if value is not None and not isinstance(value, str):
+        raise OddRow(f"{place}: {column}: expected text, got {type(value).__name__}")
+    return (value or "").strip() or None
 
 
 def load_candidate_sets(path: str | Path) -> list[CandidateSet]:

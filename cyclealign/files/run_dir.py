@@ -63,6 +63,7 @@ class RunDir:
         self.environment = path / "environment.json"
         self.prompts = path / "prompts"
         self.ledger = path / "ledger.sqlite"
+        self.answers = path / "answers.jsonl"
         self.state_file = path / "state.json"
         self.timings = path / "timings.jsonl"
         self.best = path / "best"

@@ -27,6 +27,16 @@ class CascadeFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFigures:
+    """How the black box ranks its own replies: ``ranked`` lists hold one, ``first`` of them have it at their top (a tie
+    counts its share), and chance would put it there in ``by_chance``."""
+
+    ranked: int
+    first: float
+    by_chance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """``summary.json`` of an interaction: means over the prompts that both rankers ranked, counts, the pool after it.
 
@@ -49,6 +59,7 @@ class Summary:
     pass_tau: float | None
     settled: int
     cascade: CascadeFigures | None = None
+    answers: AnswerFigures | None = None
     accepted: int
     pool: int
     pool_version: str

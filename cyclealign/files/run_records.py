@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cyclealign.files.records import Encoded, encode, read_records
 from cyclealign.types import (
+    OWN_REPLY,
     Candidate,
     CandidateSet,
     Cascaded,
@@ -36,10 +37,11 @@ class PromptRecord:
     rejected: str | None = None
     rubric: str | None = None
     reference: str | None = None
+    answer: str | None = None
 
     @property
     def prompt(self) -> Prompt:
-        return Prompt(self.messages, self.chosen, self.rejected, self.rubric, self.reference)
+        return Prompt(self.messages, self.chosen, self.rejected, self.rubric, self.reference, self.answer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,26 @@ class SetRecord(PromptRecord):
     @property
     def set(self) -> CandidateSet:
         return CandidateSet(self.prompt, self.candidates, self.drawn)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRecord:
+    """A line of ``answers.jsonl``: the black box's own reply to a prompt, or why it is ``unanswered``."""
+
+    prompt_id: str
+    text: str | None = None
+    finish: Literal["stop", "length"] | None = None
+    unanswered: UnrankedReason | None = None
+    detail: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.unanswered is None) or (self.text is None) != (self.finish is None):
+            raise ValueError("text: expected either this, with finish, or unanswered")
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The reply; None where there is none."""
+        return None if self.text is None or self.finish is None else Candidate(OWN_REPLY, self.text, self.finish)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +130,7 @@ def prompt_record(prompt: Prompt) -> Encoded:
             rejected=rejected,
             rubric=prompt.rubric,
             reference=prompt.reference,
+            answer=prompt.answer,
         )
     )
 

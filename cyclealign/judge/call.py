@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from cyclealign.types import Message, sha256_hex
 
-# eval: calls that only measure a ranker on labelled pairs, their repairs included.
-Purpose = Literal["rank", "again", "repair", "probe", "eval"]
+# eval: calls that only measure a ranker on labelled pairs, their repairs included. answer: for a reply of its own.
+Purpose = Literal["rank", "again", "repair", "probe", "eval", "answer"]
 
 # Fields of a request's body beside model and messages, by the API's own names.
 Options = Mapping[str, Any]

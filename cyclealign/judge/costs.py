@@ -44,18 +44,21 @@ def usual_answer(k: int, asked: Asked) -> int:
     return ANSWER_TOKENS * k * (2 if asked.answer == "scores" else 1) + (2 * REASON_WORDS if asked.explain else 0)
 
 
-def request_options(config: BlackBoxConfig, k: int, form: WireForm | None = None) -> dict[str, Any]:
+def request_options(
+    config: BlackBoxConfig, k: int, form: WireForm | None = None, *, tokens: int | None = None
+) -> dict[str, Any]:
     """The request's fields besides model, messages and schema: our defaults, under the user's own (null removes one).
 
-    form: as far as it is known; by default as the provider is asked first. UserError where the provider has no such
+    form: as far as it is known; by default as the provider is asked first. tokens: of the answer, by default what a
+    verdict on ``k`` candidates needs. UserError where the provider has no such
     level of reasoning.
     """
     form = form or first_form(config)
     fields: dict[str, Any] = {"temperature": 0} if form.temperature and "temperature" not in form.refused else {}
-    if config.answer == "first_token":
+    if config.answer == "first_token" and tokens is None:
         fields |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
     if not any(name in config.request for name in LENGTH_OPTIONS) and (name := form.named(form.length)):
-        fields[name] = form.limit(answer_tokens(k, asked_of(config)))
+        fields[name] = form.limit(tokens or answer_tokens(k, asked_of(config)))
     for name, value in config.request.items():
         fields.pop(name, None)
         renamed = form.named(form.seed if name == "seed" else name) if name in (*LENGTH_OPTIONS, *SEEDS) else name

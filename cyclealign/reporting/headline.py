@@ -20,6 +20,7 @@ from cyclealign.files.run_figures import Accuracy, Metrics
 from cyclealign.files.run_records import read_sets, read_verdicts
 from cyclealign.files.run_state import Kept
 from cyclealign.reporting.alarms import Alarm, alarms
+from cyclealign.reporting.answers import answers_text
 from cyclealign.reporting.cascade import cascade_text
 from cyclealign.reporting.figures import (
     Facts,
@@ -60,7 +61,7 @@ class Headline:
 
     ``label``: ``kept`` or ``latest``; ``compared``: how many interactions that model was trained for, or None;
     ``prompts``: how many eval prompts the reward is paired over; ``spend``: one line; ``judge``: how far
-    it agrees with itself; ``cascade``; each one line, or empty.
+    it agrees with itself; ``cascade``; ``answers``: how it ranks its own replies; each one line, or empty.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Headline:
     spend: str
     judge: str
     cascade: str
+    answers: str
     alarms: tuple[Alarm, ...]
     rows: tuple[Row, ...]
 
@@ -97,6 +99,7 @@ def headline(run: RunDir) -> Headline:
         spend=spend_text(run, facts),
         judge=judge_text(run),
         cascade=cascade_text(run),
+        answers=answers_text(run),
         alarms=alarms(run, facts),
         rows=tuple(_rows(run, facts)),
     )

@@ -64,6 +64,7 @@ def _headline(figures: Headline) -> Html:
     lines.append(tag("p", f"Spend: {figures.spend}."))
     lines += [tag("p", f"The judge: {figures.judge}.")] if figures.judge else []
     lines += [tag("p", f"Cascade: {figures.cascade}.")] if figures.cascade else []
+    lines += [tag("p", f"Its own replies: {figures.answers}.")] if figures.answers else []
     lines += [tag("p", f"Alarm: {alarm.sentence}.", class_="status") for alarm in figures.alarms]
     rows = [(row.measure, *row.text) for row in figures.rows]
     if not rows:

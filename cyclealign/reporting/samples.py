@@ -12,7 +12,7 @@ from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, tag
 from cyclealign.reporting.reasons import reasons_given
-from cyclealign.types import CandidateSet, Message, Ranking, Reason
+from cyclealign.types import OWN_REPLY, CandidateSet, Message, Ranking, Reason
 
 COMPARED = 24  # prompts before and after
 RANKED = 8  # prompts of one interaction with both rankings
@@ -144,7 +144,7 @@ def _ranked(
 ) -> Html:
     order = black.order if isinstance(black, Ranking) else item.ids
     ids = [*order, *(i for i in item.ids if i not in order)]
-    letters = {i: letter(n) for n, i in enumerate(item.ids)}
+    letters = {i: "own reply" if i == OWN_REPLY else letter(n) for n, i in enumerate(item.ids)}
     common = agreed.ids if agreed else ()
     lines = [f"interaction {interaction}"]
     if isinstance(black, Ranking):

@@ -22,6 +22,7 @@ PURPOSES = {
     "rank": "ranking",
     "again": "lists shown again",
     "repair": "repairs",
+    "answer": "own replies",
     "eval": "labelled pairs",
     "probe": "probe",
 }

@@ -32,9 +32,10 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     # Names and paths may hold brackets, which rich would take for markup; and a path must not be wrapped.
     judge = f"judge: {figures.judge}" if figures.judge else ""
     cascade = f"cascade: {figures.cascade}" if figures.cascade else ""
+    own = f"its own replies: {figures.answers}" if figures.answers else ""
     kept = f"kept: {figures.kept_text}" if figures.kept_text else ""
     page = f"report: {write_report(run)}"
-    for line in (figures.status, kept, figures.spend, judge, cascade, *map(alarm_line, figures.alarms), page):
+    for line in (figures.status, kept, figures.spend, judge, cascade, own, *map(alarm_line, figures.alarms), page):
         if line:
             console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
