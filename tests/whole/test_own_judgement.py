@@ -16,6 +16,11 @@ from cyclealign.types import OWN_REPLY
 FUNCTION = "def judge(messages, replies) -> list[float]:\n    return [len(r) for r in replies]\n"
 
 
+def said_of(name: str, n: int) -> str:
+    """Longer than twelve tokens of the policy, and so first before a judge of length."""
+    return f"Said of {name} {n}, at {'very ' * 40}great length."
+
+
 @pytest.fixture
 def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
@@ -24,9 +29,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         monkeypatch.delenv(name, raising=False)
     Path("mine.py").write_text(FUNCTION)
     for name, size in (("train", 4), ("eval", 2)):
-        rows = [
-            {"prompt": f"{name} question {n}?", "gpt": f"Said of {name} {n}, at great length."} for n in range(size)
-        ]
+        rows = [{"prompt": f"{name} question {n}?", "gpt": said_of(name, n)} for n in range(size)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ["data.prompts=train.jsonl", "data.eval_prompts=eval.jsonl", "output_dir=runs", "generator.chunk=2"]
     small = ["generator.candidates=2", "generator.max_new_tokens=12", "cycle.max_interactions=1", "cycle.batch_size=4"]
@@ -71,4 +74,4 @@ def test_python_of_ones_own_as_the_black_box_beside_a_column_of_replies(keys: li
     first_lists_have_it_first(run)
     assert (run.prompts / "ranker.py").read_text() == FUNCTION
     texts = {s.text(OWN_REPLY) for s in read_sets(run.interaction(0).candidates).values()}
-    assert texts == {f"Said of train {n}, at great length." for n in range(4)}
+    assert texts == {said_of("train", n) for n in range(4)}
