@@ -126,6 +126,9 @@ class CandidateSet:
         raise KeyError(candidate_id)
 
 
+UnrankedReason = Literal["unusable", "refusal", "budget", "error", "too_few"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cascaded:
     """What a cascade did with a list before, or instead of, asking its judge.
@@ -154,6 +157,22 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What one judge of several says of a list.
+
+    shown: the orders in which the candidates stood before it, one a pass. passes: what each of them gave.
+    reverse: as in ``Ranking``, of its own first pass. unranked: why it has no vote, with ``detail``.
+    """
+
+    judge: str
+    shown: tuple[tuple[str, ...], ...] = ()
+    passes: tuple[Given, ...] = ()
+    reverse: Given | None = None
+    unranked: UnrankedReason | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
     """Candidate ids in tiers, best first; ids of one tier are tied; a ranking may cover a subset.
 
@@ -161,7 +180,8 @@ class Ranking:
     comparisons over the passes that each id won (sums to 1). ``confidence``: mean Kendall tau between passes.
     ``passes``: what each pass gave. ``reverse``: what was given to the first pass's presentation shown from its end,
     which only measures the judge. ``reasons``: of the passes, where the judge was asked for them. ``cascade``: where a
-    cascade pruned, answered alone or audited; votes, confidence and passes are then of the judged ids alone.
+    cascade pruned, answered alone or audited; votes, confidence and passes are then of the judged ids alone. ``jury``:
+    where several judges were asked, what each said; ``passes`` are then of those that have a vote, judge by judge.
     ``set_id``: of the set that a ranker was asked about; it joins a verdict to its question within a call, and is no
     part of what the verdict says.
     """
@@ -175,6 +195,7 @@ class Ranking:
     reverse: Given = ()
     reasons: tuple[Reason, ...] = ()
     cascade: Cascaded | None = None
+    jury: tuple[Vote, ...] = ()
     set_id: str = field(default="", compare=False)
 
     @property
@@ -200,9 +221,6 @@ class Ranking:
         levels = sorted(set(scores.values()), reverse=True)
         tiers = tuple(tuple(i for i, s in scores.items() if s == level) for level in levels)
         return Ranking(prompt_id=prompt_id, tiers=tiers, scores=dict(scores), set_id=set_id)
-
-
-UnrankedReason = Literal["unusable", "refusal", "budget", "error", "too_few"]
 
 
 @dataclass(frozen=True, slots=True)

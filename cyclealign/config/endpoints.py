@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -22,6 +23,20 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def judge_names(asked: Sequence[tuple[str | None, str]]) -> tuple[str, ...]:
+    """A name for each (base URL, model) that is asked: the model, with its host, or its URL, where others have it."""
+    models = [model for _, model in asked]
+    hosts = [(urlsplit(url or OPENAI_URL).netloc, model) for url, model in asked]
+    return tuple(
+        model
+        if models.count(model) == 1
+        else f"{model} at {url or OPENAI_URL}"
+        if hosts.count(host) > 1
+        else f"{model} at {host[0]}"
+        for (url, model), host in zip(asked, hosts, strict=True)
+    )
 
 
 class Address(NamedTuple):

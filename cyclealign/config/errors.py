@@ -41,8 +41,9 @@ _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section type of an annotation ``Section`` or ``Section | None``; None for a plain value."""
-    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    """The section type of an annotation ``Section``, ``Section | None`` or a list of them; None for a plain value."""
+    several = get_origin(annotation) in (Union, types.UnionType, tuple)
+    options = get_args(annotation) if several else (annotation,)
     for option in options:
         if isinstance(option, type) and issubclass(option, BaseModel):
             return option
@@ -83,8 +84,9 @@ def check_keys(raw: Raw, *, where: str = "", model: type[BaseModel] = Config) ->
 def _paths(raw: Raw, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     for key, value in raw.items():
         yield (*path, str(key))
-        if isinstance(value, Mapping) and not is_free((*path, str(key))):
-            yield from _paths(value, (*path, str(key)))
+        for below in value if isinstance(value, list) else [value]:
+            if isinstance(below, Mapping) and not is_free((*path, str(key))):
+                yield from _paths(below, (*path, str(key)))
 
 
 def _loss_fields(raw: Raw) -> list[str]:

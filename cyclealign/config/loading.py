@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ MAX_DEPTH = 32
 RESUMABLE = (
     "black_box.budget_usd",
     "black_box.price",
+    "black_box.judges.price",
+    "black_box.cascade.first.price",
     "black_box.requests_per_minute",
     "black_box.tokens_per_minute",
     "black_box.max_concurrency",
@@ -190,7 +193,8 @@ def check_resume_changes(old: Config, new: Config, *, by: str = "") -> None:
     """
     before, after = (dict(_leaves(c.model_dump(mode="json"))) for c in (old, new))
     for key in sorted(before.keys() | after.keys()):
-        allowed = any(key == r or key.startswith(f"{r}.") for r in RESUMABLE)
+        named = re.sub(r"\.\d+(?=\.|$)", "", key)  # of whichever judge
+        allowed = any(named == r or named.startswith(f"{r}.") for r in RESUMABLE)
         if not allowed and before.get(key) != after.get(key):
             raise UserError(
                 f"{by}resume cannot change {key} (from {show(before.get(key))} to {show(after.get(key))}): only budget,"
@@ -244,7 +248,10 @@ def _check_plain(value: Any, path: tuple[str, ...]) -> None:
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; the free sections below ``black_box.request`` count as one value each key."""
+    """Dotted keys and values; the free sections below ``black_box.request`` count as one value each key. The sections
+    of a list go by their numbers."""
+    if isinstance(value, list) and value and all(isinstance(below, dict) for below in value) and not is_free(path):
+        value = {str(number): below for number, below in enumerate(value)}
     if isinstance(value, dict) and value and not (is_free(path) and len(path) > 2):
         for key, below in value.items():
             yield from _leaves(below, (*path, key))

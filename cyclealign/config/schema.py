@@ -134,25 +134,71 @@ class Price(Section):
     thinking: float | None = Field(default=None, ge=0)
 
 
-class CascadeConfig(Section):
-    """A local ranker, distilled from the judge's rankings so far, decides what the judge is asked.
+class JudgeConfig(Section):
+    """One judge of several: what it does not say itself is as in ``black_box``."""
 
-    judge: who is asked, by the other keys of black_box. keep: candidates that the judge ranks. sure: expected share of
-    pairs ordered as by the judge from which the local ranker answers alone; null: never. audit: share of lists that
-    are sent whole all the same. warm_up: lists that the judge has ranked before anything is pruned.
+    model: str = Field(min_length=1)
+    base_url: str | None = None
+    api_key_env: str | None = None
+    provider: Provider | None = None
+    price: Price | Literal["auto"] | None = None
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _named_like_a_key(cls, value: str | None) -> str | None:
+        return value if value is None else named_like_a_key(value)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_url("", value)
+        return value
+
+
+class FirstJudge(JudgeConfig):
+    """The cheap judge of a cascade. passes: orders that it is shown each list in; how far its answers agree with each
+    other is how sure it is."""
+
+    passes: int = Field(default=2, ge=2)
+
+
+class CascadeConfig(Section):
+    """A cheap ranker decides what the judge is asked.
+
+    judge: who is asked, by the other keys of black_box. first: the cheap one; ``local``: distilled from the judge's
+    rankings so far. keep: candidates that the judge ranks; null: all. min_agreement: the first answers alone where it
+    is so sure that, with error at most alpha, this share of pairs is ordered as by the judge; null: never.
+    calibration: lists that both rank to find out from where on that holds. audit: share of lists that are sent whole
+    all the same. warm_up: lists that the judge has ranked before the local ranker prunes.
     """
 
     judge: Literal["openai", "replay"] = "openai"
-    keep: int = Field(default=2, ge=2)
-    sure: float | None = Field(default=None, gt=0.5, lt=1)
+    first: Literal["local"] | FirstJudge = "local"
+    keep: int | None = Field(default=None, ge=2)
+    min_agreement: float | None = Field(default=None, gt=0.5, lt=1)
+    alpha: float = Field(default=0.1, gt=0, lt=0.5)
+    calibration: int = Field(default=200, ge=30)
     audit: float = Field(default=0.1, gt=0, le=1)
     warm_up: int = Field(default=100, ge=10)
+
+    @model_validator(mode="after")
+    def _spares_something(self) -> CascadeConfig:
+        if self.keep is None and self.min_agreement is None:
+            raise ValueError(
+                "keep: without it and without min_agreement nothing is spared; set keep (e.g. 2: the judge orders the"
+                " two best) or min_agreement (e.g. 0.9: lists that the first is sure of are not sent)"
+            )
+        return self
 
 
 class BlackBoxConfig(Section):
     """``backend``: a kind of ``ranker_kinds``; what follows its name elsewhere is ``path`` here, of openai ``model``.
     ``cascade`` learns from the run's own rankings, or with ``path`` ranks by what another run has learnt so.
     ``request``: provider options, sent verbatim.
+
+    judges: several, in place of ``model`` and ``base_url``: pass i goes to judge i mod n. quorum: so many of them must
+    have answered for an item to be ranked; null: all. passes: by default 1, of several judges one each.
 
     provider: whose manners the first request takes; ``auto``: by the host's name or a server's usual port. reasoning:
     how much the model may think, said as that provider wants it; null: as the model does. price: USD per million
@@ -177,6 +223,8 @@ class BlackBoxConfig(Section):
     backend: str = "openai"
     model: str | None = None
     base_url: str | None = None
+    judges: tuple[JudgeConfig, ...] = ()
+    quorum: int | None = Field(default=None, ge=1)
     provider: Provider = "auto"
     reasoning: Reasoning | None = None
     api_key_env: str = "OPENAI_API_KEY"
@@ -187,7 +235,7 @@ class BlackBoxConfig(Section):
     explain: bool = False
     rubric: str | None = Field(default=None, min_length=1)
     scale: float | None = Field(default=None, gt=0)
-    passes: int = Field(default=1, ge=1)
+    passes: int = Field(default_factory=lambda given: max(len(given.get("judges", ())), 1), ge=1)
     max_concurrency: int = Field(default=64, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
@@ -216,9 +264,38 @@ class BlackBoxConfig(Section):
         return self.cascade.judge if self.backend == "cascade" and self.cascade else self.backend
 
     @property
+    def members(self) -> tuple[BlackBoxConfig, ...]:
+        """A section for each judge, with its share of the passes; for a lone judge this one."""
+        n = len(self.judges)
+        return tuple(self._of(j, len(range(i, self.passes, n))) for i, j in enumerate(self.judges)) or (self,)
+
+    @property
+    def first(self) -> BlackBoxConfig | None:
+        """The section of a cascade's first judge; None where there is none, or it is local."""
+        first = self.cascade.first if self.cascade is not None else "local"
+        return None if first == "local" else self._of(first, first.passes)
+
+    @property
+    def everyone(self) -> tuple[BlackBoxConfig, ...]:
+        """A section for each judge behind an API who may be paid: those that are asked, and a cascade's first."""
+        asked = self.members if self.judge == "openai" else ()
+        return asked if self.first is None else (*asked, self.first)
+
+    @property
+    def judge_name(self) -> str:
+        """Whom it asks, for people."""
+        return ", ".join(j.model for j in self.judges) or str(self.model or self.path or self.backend)
+
+    def _of(self, judge: JudgeConfig, passes: int) -> BlackBoxConfig:
+        own = {name: getattr(judge, name) for name in ("api_key_env", "provider", "price")}
+        given = {name: value for name, value in own.items() if value is not None}
+        alone = {"backend": "openai", "cascade": None, "path": None, "judges": (), "quorum": None, "passes": passes}
+        return self.model_copy(update={"model": judge.model, "base_url": judge.base_url} | given | alone)
+
+    @property
     def repeated(self) -> float:
         """``repeat``, or what stands for it."""
-        return self.repeat if self.repeat is not None else 0.05 if self.passes == 1 else 0.0
+        return self.repeat if self.repeat is not None else 0.05 if self.passes <= max(len(self.judges), 1) else 0.0
 
     @property
     def gives(self) -> Literal["order", "magnitude", "votes"] | None:
@@ -228,7 +305,8 @@ class BlackBoxConfig(Section):
         if self.backend in ("replay", "python"):
             return None
         if self.backend == "openai" and self.answer == "ranking":
-            return "order" if self.passes < 2 else "votes"
+            n = max(len(self.judges), 1)
+            return "order" if (self.quorum or n) * (self.passes // n) < 2 else "votes"
         return "magnitude"
 
     @field_validator("backend")
@@ -242,10 +320,7 @@ class BlackBoxConfig(Section):
     @field_validator("api_key_env")
     @classmethod
     def _named_like_a_key(cls, value: str) -> str:
-        # Any other variable could be a secret of something else that a foreign config sends to its own host.
-        if not value.endswith("_API_KEY"):
-            raise ValueError(f"must name an environment variable that ends in _API_KEY, got {value!r}")
-        return value
+        return named_like_a_key(value)
 
     @model_validator(mode="after")
     def _complete(self) -> BlackBoxConfig:
@@ -253,13 +328,14 @@ class BlackBoxConfig(Section):
         if (self.cascade is None and learns) or (self.cascade is not None and self.backend != "cascade"):
             raise ValueError("cascade: needed for backend cascade and for no other, e.g. {keep: 2}")
         place = KINDS[self.judge].place
-        if place == "MODEL" and not self.model:
+        if place == "MODEL" and not self.model and not self.judges:
             raise ValueError("model: needed for backend openai (the name that the API knows)")
         if place not in ("", "MODEL") and self.path is None:
             raise ValueError(f"path: needed for backend {self.judge}")
         if self.judge == "python" and code_place(str(self.path)) is None:
             raise ValueError(f"path: expected FILE.py:FUNCTION for backend python, got {str(self.path)!r}")
-        if self.budget_usd is not None and self.price is None:
+        self._check_judges()
+        if self.budget_usd is not None and any(judge.price is None for judge in self.everyone or (self,)):
             raise ValueError(
                 "price: needed with budget_usd, e.g. {input: 0.15, output: 0.6} (USD per million tokens), or auto"
             )
@@ -287,6 +363,29 @@ class BlackBoxConfig(Section):
             raise ValueError(f"answer: first_token reads the first token of an answer, and {key} puts another there")
         if self.reasoning not in (None, "off"):
             raise ValueError("answer: first_token reads the first token of an answer; set reasoning: off, or null")
+
+    def _check_judges(self) -> None:
+        n = len(self.judges)
+        if self.cascade is not None and self.cascade.first != "local" and self.judge != "openai":
+            raise ValueError(f"cascade.first: a judge stands before one of backend openai, got {self.judge}")
+        if self.quorum is not None and self.quorum > n:
+            raise ValueError(f"quorum: expected at most as many as judges ({n}), got {self.quorum}")
+        if n == 0:
+            return
+        if self.judge != "openai":
+            raise ValueError(f"judges: of backend openai, got {self.judge}")
+        if self.model is not None or self.base_url is not None:
+            raise ValueError("judges: in place of model and base_url; name all judges there, and remove those two")
+        if n == 1:
+            raise ValueError("judges: expected two or more; one judge is black_box.model and black_box.base_url")
+        if len({(j.base_url, j.model) for j in self.judges}) < n:
+            raise ValueError("judges: one model at one endpoint stands there twice; give it more passes instead")
+        if self.passes < n:
+            raise ValueError(f"passes: expected at least one for each of the {n} judges, got {self.passes}")
+        if self.answer != "ranking":
+            raise ValueError(f"judges: several judges vote with rankings; with answer: {self.answer} name one model")
+        if self.answers is True:
+            raise ValueError("answers: of several judges none is the one that writes; name the column with its replies")
 
 
 class DemonstrationsConfig(Section):
@@ -400,10 +499,11 @@ class Config(Section):
         if self.leaf is not None and self.policy.lora is None:
             raise ValueError("leaf: its projection is trained beside an adapter; set policy.lora, or leaf=null")
         cascade = self.black_box.cascade
-        if cascade is not None and cascade.sure is None and cascade.keep >= self.list_size:
+        k = self.list_size
+        if cascade is not None and cascade.min_agreement is None and (cascade.keep or k) >= k:
             raise ValueError(
-                f"black_box.cascade.keep: {cascade.keep} of generator.candidates={self.generator.candidates} prunes"
-                " nothing; keep fewer, or let it answer alone (black_box.cascade.sure, e.g. 0.9)"
+                f"black_box.cascade.keep: {cascade.keep} of {k} candidates prunes nothing; keep fewer, or let"
+                " it answer alone (black_box.cascade.min_agreement, e.g. 0.9)"
             )
         return self
 
@@ -420,23 +520,33 @@ def check_teacher(config: Config) -> None:
         raise ValueError(unfed(config.loss, box.gives, who, ways if one_pass else ()))
 
 
+def named_like_a_key(variable: str) -> str:
+    """The name itself. ValueError where any other variable is named: it could be a secret of something else, that a
+    foreign config sends to its own host."""
+    if not variable.endswith("_API_KEY"):
+        raise ValueError(f"must name an environment variable that ends in _API_KEY, got {variable!r}")
+    return variable
+
+
 _SECRET = re.compile(r"(?:\A|[_-])(?:key|token|secret|sig|signature|password|auth)\Z", re.IGNORECASE)
 
 
 def check_url(key: str, url: str) -> None:
-    """ValueError unless ``url`` is http(s) with a host and without a password (it is written to the run directory)."""
+    """ValueError unless ``url`` is http(s) with a host and without a password (it is written to the run directory);
+    ``key``: what the message begins with, empty where its section says so."""
+    key = f"{key}: " if key else ""
     try:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0
     except ValueError:
         port_is_fine = False
     if not port_is_fine or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{key}: expected a URL like http://127.0.0.1:8000/v1, got {url!r}")
+        raise ValueError(f"{key}expected a URL like http://127.0.0.1:8000/v1, got {url!r}")
     if parts.username or parts.password:
-        raise ValueError(f"{key}: a user name or password in it would be written to the run directory; use api_key_env")
+        raise ValueError(f"{key}a user name or password in it would be written to the run directory; use api_key_env")
     secret = [name for name, _ in parse_qsl(parts.query) if _SECRET.search(name)]
     if secret:
-        raise ValueError(f"{key}: {secret[0]} in it would be written to the run directory; use api_key_env")
+        raise ValueError(f"{key}{secret[0]} in it would be written to the run directory; use api_key_env")
 
 
 def _check_request_key(key: str) -> None:

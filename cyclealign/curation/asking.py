@@ -111,7 +111,8 @@ def provenance(
 ) -> dict[str, Figure]:
     """What a figure must say of itself: judge, template and data."""
     asked: dict[str, Figure] = {"source": spec, "count": len(pairs), "sha256": sha256_hex([p.prompt.id for p in pairs])}
-    judge: dict[str, Figure] = {"model": box.model, "endpoint": box.base_url or OPENAI_URL, "passes": box.passes}
+    judge: dict[str, Figure] = {"model": box.judge_name, "passes": box.passes}
+    judge["endpoint"] = ", ".join(member.base_url or OPENAI_URL for member in box.members)
     judge |= ({} if box.reasoning is None else {"reasoning": box.reasoning}) | asked_of(box).identity
     words = {"name": template.name, "version": template.version}
     return {"judge": judge, "template": words, "pairs": asked}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from cyclealign.config.schema import BlackBoxConfig
@@ -11,6 +12,7 @@ from cyclealign.judge.costs import (
     PROBES,
     WorstCase,
     answer_tokens,
+    in_all,
     most_usd,
     output_bound,
     request_options,
@@ -30,6 +32,8 @@ def question_tokens(question: Question, template: RankTemplate, asked: Asked = P
 
 def most_for(questions: Sequence[Question], box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
     """Every pass of every question with its repair, and the probe; what the ledger has already is not taken off."""
+    if box.judges:
+        return in_all(most_for(questions, judge, template) for judge in box.members)
     passes = len(presentations(2, box.passes, seed=0))
     first = passes * sum(question_tokens(q, template, asked_of(box)) for q in questions)
     repaired = passes * len(questions)
@@ -37,7 +41,10 @@ def most_for(questions: Sequence[Question], box: BlackBoxConfig, template: RankT
 
 
 def most_within(calls: int, largest: Question, box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
-    """``calls`` calls, each as large as ``largest`` with the words of a repair."""
+    """``calls`` calls, each as large as ``largest`` with the words of a repair, by the dearest judge."""
+    if box.judges:
+        each = [most_within(calls, largest, judge, template) for judge in box.members]
+        return max(each, key=lambda most: math.inf if most.usd is None else most.usd)
     return _priced(
         box, calls=calls, tokens_in=calls * (question_tokens(largest, template, asked_of(box)) + _repair_words(box))
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import BlackBoxConfig, Config
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
@@ -39,7 +39,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     yield from _hardware()
     yield _vllm(config)
     if config is not None:
-        yield _key(config)
+        yield from _keys(config)
         yield from _judge(config)
         yield from _policy(config)
         yield _prompts(config)
@@ -86,13 +86,17 @@ def _vllm(config: Config | None) -> Finding:
     return Finding("ok" if fits else "note", "vLLM", f"{version or 'unknown'} ({tested})")
 
 
-def _key(config: Config) -> Finding:
-    """Whether the key is there; never its value."""
-    from cyclealign.config.endpoints import host_of, is_loopback
-
+def _keys(config: Config) -> Iterator[Finding]:
+    """Whether the keys are there; never their values."""
     box = config.black_box
     if box.judge != "openai":
-        return Finding("ok", "key", f"none needed (black_box.backend {box.backend})")
+        yield Finding("ok", "key", f"none needed (black_box.backend {box.backend})")
+    yield from map(_key, box.everyone)
+
+
+def _key(box: BlackBoxConfig) -> Finding:
+    from cyclealign.config.endpoints import host_of, is_loopback
+
     host = host_of(box.base_url)
     if os.environ.get(box.api_key_env):
         return Finding("ok", "key", f"${box.api_key_env} is set; it would be sent to {host}")
@@ -107,19 +111,18 @@ def _judge(config: Config) -> Iterator[Finding]:
     from cyclealign.judge.prices import tariff_of
     from cyclealign.judge.providers import provider_of
 
-    box = config.black_box
-    if box.judge != "openai":
-        return
-    try:
-        options, tariff = request_options(box, config.list_size), tariff_of(box)
-    except UserError as error:
-        yield Finding("broken", "judge", str(error))
-        return
-    cost = "no price given"
-    if tariff is not None:
-        price = tariff.of(0)
-        cost = f"${price.input:g} in, ${price.output:g} out a million tokens (by {tariff.source})"
-    yield Finding("ok", "judge", f"provider {provider_of(box)}, first asked with {options}; {cost}")
+    for box in config.black_box.everyone:
+        name = "judge" if len(config.black_box.everyone) == 1 else f"judge {box.model}"
+        try:
+            options, tariff = request_options(box, config.list_size), tariff_of(box)
+        except UserError as error:
+            yield Finding("broken", name, str(error))
+            continue
+        cost = "no price given"
+        if tariff is not None:
+            price = tariff.of(0)
+            cost = f"${price.input:g} in, ${price.output:g} out a million tokens (by {tariff.source})"
+        yield Finding("ok", name, f"provider {provider_of(box)}, first asked with {options}; {cost}")
 
 
 def _policy(config: Config) -> Iterator[Finding]:

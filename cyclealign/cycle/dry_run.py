@@ -14,6 +14,7 @@ from cyclealign.judge.costs import (
     JUDGE_TOKENS_PER_POLICY_TOKEN,
     TYPICAL,
     WorstCase,
+    in_all,
     most_usd,
     output_bound,
     request_options,
@@ -49,7 +50,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         again=_lists_shown_again(config, prompts),
     )
     if not labelled:
-        return _together([rankings, answers])
+        return in_all((rankings, answers))
     pairs = worst_case(
         config.black_box,
         template,
@@ -59,17 +60,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
         max_prompt_tokens=_policy_tokens([prompt_tokens(s.prompt) for s in labelled]),
         max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
     )
-    return _together([rankings, pairs, answers])
-
-
-def _together(parts: Sequence[WorstCase]) -> WorstCase:
-    money = [p.usd for p in parts if p.usd is not None]
-    return WorstCase(
-        calls=sum(p.calls for p in parts),
-        input_tokens=sum(p.input_tokens for p in parts),
-        output_tokens=sum(p.output_tokens for p in parts),
-        usd=math.fsum(money) if len(money) == len(parts) else None,
-    )
+    return in_all((rankings, pairs, answers))
 
 
 def _answers(config: Config, prompts: Sequence[Prompt], *, typical: bool = False) -> WorstCase:
@@ -139,7 +130,7 @@ def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
         prompt_tokens=fmean(lengths) if lengths else 0.0,
         new_tokens=config.generator.max_new_tokens / 2,
     )
-    found = _together([ranking, _answers(config, prompts, typical=True)])
+    found = in_all((ranking, _answers(config, prompts, typical=True)))
     cost = "" if found.usd is None else f", ${found.usd:,.2f}"
     return (
         f"{found.calls:,} calls, {found.input_tokens:,} tokens in, {found.output_tokens:,} out{cost}; no repairs,"

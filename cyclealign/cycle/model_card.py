@@ -19,7 +19,7 @@ SAMPLES = 3
 def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
     """Markdown with the hub's YAML header. ``adapter``: a PEFT adapter, not a whole model."""
     kept = read_record(Kept, run.kept_file)
-    judge = config.black_box.model or config.black_box.path or config.black_box.backend
+    judge = config.black_box.judge_name
     loss = config.model_dump(mode="json")["loss"]
     fields = ", ".join(f"{k} {v}" for k, v in loss.items() if k != "name")
     return "\n".join(

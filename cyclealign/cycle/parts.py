@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Literal
 
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import BlackBoxConfig, Config
 from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers
 from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator
@@ -123,26 +123,42 @@ def _pool(config: Config, run: RunDir, template: RankTemplate) -> DemonstrationP
 
 def _black_box(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
     """The ranker of ``black_box.backend``; a server is asked once whether it answers, before anything heavy."""
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(run.ledger)) if config.black_box.everyone else None
+        ranker = _cascade(config, run, template, ledger)
+        stack.pop_all()  # the ledger stays open as long as the run
+    return ranker
+
+
+def _cascade(config: Config, run: RunDir, template: RankTemplate, ledger: Ledger | None) -> Ranker:
+    """The judge, behind whatever stands before it."""
     box = config.black_box
-    if box.cascade is not None:
+    judge = _judge(config, box, run, template, ledger)
+    if box.cascade is None:
+        return judge
+    if box.first is None or ledger is None:
         from cyclealign.rankers.cascade import CascadeRanker
         from cyclealign.rankers.reply_features import ReplyFeatures
 
-        return CascadeRanker(_judge(config, run, template), box.cascade, ReplyFeatures, RunRankers(run, box.cascade))
-    return _judge(config, run, template)
+        return CascadeRanker(judge, box.cascade, ReplyFeatures, RunRankers(run, box.cascade))
+    from cyclealign.rankers.first_judge import JudgeCascade, comparisons
+
+    first = _judge(config, box.first, run, template, ledger)
+    return JudgeCascade(judge, first, box.cascade, comparisons(ledger, box, template))
 
 
-def _judge(config: Config, run: RunDir, template: RankTemplate) -> Ranker:
-    box = config.black_box
-    with ExitStack() as stack:
-        spec = as_kept(spec_of(box), run, "ranker")
-        ranker = open_ranker(spec, lambda: stack.enter_context(Ledger(run.ledger)), template=template)
-        if box.judge == "openai":
-            from cyclealign.rankers.black_box import BlackBoxRanker
+def _judge(config: Config, box: BlackBoxConfig, run: RunDir, template: RankTemplate, ledger: Ledger | None) -> Ranker:
+    def paid() -> Ledger:
+        assert ledger is not None, "a run whose judges are paid has a ledger"
+        return ledger
 
-            if isinstance(ranker, BlackBoxRanker):
-                ranker.preflight(config.list_size)
-        stack.pop_all()  # the ledger stays open as long as the run
+    ranker = open_ranker(as_kept(spec_of(box), run, "ranker"), paid, template=template)
+    if box.judge == "openai":
+        from cyclealign.rankers.black_box import BlackBoxRanker
+        from cyclealign.rankers.jury import JuryRanker
+
+        if isinstance(ranker, BlackBoxRanker | JuryRanker):
+            ranker.preflight(config.list_size)
     if not feeds(ranker.gives, config.loss.needs) and box.gives is None:
         raise UserError(unfed(config.loss, ranker.gives, f"black_box.path={box.path}"))
     return ranker

@@ -122,8 +122,7 @@ def _check_words(run: RunDir) -> None:
 def _hosts(config: Config) -> list[tuple[str | None, str]]:
     """Where a run sends which key: its judge's, and its generation servers' where there is one."""
     hosts: list[tuple[str | None, str]] = []
-    if config.black_box.judge == "openai":
-        hosts.append((config.black_box.base_url, config.black_box.api_key_env))
+    hosts += [(judge.base_url, judge.api_key_env) for judge in config.black_box.everyone]
     if config.generator.backend == "server" and SERVER_KEY in os.environ:
         hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
     return hosts

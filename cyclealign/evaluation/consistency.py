@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 from cyclealign.evaluation.statistics import Estimate, paired_difference
 from cyclealign.files.records import read_records
 from cyclealign.files.run_records import VerdictRecord
 from cyclealign.rankers.agreement import kendall_tau
-from cyclealign.types import Ranking, Unranked
+from cyclealign.types import Ranking, Unranked, Vote
 
 
 def reversal_tau(verdict: Ranking | Unranked) -> float | None:
     """Kendall's tau of the answers to an order and to its reverse: 1 for a judge that reads and never errs, near 0 for
-    chance, -1 for one that goes by the slot. None where the list was not shown in both."""
-    if isinstance(verdict, Unranked) or not verdict.reverse or not verdict.passes:
+    chance, -1 for one that goes by the slot; of several judges the mean. None where the list was not shown in both."""
+    if isinstance(verdict, Unranked):
         return None
-    return kendall_tau(verdict.passes[0], verdict.reverse)
+    if verdict.jury:
+        taus = [tau for vote in verdict.jury if (tau := vote_tau(vote)) is not None]
+        return fmean(taus) if taus else None
+    return kendall_tau(verdict.passes[0], verdict.reverse) if verdict.reverse and verdict.passes else None
+
+
+def vote_tau(vote: Vote) -> float | None:
+    """``reversal_tau`` of one judge of several."""
+    return kendall_tau(vote.passes[0], vote.reverse) if vote.reverse and vote.passes else None
 
 
 def consistency(taus: Iterable[float]) -> Estimate | None:

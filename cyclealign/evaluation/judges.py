@@ -111,6 +111,8 @@ def _check_code(file: str, box: BlackBoxConfig) -> None:
 
 def _as_words(box: BlackBoxConfig) -> tuple[str, tuple[str, ...]]:
     """The section as ``--ranker`` and its options say it; of a cascade that learns, its judge."""
+    if box.judges:
+        raise UserError("black_box.judges: several judges; name each by itself (eval ranker measures them together)")
     kind = KINDS[box.judge]
     place = {"MODEL": box.model, "": None}.get(kind.place, box.path)
     given = box.model_dump(mode="json", exclude_unset=True, exclude={"backend", "model", "path", "cascade", "passes"})

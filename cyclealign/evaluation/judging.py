@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config.schema import DemonstrationsConfig
+from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.files.run_records import Verdict
 from cyclealign.judge.asked import asked_of
 from cyclealign.judge.costs import (
     PROBES,
+    WorstCase,
     answer_tokens,
+    in_all,
     most_usd,
     output_bound,
     request_options,
@@ -45,7 +47,7 @@ class Judge:
     """Who is asked: ``--ranker`` and its ``key=value`` options, and the seed of the presentation orders.
 
     A judge behind an API gets two presentation orders an item unless its options say ``passes=``: at two
-    candidates those are both there are.
+    candidates those are both there are. Several judges get one each.
     """
 
     spec: str
@@ -54,7 +56,7 @@ class Judge:
 
     @property
     def paid(self) -> bool:
-        return self.spec.startswith("openai:")
+        return self.spec.partition(":")[0] == "openai"
 
     def ranker(self, *more: str) -> RankerSpec:
         """Who that is, checked; ``more``: further options. UserError as ``ranker_spec``."""
@@ -68,7 +70,7 @@ class Judge:
     @property
     def settings(self) -> tuple[str, ...]:
         """The options with their default number of passes."""
-        given = any(o.replace(" ", "").startswith("passes=") for o in self.options)
+        given = any(o.replace(" ", "").startswith(("passes=", "judges=")) for o in self.options)
         return self.options if given or not self.paid else (*self.options, "passes=2")
 
 
@@ -117,20 +119,26 @@ def judged(sets: Sequence[CandidateSet], judge: Judge, ledger: Path, *, repeat: 
         raise UserError(f"--ranker {judge.spec}: no verdict on {len(sets) - len(given)} of {len(sets)} sets")
     return Judged(
         verdicts=given,
-        shown=_shown(sets, judge, named.box.passes),
+        shown=_shown(sets, given, judge, named.box),
         seconds=time.monotonic() - started,
         spend=_spend(ledger) if judge.paid else None,
     )
 
 
-def _shown(sets: Sequence[CandidateSet], judge: Judge, passes: int) -> tuple[Orders, ...]:
-    """What a black box was shown: the orders are a function of the call, as in its ranker."""
+def _shown(
+    sets: Sequence[CandidateSet], verdicts: Sequence[Verdict], judge: Judge, box: BlackBoxConfig
+) -> tuple[Orders, ...]:
+    """What a black box was shown: the orders are a function of the call, as in its ranker. Of several judges what those
+    were shown who have a vote."""
     if not judge.paid:
         return ((),) * len(sets)
+    if box.judges:
+        voted = (v.jury if isinstance(v, Ranking) else () for v in verdicts)
+        return tuple(tuple(order for vote in votes for order in vote.shown) for votes in voted)
     seeds = Seeds(judge.seed, RUN, 0)
     found = []
     for item in sets:
-        drawn = presentations(len(item.ids), passes, seed=seeds.of(item))
+        drawn = presentations(len(item.ids), box.passes, seed=seeds.of(item))
         found.append(tuple(tuple(item.ids[i] for i in order) for order in drawn))
     return tuple(found)
 
@@ -158,10 +166,24 @@ def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> li
     box = judge.ranker().box
     if not judge.paid:
         return [f"{len(sets)} sets", "paid calls: none"]
+    each = [_cases(sets, member, repeats) for member in box.members]
+    likely, most = in_all(likely for likely, _ in each), in_all(most for _, most in each)
+    lines = [
+        f"{len(sets)} sets, {likely.calls:,} paid calls, {most.calls:,} where every reply needs its repair",
+        f"tokens: about {likely.input_tokens:,} in, {likely.output_tokens:,} out; at most {most.output_tokens:,} out",
+    ]
+    if most.usd is None:
+        return [*lines, "money: unknown (price=auto, or price.input=… price.output=…, USD per million tokens)"]
+    held = "" if box.budget_usd is None else f"; held to budget_usd ${box.budget_usd:,.2f}"
+    return [*lines, f"money: about ${likely.usd or 0.0:,.4f}, at most ${most.usd:,.4f}{held}"]
+
+
+def _cases(sets: Sequence[CandidateSet], box: BlackBoxConfig, repeats: int) -> tuple[WorstCase, WorstCase]:
+    """What one judge is likely to take, and the most."""
     template, what = load_template(box.template), asked_of(box)
     check_places(template, (s.prompt for s in sets), what.rubric)
     pool = DemonstrationPool.start(DemonstrationsConfig(), template=template)
-    calls = tokens = answers = longest_answers = 0
+    calls = tokens = answers = longest = 0
     for item in sets:
         k = len(item.candidates)
         orders = len(presentations(k, box.passes, seed=0)) * repeats
@@ -169,15 +191,9 @@ def price(sets: Sequence[CandidateSet], judge: Judge, *, repeats: int = 1) -> li
         calls += orders
         tokens += orders * (estimate_message_tokens(asked) + schema_tokens(k, what))
         answers += orders * usual_answer(k, what)
-        longest_answers += orders * (output_bound(request_options(box, k)) or answer_tokens(k, what))
-    lines = [
-        f"{len(sets)} sets, {calls:,} paid calls, {2 * calls + PROBES:,} where every reply needs its repair",
-        f"tokens: about {tokens:,} in, {answers:,} out; at most {2 * longest_answers:,} out",
-    ]
+        longest += orders * (output_bound(request_options(box, k)) or answer_tokens(k, what))
+    price = price_of(box, tokens / max(calls, 1))
+    likely = WorstCase(calls, tokens, answers, None if price is None else usd(price, tokens, answers))
     # A repair call shows the first one's messages and its reply again.
-    most = most_usd(box, 2 * calls, 2 * tokens + 2 * longest_answers, 2 * longest_answers)
-    if most is None:
-        return [*lines, "money: unknown (price=auto, or price.input=… price.output=…, USD per million tokens)"]
-    likely = usd(price_of(box, tokens / max(calls, 1)), tokens, answers)
-    held = "" if box.budget_usd is None else f"; held to budget_usd ${box.budget_usd:,.2f}"
-    return [*lines, f"money: about ${likely:,.4f}, at most ${most:,.4f}{held}"]
+    given, made = 2 * tokens + 2 * longest, 2 * longest
+    return likely, WorstCase(2 * calls + PROBES, given, made, most_usd(box, 2 * calls, given, made))

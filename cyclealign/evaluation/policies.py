@@ -84,4 +84,4 @@ def taught_by(judge: BlackBoxConfig, spec: str) -> str | None:
 
 
 def _name(box: BlackBoxConfig) -> str | None:
-    return box.model if box.judge == "openai" else str(box.path.resolve()) if box.path else ""
+    return box.judge_name if box.judge == "openai" else str(box.path.resolve()) if box.path else ""

@@ -67,7 +67,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeFit:
-    """``cascade.json``: the local ranker of an interaction; without weights while there are too few rankings."""
+    """``cascade.json``: the local ranker of an interaction; without weights while there are too few rankings.
+
+    ``alone_from``: expected agreement from which on it answers alone, found on ``calibration`` lists; None: never.
+    """
 
     FORMAT: ClassVar[int] = 1
 
@@ -76,6 +79,8 @@ class CascadeFit:
     error: float | None = None
     useful: bool
     weights: Mapping[str, float] | None = None
+    alone_from: float | None = None
+    calibration: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

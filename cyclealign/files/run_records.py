@@ -21,6 +21,7 @@ from cyclealign.types import (
     Unranked,
     UnrankedReason,
     UserError,
+    Vote,
 )
 
 Verdict = Ranking | Unranked
@@ -95,6 +96,7 @@ class VerdictRecord:
     reverse: Given | None = None
     reasons: tuple[Reason, ...] | None = None
     cascade: Cascaded | None = None
+    jury: tuple[Vote, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.tiers is None) == (self.unranked is None):
@@ -117,6 +119,7 @@ class VerdictRecord:
             reverse=self.reverse or (),
             reasons=self.reasons or (),
             cascade=self.cascade,
+            jury=self.jury or (),
         )
 
 
@@ -172,6 +175,7 @@ def verdict_record(verdict: Verdict) -> Encoded:
             reverse=verdict.reverse or None,
             reasons=verdict.reasons or None,
             cascade=verdict.cascade,
+            jury=verdict.jury or None,
         )
     )
 

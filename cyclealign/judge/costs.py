@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from cyclealign.config.schema import BlackBoxConfig, Price
@@ -139,6 +140,13 @@ class WorstCase(NamedTuple):
     usd: float | None
 
 
+def in_all(cases: Iterable[WorstCase]) -> WorstCase:
+    """Their sum; no money where one of them has no price."""
+    calls, given, made, money = zip(*cases, strict=True)
+    paid = [usd for usd in money if usd is not None]
+    return WorstCase(sum(calls), sum(given), sum(made), sum(paid) if len(paid) == len(money) else None)
+
+
 def worst_case(
     config: BlackBoxConfig,
     template: RankTemplate,
@@ -155,9 +163,24 @@ def worst_case(
     Every pass is counted with its repair call, and the probe with all of its calls; attempts that the server refuses
     or drops are not. ``demonstration_tokens``: estimate of all demonstrations shown in one call. The two last are
     tokens of the policy; give the longest prompt of the data where it is known. ``again``: sets that are also shown
-    in reverse where that is no pass of its own. UserError as ``request_options`` and
+    in reverse where that is no pass of its own. Of several judges their sum. UserError as ``request_options`` and
     ``tariff_of``.
     """
+    if config.everyone not in ((), (config,)):
+        each = (
+            worst_case(
+                judge,
+                template,
+                demonstration_tokens=demonstration_tokens,
+                n_items=n_items,
+                k=k,
+                max_prompt_tokens=max_prompt_tokens,
+                max_new_tokens=max_new_tokens,
+                again=again,
+            )
+            for judge in config.everyone
+        )
+        return in_all(each)
     orders = len(presentations(k, config.passes, seed=0))
     asked = asked_of(config)
     frame = _frame_tokens(template, k, asked)
@@ -185,6 +208,20 @@ def typical_case(
 ) -> WorstCase:
     """What ranking takes where no reply needs its repair, and nothing is thought: the arguments of ``worst_case``, with
     prompts and candidates of their usual length. UserError as there."""
+    if config.everyone not in ((), (config,)):
+        each = (
+            typical_case(
+                judge,
+                template,
+                demonstration_tokens=demonstration_tokens,
+                n_items=n_items,
+                k=k,
+                prompt_tokens=prompt_tokens,
+                new_tokens=new_tokens,
+            )
+            for judge in config.everyone
+        )
+        return in_all(each)
     calls = n_items * len(presentations(k, config.passes, seed=0))
     data = JUDGE_TOKENS_PER_POLICY_TOKEN * (prompt_tokens + k * new_tokens)
     asked = asked_of(config)

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from cyclealign.judge.call import Answered, Call, Purpose, Recorded, Spend
 from cyclealign.judge.ledger_tables import WRITING, opened
+from cyclealign.judge.limits import InFlight
 from cyclealign.judge.spill import Outcome, Place, Spill, update
 from cyclealign.types import UserError, canonical_json
 
@@ -46,7 +47,7 @@ class Ledger:
     """The ledger file; several processes and threads may write to it, any number may read.
 
     A reply that cannot be written down at once is kept in memory and in a file beside the ledger, and is written with
-    the next call, or when the ledger is opened again.
+    the next call, or when the ledger is opened again. ``in_flight``: what judges of one budget wait for.
 
     Raises UserError where the file is no ledger, or (``read_only``) is not there; LedgerUnavailable from all methods
     but ``received``, ``done`` and ``failed``.
@@ -54,6 +55,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self.in_flight = InFlight()
         self._lock = threading.Lock()
         self._spill = Spill(path)
         self._places: dict[int, Place] = {}  # of rows that this process is to settle
@@ -214,6 +216,13 @@ class Ledger:
         row = self._one("SELECT value FROM facts WHERE name = ?", (name,))
         return None if row is None else str(row[0])
 
+    def facts(self, beginning: str) -> dict[str, str]:
+        """All facts whose names begin so, by the rest of the name, in the order in which they were found."""
+        rows = self._all(
+            "SELECT name, value FROM facts WHERE substr(name, 1, ?) = ? ORDER BY rowid", (len(beginning), beginning)
+        )
+        return {str(name)[len(beginning) :]: str(value) for name, value in rows}
+
     def set_fact(self, name: str, value: str) -> None:
         self._write(lambda: self._db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value)))
 
@@ -233,6 +242,11 @@ class Ledger:
         rows = self._all(
             f"{_SPEND}, interaction, purpose FROM calls GROUP BY interaction, purpose ORDER BY interaction, purpose"
         )
+        return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
+
+    def spend_by_judge(self) -> dict[tuple[str, str], Spend]:
+        """Totals by endpoint and model."""
+        rows = self._all(f"{_SPEND}, endpoint, model FROM calls GROUP BY endpoint, model ORDER BY MIN(id)")
         return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
 
     def answered(self, purpose: Purpose) -> list[Answered]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from datetime import UTC
 Clock = Callable[[], float]
 MINUTE = 60.0
 LONGEST_READING, SLOWEST = 120.0, 5.0  # seconds until the first token of an answer, tokens a second from there
+OTHERS = 0.05  # seconds between two looks at the calls of another judge that may give money back
 FIRST_WORD, BETWEEN_WORDS = 10.0, 30.0  # seconds of silence before it is said, and between two such lines
 
 
@@ -126,11 +128,31 @@ class Adaptive:
         self._cut_at = self._clock()
 
 
+class InFlight:
+    """Calls of this process that have, or are about to have, a reservation on one ledger; of whichever judge, in
+    whichever thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, calls: int) -> None:
+        with self._lock:
+            self.count += calls
+
+
 class Gate:
     """Lets calls through one by one, within concurrency, rates and budget. Belongs to one event loop."""
 
-    def __init__(self, adaptive: Adaptive, requests: TokenBucket | None, tokens: TokenBucket | None) -> None:
+    def __init__(
+        self,
+        adaptive: Adaptive,
+        requests: TokenBucket | None,
+        tokens: TokenBucket | None,
+        shared: InFlight | None = None,
+    ) -> None:
         self.adaptive = adaptive
+        self._shared = shared or InFlight()
         self.exhausted = False
         self._requests = requests
         self._tokens = tokens
@@ -159,6 +181,7 @@ class Gate:
                 yield row
             finally:
                 self._sent -= 1
+                self._shared.add(-1)
                 async with self._given_back:
                     self._given_back.notify_all()
         finally:
@@ -170,15 +193,28 @@ class Gate:
     async def _started(self, start: Callable[[], Awaitable[int | None]]) -> int:
         async with self._given_back:
             while not self.exhausted:
-                row = await start()
+                row = await self._reserved(start)
                 if row is not None:
                     self._sent += 1
                     return row
-                if self._sent == 0:
-                    self.exhausted = True
-                else:
+                if self._sent:
                     await self._given_back.wait()
+                elif self._shared.count:  # another judge's calls, which nothing here hears of
+                    await asyncio.sleep(OTHERS)
+                else:
+                    self.exhausted = True
             raise BudgetSpent
+
+    async def _reserved(self, start: Callable[[], Awaitable[int | None]]) -> int | None:
+        """Counted before it is tried: two judges must not each take the other's money for spent."""
+        self._shared.add(1)
+        row = None
+        try:
+            row = await start()
+        finally:
+            if row is None:
+                self._shared.add(-1)
+        return row
 
     async def _pace(self, tokens: float) -> None:
         """Wait until the rates allow a request of ``tokens``, and until no pause is in force."""

@@ -76,7 +76,7 @@ class PaidCalls:
     async def open(self) -> AsyncIterator[None]:
         """The connection pool and the waiting places, which belong to one event loop."""
         self._served = self._served or self._ledger.fact(self._serves) is not None
-        self._gate = Gate(self._adaptive, self._requests, self._tokens)
+        self._gate = Gate(self._adaptive, self._requests, self._tokens, self._ledger.in_flight)
         self._silence.broken()
         most = longest_body(output_bound(self._config.request))
         header = profile_of(self._config).key_header

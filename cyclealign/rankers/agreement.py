@@ -55,7 +55,7 @@ def agree(black: Ranking, white: Ranking) -> Agreement:
     """
     if black.prompt_id != white.prompt_id:
         raise ValueError(f"expected two rankings of one prompt, got {black.prompt_id} and {white.prompt_id}")
-    shared = _places(black.tiers).keys() & _places(white.tiers).keys()
+    shared = places_of(black.tiers).keys() & places_of(white.tiers).keys()
     k = len(shared)
     if k == 0:
         raise ValueError(f"prompt {black.prompt_id}: the two rankings share no candidate")
@@ -81,7 +81,7 @@ def lcs(black: Sequence[str], white: Sequence[str], white_scores: Mapping[str, f
 
 def _longest_common(black: Tiers, white: Tiers, white_scores: Mapping[str, float] | None) -> tuple[str, ...]:
     """Longest chain that strictly descends in both rankings, by the rule of ``lcs``; O(K^2)."""
-    first, second = _places(black), _places(white)
+    first, second = places_of(black), places_of(white)
     shared = [i for i in first if i in second]  # in the black box's order
     if not shared:
         return ()
@@ -103,7 +103,7 @@ def _longest_common(black: Tiers, white: Tiers, white_scores: Mapping[str, float
     return max((best[i] for i in top or starts), key=itemgetter(0))[1]
 
 
-def _places(tiers: Sequence[Sequence[str]]) -> dict[str, int]:
+def places_of(tiers: Sequence[Sequence[str]]) -> dict[str, int]:
     """Number of the tier of each id, in ranking order."""
     places = {i: place for place, tier in enumerate(tiers) for i in tier}
     if len(places) != sum(len(tier) for tier in tiers):
@@ -118,7 +118,7 @@ def kendall_tau(
 
     0.0 where it is undefined: fewer than two common candidates, or one ranking ties them all.
     """
-    a, b = (_places(r.tiers if isinstance(r, Ranking) else tiers_of(r)) for r in (first, second))
+    a, b = (places_of(r.tiers if isinstance(r, Ranking) else tiers_of(r)) for r in (first, second))
     balance = untied_a = untied_b = 0
     for i, j in combinations([i for i in a if i in b], 2):
         sign_a, sign_b = _sign(a[j] - a[i]), _sign(b[j] - b[i])

@@ -47,7 +47,7 @@ PRECEDENCE: tuple[UnrankedReason, ...] = ("budget", "error", "refusal", "unusabl
 
 
 @dataclass(frozen=True, slots=True)
-class _Item:
+class Item:
     """A set, with what was chosen for it in the thread of the source."""
 
     set: CandidateSet
@@ -113,8 +113,8 @@ class BlackBoxRanker:
             BudgetExhausted: at the end, after all that was ranked; sets that were not taken yet have no record.
         """
         # Twice the calls in flight: enough that a call that ends finds the next item waiting.
-        yield from stream(self._items(sets, context), self._open, window=2 * self._config.max_concurrency)
-        if self._calls.exhausted:
+        yield from stream(self.items(sets, context), self.opened, window=2 * self._config.max_concurrency)
+        if self.exhausted:
             raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover the next call")
 
     def preflight(self, k: int) -> None:
@@ -123,16 +123,23 @@ class BlackBoxRanker:
         Raises UserError as ``rank`` would, and BudgetExhausted where not even this call fits.
         """
 
-        async def probe() -> None:
-            async with self._calls.open():
-                await Capability(self._config, self._template, self._ledger, self._calls).form(k)
-
         try:
-            asyncio.run(probe())
+            asyncio.run(self.probed(k))
         except BudgetSpent as error:
             raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover one call") from error
 
-    def _items(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[_Item]:
+    async def probed(self, k: int) -> None:
+        """``preflight`` in an event loop of the caller's. Raises UserError and BudgetSpent."""
+        async with self._calls.open():
+            await Capability(self._config, self._template, self._ledger, self._calls).form(k)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether a call has been turned away by the budget since the judge was last opened."""
+        return self._calls.exhausted
+
+    def items(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Item]:
+        """What is to be asked, until the budget turns a call away."""
         seeds = Seeds(context.seed, context.run, context.interaction)
         for item in sets:
             check_places(self._template, [item.prompt])
@@ -141,17 +148,18 @@ class BlackBoxRanker:
                 shown = () if len(item.candidates) < 2 else tuple(context.demonstrations.select(item.prompt))
             k, seed = len(item.candidates), seeds.of(item)
             orders = () if k < 2 else presentations(k, self._config.passes, seed=seed)
-            yield _Item(item, shown, context, orders)
-            if self._calls.exhausted:  # making more candidates would be in vain
+            yield Item(item, shown, context, orders)
+            if self.exhausted:  # making more candidates would be in vain
                 return
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[Work[_Item, Ranking | Unranked]]:
+    async def opened(self) -> AsyncIterator[Work[Item, Ranking | Unranked]]:
+        """What ranks one item, in the caller's event loop; its errors are those of ``rank``."""
         async with self._calls.open():
             self._capability = Capability(self._config, self._template, self._ledger, self._calls)
             yield self._rank_item
 
-    async def _rank_item(self, item: _Item) -> Ranking | Unranked:
+    async def _rank_item(self, item: Item) -> Ranking | Unranked:
         if len(item.set.candidates) < 2:
             return too_few(item.set)
         if self._asked.answer == "first_token" and len(item.set.candidates) > len(LABELS):
@@ -159,7 +167,7 @@ class BlackBoxRanker:
             return Unranked(item.set.prompt.id, "unusable", detail, set_id=item.set.id)
         return replace(await self._verdict(item), set_id=item.set.id)
 
-    async def _verdict(self, item: _Item) -> Ranking | Unranked:
+    async def _verdict(self, item: Item) -> Ranking | Unranked:
         prompt_id = item.set.prompt.id
         try:
             await self._capability.form(len(item.set.ids))
@@ -180,7 +188,7 @@ class BlackBoxRanker:
         # That it could not be measured is no fault of the verdict.
         return replace(ranking, reverse=answer.given) if isinstance(answer, _Pass) else ranking
 
-    async def _pass(self, item: _Item, number: int, order: Sequence[int]) -> _Pass | Unranked:
+    async def _pass(self, item: Item, number: int, order: Sequence[int]) -> _Pass | Unranked:
         """What one presentation order gave."""
         try:
             said = await self._said(item, number, order)
@@ -200,7 +208,7 @@ class BlackBoxRanker:
         scores = None if by_id is None else {i: by_id[i] for i in ids}
         return _Pass(given_of(tiers), scores, Reason(shown=shown, text=said.reason) if said.reason else None)
 
-    async def _said(self, item: _Item, number: int, order: Sequence[int]) -> Said:
+    async def _said(self, item: Item, number: int, order: Sequence[int]) -> Said:
         """The verdict in terms of slots; with one repair call when the reply cannot be used."""
         k = len(order)
         content = render(self._template, item.demonstrations, item.set, order, structured=True, asked=self._asked)
@@ -218,7 +226,7 @@ class BlackBoxRanker:
 
     async def _reply(
         self,
-        item: _Item,
+        item: Item,
         number: int,
         order: Sequence[int],
         content: list[Message],
@@ -249,7 +257,7 @@ class BlackBoxRanker:
 
     def _call(
         self,
-        item: _Item,
+        item: Item,
         number: int,
         messages: Sequence[Message],
         content: Sequence[Message],

@@ -28,6 +28,7 @@ from cyclealign.types import Gives, Ranker, UserError, sha256_hex
 if TYPE_CHECKING:
     from cyclealign.rankers.own_function import OwnFunction
 
+JURY = "openai"  # the kind whose models may stand in the option judges=[…] instead of its name
 NO_CASCADE = (
     "it learns from a run's own rankings; outside of a run, --ranker cascade:RUN is what that run has distilled"
 )
@@ -66,8 +67,9 @@ def ranker_spec(
         UserError: no such kind, one that does not give what is needed, options that do not fit, or a package that is
             not installed.
     """
-    kind, place = named_kind(spec, flag=flag, need=need, besides=besides)
-    where = {"model": place} if kind.place == "MODEL" else {"path": place} if kind.place else {}
+    jury = spec == JURY and any(option.partition("=")[0].strip() == "judges" for option in options)
+    kind, place = (KINDS[JURY], "") if jury else named_kind(spec, flag=flag, need=need, besides=besides)
+    where = {} if not place else {"model": place} if kind.place == "MODEL" else {"path": place}
     box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind.name, **where}, options)
     if box.cascade is not None:
         raise UserError(f"black_box.cascade: {NO_CASCADE}")
@@ -95,8 +97,10 @@ def open_ranker(spec: RankerSpec, ledger: Callable[[], Ledger], *, template: Ran
     """
     if spec.kind.name == "openai":
         from cyclealign.rankers.black_box import BlackBoxRanker
+        from cyclealign.rankers.jury import JuryRanker
 
-        return BlackBoxRanker(spec.box, template or load_template(spec.box.template), ledger())
+        kind = JuryRanker if spec.box.judges else BlackBoxRanker
+        return kind(spec.box, template or load_template(spec.box.template), ledger())
     if not spec.kind.scores:
         return LISTWISE[spec.kind.name](spec)
     scorer = SCORERS[spec.kind.name](spec)
@@ -132,7 +136,13 @@ def settings_digest(spec: RankerSpec) -> str:
     its template, or the user's own file, cannot be read."""
     free = {key.removeprefix("black_box.") for key in RESUMABLE if key.startswith("black_box.")}
     words = load_template(spec.box.template).version if spec.kind.demonstrations else None
-    return sha256_hex([spec.box.model_dump(mode="json", exclude=free), words, code_digest(spec)])
+    return sha256_hex(
+        [
+            spec.box.model_dump(mode="json", exclude=dict.fromkeys(free, True) | {"judges": {"__all__": {"price"}}}),
+            words,
+            code_digest(spec),
+        ]
+    )
 
 
 def ledger_beside(file: Path) -> Path:
@@ -148,7 +158,8 @@ def ledger_of_judge(file: Path, box: BlackBoxConfig) -> Path:
     Raises UserError where nothing can be written there.
     """
     # As ``Call`` says it; the endpoint has a default.
-    name = sha256_hex([box.base_url or OPENAI_URL, box.model, box.template, asked_options(box)])[:8]
+    asked = [part for member in box.members for part in (member.base_url or OPENAI_URL, member.model)]
+    name = sha256_hex([*asked, box.template, asked_options(box)])[:8]
     path = file.with_name(f"{file.name}.{name}.ledger.sqlite")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UserError(f"{path}: cannot be written, and paid calls must be recorded; give --ledger PATH")

@@ -1,4 +1,4 @@
-"""A cascade: a local ranker, distilled from the judge's rankings so far, decides what the judge is asked.
+"""A cascade: a cheap ranker decides what the judge is asked; here a local one, distilled from the judge's rankings.
 
 After intra-document cascading (Hofstaetter et al. 2021, arXiv 2105.09816): a cheap student of the expensive ranker
 chooses what the expensive one looks at. Here a list is the candidates of a prompt, and the expensive ranker is paid.
@@ -7,11 +7,12 @@ chooses what the expensive one looks at. Here a list is the candidates of a prom
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cyclealign.config.schema import CascadeConfig
+from cyclealign.rankers.calibration import ROUNDING
 from cyclealign.rankers.distilled import Distilled, Features, expected_agreement
 from cyclealign.rankers.pruning import assembled
 from cyclealign.types import (
@@ -21,6 +22,7 @@ from cyclealign.types import (
     RankContext,
     Ranker,
     Ranking,
+    RunStopped,
     Unranked,
     UserError,
     derive_seed,
@@ -33,10 +35,10 @@ class CascadeRanker:
     """Asks the judge about the ``keep`` best by the local ranker, or not at all; implements ``types.Ranker``.
 
     Of a list with a local verdict, in this order: audited (drawn by seed; the judge is asked about all of it), alone
-    (the expected share of pairs ordered as the judge would is at least ``sure``), pruned (more than ``keep``
-    candidates; equal scores at the cut are all kept), else whole. Everything goes to the judge whole while there is
-    no useful local ranker, and where the verdict is to measure the judge (purpose ``eval``). A judge that gives no
-    verdict on the kept leaves the list Unranked: the local order never stands in for it.
+    (the share of pairs that it expects to be ordered as the judge would is at least ``Distilled.alone_from``), pruned
+    (more than ``keep`` candidates; equal scores at the cut are all kept), else whole. Everything goes to the judge
+    whole while there is no useful local ranker, and where the verdict is to measure the judge (purpose ``eval``). A
+    judge that gives no verdict on the kept leaves the list Unranked: the local order never stands in for it.
     """
 
     gives: Literal["order", "magnitude"] = "order"
@@ -66,15 +68,14 @@ class CascadeRanker:
         if local is None:
             yield from self._judge.rank(sets, context)
             return
-        course = _Course(self._config, *local, context)
-        try:
-            for verdict in self._judge.rank(course.asked(sets), context):
-                yield from course.taken_alone()
-                yield course.completed(verdict)
-        except (BudgetExhausted, UserError):
-            yield from course.taken_alone()
-            raise
-        yield from course.taken_alone()
+        distilled, features = local
+
+        def opinions() -> Iterator[tuple[CandidateSet, Opinion | None]]:
+            for item in sets:
+                scores = distilled.scores(features, item) if len(item.candidates) > 1 else None
+                yield item, None if scores is None else Opinion(scores, expected_agreement(scores))
+
+        yield from Course(self._config, distilled.alone_from, context).ranked(self._judge, opinions())
 
     def _local(self, interaction: int) -> tuple[Distilled, Features] | None:
         features = self._features = self._features or self._make_features()
@@ -91,22 +92,46 @@ class _Plan:
     cascaded: Cascaded
 
 
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What the cheap ranker says of a list. scores: of each candidate id, higher is better. sure: share of pairs that
+    it expects to be ordered as the judge would, or how far it agrees with itself."""
+
+    scores: Mapping[str, float]
+    sure: float
+
+
 @dataclass
-class _Course:
-    """One call of ``rank``. ``asked`` runs in the judge's own thread: what both sides touch is one deque, one dict."""
+class Course:
+    """One call of ``rank``. ``asked`` runs in the judge's own thread: what both sides touch is one deque, one dict.
+
+    alone_from: how sure the cheap ranker must be to answer alone; None: it never does.
+    """
 
     config: CascadeConfig
-    local: Distilled
-    features: Features
+    alone_from: float | None
     context: RankContext
     alone: deque[Ranking] = field(default_factory=deque)
     # By the id of what the judge was asked: cuts of several sets may be the same question, answered once for each.
     plans: dict[str, deque[_Plan]] = field(default_factory=dict)
 
-    def asked(self, sets: Iterable[CandidateSet]) -> Iterator[CandidateSet]:
+    def ranked(
+        self, judge: Ranker, opinions: Iterable[tuple[CandidateSet, Opinion | None]]
+    ) -> Iterator[Ranking | Unranked]:
+        """Verdicts in order of completion; a list of which the cheap ranker says nothing goes to the judge whole."""
+        try:
+            for verdict in judge.rank(self.asked(opinions), self.context):
+                yield from self.taken_alone()
+                yield self.completed(verdict)
+        except (BudgetExhausted, UserError, RunStopped):
+            yield from self.taken_alone()
+            raise
+        yield from self.taken_alone()
+
+    def asked(self, opinions: Iterable[tuple[CandidateSet, Opinion | None]]) -> Iterator[CandidateSet]:
         """What goes to the judge."""
-        for item in sets:
-            plan = self._plan(item)
+        for item, opinion in opinions:
+            plan = None if opinion is None else self._plan(item, opinion)
             if plan is None:
                 yield item
             elif not plan.kept and not plan.audited:
@@ -118,13 +143,10 @@ class _Course:
                 self.plans.setdefault(part.id, deque()).append(_Plan(item.id, part, plan))
                 yield part
 
-    def _plan(self, item: CandidateSet) -> Cascaded | None:
+    def _plan(self, item: CandidateSet, opinion: Opinion) -> Cascaded | None:
         """What is to be done with a list; None: whole to the judge, with nothing to measure."""
-        if len(item.candidates) < 2:
-            return None
-        scores = self.local.scores(self.features, item)
-        keep = self.config.keep
-        if self.config.sure is not None and expected_agreement(scores) >= self.config.sure:
+        scores, keep = opinion.scores, self.config.keep or len(item.candidates)
+        if self.alone_from is not None and opinion.sure >= self.alone_from - ROUNDING:
             kept: tuple[str, ...] = ()
         else:
             least = sorted(scores.values(), reverse=True)[min(keep, len(scores)) - 1]

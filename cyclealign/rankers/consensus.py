@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
 
-from cyclealign.rankers.agreement import Tiers, _places, given_of, kendall_tau, tiers_of
+from cyclealign.rankers.agreement import Tiers, given_of, kendall_tau, places_of, tiers_of
 from cyclealign.types import Ranking
 
 KEMENY_LIMIT = 8
@@ -66,7 +66,7 @@ def _optimal_heads(k: int, cost: Callable[[int, int], int]) -> list[int]:
 
 def _defeats(passes: Passes, ids: Sequence[str]) -> list[list[int]]:
     """Entry [i][j]: passes that put j before i."""
-    places = [_places(tiers_of(order)) for order in passes]
+    places = [places_of(tiers_of(order)) for order in passes]
     return [[sum(p[j] < p[i] for p in places) for j in ids] for i in ids]
 
 

@@ -39,13 +39,16 @@ class Distilled:
     """Weights by feature; the difference of two scores is the log-odds that the judge prefers the first.
 
     lists: rankings that it was fitted on. accuracy: mean over lists of the share of pairs that a fit on other
-    prompts orders as the judge did; error: its standard error.
+    prompts orders as the judge did; error: its standard error. alone_from: expected agreement from which on it may
+    answer alone; None: never. calibration: lists that it was not fitted on, by which that was found.
     """
 
     weights: Mapping[str, float]
     lists: int
     accuracy: float
     error: float
+    alone_from: float | None = None
+    calibration: int | None = None
 
     @property
     def useful(self) -> bool:
@@ -59,7 +62,13 @@ class Distilled:
 
     def record(self) -> CascadeFit:
         return CascadeFit(
-            lists=self.lists, accuracy=self.accuracy, error=self.error, useful=self.useful, weights=self.weights
+            lists=self.lists,
+            accuracy=self.accuracy,
+            error=self.error,
+            useful=self.useful,
+            weights=self.weights,
+            alone_from=self.alone_from,
+            calibration=self.calibration,
         )
 
     @staticmethod
@@ -67,7 +76,14 @@ class Distilled:
         """None where nothing was fitted yet."""
         if record.weights is None or record.lists is None or record.accuracy is None or record.error is None:
             return None
-        return Distilled(weights=record.weights, lists=record.lists, accuracy=record.accuracy, error=record.error)
+        return Distilled(
+            weights=record.weights,
+            lists=record.lists,
+            accuracy=record.accuracy,
+            error=record.error,
+            alone_from=record.alone_from,
+            calibration=record.calibration,
+        )
 
 
 def expected_agreement(scores: Mapping[str, float]) -> float:

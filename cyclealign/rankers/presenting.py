@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cyclealign.judge.prompting import presentations
 from cyclealign.types import Candidate, CandidateSet, derive_seed
 
 
@@ -23,3 +24,10 @@ class Seeds:
         if self._first.setdefault(prompt_id, item.candidates) == item.candidates:
             return derive_seed(*self._context, prompt_id)
         return derive_seed(*self._context, prompt_id, CandidateSet(item.prompt, item.candidates).id)
+
+
+def orders_of_judge(number: int, k: int, passes: int, *, seed: int) -> tuple[tuple[int, ...], ...]:
+    """The presentation orders of one judge of several. Judges stand in twos, the second of which is shown the reverse
+    of what the first is: a taste for a slot that both have cancels."""
+    orders = presentations(k, passes, seed=derive_seed(seed, "judges", number // 2))
+    return tuple(order[::-1] for order in orders) if number % 2 else orders

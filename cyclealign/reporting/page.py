@@ -19,6 +19,7 @@ from cyclealign.reporting.changes import demonstrations, interactions
 from cyclealign.reporting.figures import Facts, read_facts
 from cyclealign.reporting.frame import Part, page
 from cyclealign.reporting.headline import Headline, headline
+from cyclealign.reporting.jury import jury_section
 from cyclealign.reporting.markup import Html, details, join, table, tag
 from cyclealign.reporting.ranking_charts import position_note
 from cyclealign.reporting.run_charts import run_charts
@@ -46,6 +47,7 @@ def _sections(run: RunDir, facts: Facts) -> Iterator[Part]:
     yield "Both rankings", "rankings", rankings(run)
     yield "Demonstrations", "demonstrations", demonstrations(run)
     yield "Spend", "paid", spend_table(run)
+    yield "Judges", "judges", jury_section(run)
     yield "Cascade", "cascade", cascade_section(run)
     yield "Configuration", "config", _files(run)
     yield "Environment", "environment", _environment(run.environment)

@@ -119,6 +119,9 @@ def presented(interaction: InteractionDir, facts: Facts) -> Iterator[Pass]:
     for prompt_id, ranking in read_rankings(interaction.black_box).items():
         if not ranking.passes or prompt_id not in sets:
             continue
+        if ranking.jury:
+            yield from (p for vote in ranking.jury for p in zip(vote.shown, map(tiers_of, vote.passes), strict=True))
+            continue
         ids = [i for i in sets[prompt_id].ids if i in ranking.judged]
         drawn = derive_seed(derive_seed(seed, "rank", n), name, n, prompt_id)
         orders = presentations(len(ids), len(ranking.passes), seed=drawn)

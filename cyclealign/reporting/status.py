@@ -15,6 +15,7 @@ from cyclealign.files.run_state import State, Timing
 from cyclealign.judge.call import Spend
 from cyclealign.judge.ledger import Ledger
 from cyclealign.rankers.agreement import Agreement
+from cyclealign.reporting.jury import jury_lines
 from cyclealign.reporting.settings import read_settings
 
 
@@ -23,7 +24,7 @@ class Status:
     """``measured``: the part of ``spend`` that went into labelled pairs. ``seconds``: in finished stages. ``quiet``:
     seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
     ``planned``: most interactions of the run; fewer are needed where prompts settle. ``consistency``: how far the judge
-    agrees with itself, empty where no list was shown in both orders.
+    agrees with itself, empty where no list was shown in both orders. ``judges``: a line for each of several.
     """
 
     stage: str
@@ -45,6 +46,7 @@ class Status:
     total: int | None
     planned: int
     consistency: str
+    judges: tuple[str, ...] = ()
 
 
 def read_status(run: RunDir) -> Status:
@@ -76,6 +78,7 @@ def read_status(run: RunDir) -> Status:
         done=done,
         total=total,
         consistency=judge_text(run),
+        judges=tuple(jury_lines(run)),
         planned=math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
     )
 
@@ -119,6 +122,7 @@ def status_lines(status: Status) -> list[str]:
             lines.append(f"used: {tokens(status.spend)}")
     if status.consistency:
         lines.append(f"judge: {status.consistency}")
+    lines += status.judges
     return lines
 
 

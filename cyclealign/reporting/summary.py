@@ -14,6 +14,7 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.reporting.alarms import alarm_line
 from cyclealign.reporting.comparison import columns_of, differences, ends, write_comparison
 from cyclealign.reporting.headline import headline
+from cyclealign.reporting.jury import jury_lines
 from cyclealign.reporting.page import write_report
 
 
@@ -35,7 +36,9 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     own = f"its own replies: {figures.answers}" if figures.answers else ""
     kept = f"kept: {figures.kept_text}" if figures.kept_text else ""
     page = f"report: {write_report(run)}"
-    for line in (figures.status, kept, figures.spend, judge, cascade, own, *map(alarm_line, figures.alarms), page):
+    judges = [judge, *jury_lines(run)]
+    lines = (figures.status, kept, figures.spend, *judges, cascade, own, *map(alarm_line, figures.alarms), page)
+    for line in lines:
         if line:
             console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 

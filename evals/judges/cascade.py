@@ -255,8 +255,8 @@ def by_score(item: Item, scores: Features) -> Ranking:
 def cascaded(items: Sequence[Item], judge: ReplayRanker, by: Local, *, keep: int, sure: float | None) -> list[Ranking]:
     """The verdicts of the package's own cascade, in the order of the items."""
     local, features = by
-    config = CascadeConfig(judge="replay", audit=NO_AUDIT, keep=keep, sure=sure)
-    ranker = CascadeRanker(judge, config, lambda: features, lambda *_: local)
+    config = CascadeConfig(judge="replay", audit=NO_AUDIT, keep=keep)
+    ranker = CascadeRanker(judge, config, lambda: features, lambda *_: replace(local, alone_from=sure))
     found = {v.prompt_id: v for v in ranker.rank((i.set for i in items), CONTEXT)}
     rankings = [found[i.set.prompt.id] for i in items]
     assert all(isinstance(r, Ranking) for r in rankings)

@@ -90,7 +90,7 @@ def test_a_judge_that_taught_the_model_is_warned_of(tmp_path: Path, capsys: Capt
     assert taught_by(judge, "somewhere/else.jsonl") is None
     assert taught_by(judge, f"{kept}@start") is None
     config = load_config(run.path / "config.yaml").model_dump(mode="json")
-    config["black_box"] |= {"backend": "cascade", "cascade": {"keep": 2, "sure": 0.9}}
+    config["black_box"] |= {"backend": "cascade", "cascade": {"keep": 2}}
     (tmp_path / "cascaded" / "prompts").mkdir(parents=True)
     (tmp_path / "cascaded" / "config.yaml").write_text(json.dumps(config))
     assert "the judge (openai judge) taught" in (taught_by(judge, str(tmp_path / "cascaded")) or "")

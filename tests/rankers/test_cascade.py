@@ -107,9 +107,11 @@ def random_items(n: int, k: int = 6, seed: int = 0) -> list[CandidateSet]:
     return [item_of([round(chance.gauss(0, 1), 6) for _ in range(k)], f"p{i}") for i in range(n)]
 
 
-def cascade(judge: Ranker, *, local: Distilled | None = GOOD, **settings: Any) -> CascadeRanker:
+def cascade(
+    judge: Ranker, *, local: Distilled | None = GOOD, sure: float | None = None, **settings: Any
+) -> CascadeRanker:
     config = CascadeConfig.model_validate({"keep": 2, "audit": 1e-9} | settings)
-    return CascadeRanker(judge, config, Numbers, lambda *_: local)
+    return CascadeRanker(judge, config, Numbers, lambda *_: local and replace(local, alone_from=sure))
 
 
 def ranked(ranker: Ranker, items: Iterable[CandidateSet], context: RankContext = CONTEXT) -> dict[str, Any]:
@@ -463,11 +465,12 @@ def test_weights_on_disk_are_what_a_resumed_interaction_uses(tmp_path: Path) -> 
 def test_a_config_that_could_not_work_is_refused(tmp_path: Path) -> None:
     for wrong, said in (
         ({"backend": "cascade", "model": "m"}, "cascade: needed for backend cascade"),
-        ({"backend": "local", "cascade": {}}, "cascade: needed for backend cascade and for no other"),
-        ({"backend": "cascade", "cascade": {}}, "model: needed for backend openai"),
-        ({"backend": "cascade", "cascade": {"judge": "replay"}}, "path: needed for backend replay"),
+        ({"backend": "local", "cascade": {"keep": 2}}, "cascade: needed for backend cascade and for no other"),
+        ({"backend": "cascade", "cascade": {"keep": 2}}, "model: needed for backend openai"),
+        ({"backend": "cascade", "cascade": {"judge": "replay", "keep": 2}}, "path: needed for backend replay"),
         ({"backend": "cascade", "model": "m", "cascade": {"keep": 4}}, "keep: 4 of generator.candidates=4"),
-        ({"backend": "cascade", "model": "m", "cascade": {"audit": 0}}, "greater than 0"),
+        ({"backend": "cascade", "model": "m", "cascade": {"keep": 2, "audit": 0}}, "greater than 0"),
+        ({"backend": "cascade", "model": "m", "cascade": {}}, "keep: without it and without min_agreement nothing"),
     ):
         with pytest.raises(ValueError, match=said):
             Config.model_validate(config_in(tmp_path).model_dump() | {"black_box": wrong})

@@ -26,7 +26,7 @@ from cyclealign.types import Ranking
 pytestmark = pytest.mark.slow
 CASCADE = (
     "black_box.backend=cascade",
-    "black_box.cascade={keep: 2, sure: 0.9, audit: 0.25, warm_up: 15}",
+    "black_box.cascade={keep: 2, audit: 0.25, warm_up: 15}",
     "generator.candidates=4",
     "data.limit=24",
 )
