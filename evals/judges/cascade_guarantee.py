@@ -31,8 +31,8 @@ from cyclealign.rankers.consensus import aggregate
 K = 4
 PAIRS = K * (K - 1) // 2
 LISTS = 200
-REPEATS = 2_000
-TRUTH = 40_000  # lists by which the true agreement at a threshold is known
+REPEATS = 200
+TRUTH = 20_000  # lists by which the true agreement at a threshold is known
 MIN_AGREEMENT, ALPHA = 0.9, 0.1
 Draw = Callable[[random.Random], Compared]
 
@@ -115,10 +115,10 @@ def order(values: Sequence[float]) -> tuple[str, ...]:
 def noise_of(agreement: float, passes: int) -> float:
     """By bisection on lists of one seed."""
     low, high = 0.0, 8.0
-    for _ in range(20):
+    for _ in range(12):
         middle = (low + high) / 2
         draw = random.Random(7)
-        mean = fmean(read(middle, passes, draw).agreement for _ in range(4_000))
+        mean = fmean(read(middle, passes, draw).agreement for _ in range(1_500))
         low, high = (middle, high) if mean > agreement else (low, middle)
     return low
 
