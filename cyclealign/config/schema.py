@@ -178,7 +178,7 @@ class CascadeConfig(Section):
     keep: int | None = Field(default=None, ge=2)
     min_agreement: float | None = Field(default=None, gt=0.5, lt=1)
     alpha: float = Field(default=0.1, gt=0, lt=0.5)
-    calibration: int = Field(default=200, ge=30)
+    calibration: int = Field(default=200, ge=50)
     audit: float = Field(default=0.1, gt=0, le=1)
     warm_up: int = Field(default=100, ge=10)
 
@@ -265,9 +265,11 @@ class BlackBoxConfig(Section):
 
     @property
     def members(self) -> tuple[BlackBoxConfig, ...]:
-        """A section for each judge, with its share of the passes; for a lone judge this one."""
+        """A section for each judge, with its share of the passes and nothing before it; for a lone judge this one."""
         n = len(self.judges)
-        return tuple(self._of(j, len(range(i, self.passes, n))) for i, j in enumerate(self.judges)) or (self,)
+        if n:
+            return tuple(self._of(j, len(range(i, self.passes, n))) for i, j in enumerate(self.judges))
+        return (self,) if self.cascade is None else (self.model_copy(update={"backend": self.judge, "cascade": None}),)
 
     @property
     def first(self) -> BlackBoxConfig | None:

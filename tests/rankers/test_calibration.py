@@ -75,8 +75,8 @@ def test_thresholds_go_down_until_the_first_that_cannot_be_shown() -> None:
     assert found(lists(1.0, 0.8, 100), lists(0.7, 1.0, 140)) is None  # all together would do; the surest do not
     assert found(lists(1.0, 1.0, 10), lists(0.7, 1.0, 100)) == 0.5  # ten are too few to begin with
     assert found(lists(1.0, 1.0, 12)) is None
-    assert found(lists(1.0, 1.0, 30), alpha=0.1) == 0.5
-    assert found(lists(1.0, 1.0, 30), alpha=0.01) is None
+    assert found(lists(1.0, 1.0, 40), alpha=0.1) == 0.5
+    assert found(lists(1.0, 1.0, 40), alpha=0.01) is None
     assert found() is None
     assert 0 < FIRST_SHARE <= 0.4
 
