@@ -21,13 +21,14 @@ from scipy.optimize import minimize
 from cyclealign.cli.main import main
 from cyclealign.config.schema import CascadeConfig, Config
 from cyclealign.cycle.agreeing import trusted
-from cyclealign.cycle.distilled_rankers import RunRankers
+from cyclealign.cycle.distilled_rankers import RunRankers, held_back
 from cyclealign.cycle.export import preference_rows
 from cyclealign.cycle.run_metrics import interaction_metrics
-from cyclealign.files.jsonl import read_json, read_jsonl
+from cyclealign.files.jsonl import read_json, read_jsonl, write_jsonl
 from cyclealign.files.records import decode, read_record, write_record
+from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import CascadeFigures, CascadeFit, Summary
-from cyclealign.files.run_records import VerdictRecord, read_rankings, verdict_record
+from cyclealign.files.run_records import VerdictRecord, read_rankings, set_record, verdict_record
 from cyclealign.judge.prompting import estimate_message_tokens, estimate_tokens
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.rankers.by_name import ranker_spec
@@ -555,3 +556,36 @@ def test_what_a_run_has_distilled_ranks_and_is_measured_by_itself(
     assert result["metrics"]["accuracy"]["value"] == 1.0
     margins = [item["scores"]["chosen"] - item["scores"]["rejected"] for item in result["items"]]
     assert margins == pytest.approx([2 * (math.log1p(9) - math.log1p(1))] * 3)
+
+
+# A stated agreement ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alpha", "alone"), [(0.1, True), (1e-9, False)])
+def test_half_of_the_prompts_calibrate_the_local_ranker_and_are_never_fitted_on(
+    tmp_path: Path, alpha: float, alone: bool
+) -> None:
+    """The judge goes by the number, and the local ranker sees it; whether that is shown is a matter of alpha."""
+    config = CascadeConfig(min_agreement=0.9, alpha=alpha, calibration=50, warm_up=30)
+    items, run = random_items(130, k=4), RunDir(tmp_path)
+    held = [item for item in items if held_back(item)]
+    assert 50 <= len(held) <= 80
+    write_jsonl(run.interaction(0).candidates, [set_record(item) for item in items])
+    write_jsonl(run.interaction(0).black_box, [verdict_record(v) for v in Judge().rank(items, CONTEXT)])
+    found = RunRankers(run, config)(1, Numbers())
+    assert found is not None
+    assert found.lists == len(items) - len(held)
+    assert found.calibration == 50
+    assert (found.alone_from is not None) == alone
+    assert Distilled.from_record(read_record(CascadeFit, run.interaction(1).cascade)) == found
+
+
+def test_lists_that_the_judge_did_not_rank_whole_calibrate_nothing(tmp_path: Path) -> None:
+    config = CascadeConfig(keep=2, min_agreement=0.9, calibration=50, warm_up=30)
+    items, run = random_items(130, k=4), RunDir(tmp_path)
+    write_jsonl(run.interaction(0).candidates, [set_record(item) for item in items])
+    pruned = ranked(cascade(Judge()), items).values()
+    write_jsonl(run.interaction(0).black_box, [verdict_record(v) for v in pruned])
+    found = RunRankers(run, config)(1, Numbers())
+    assert found is not None
+    assert found.alone_from is found.calibration is None
