@@ -22,7 +22,8 @@ from cyclealign.types import Given
 
 # Fixed before any list is seen, as the test wants it.
 THRESHOLDS = tuple(hundredths / 100 for hundredths in range(100, 49, -1))
-# Thresholds that fewer lists than this share of the calibration set reach are passed over: too few to show anything.
+# Thresholds that fewer lists than this share of the calibration set reach are passed over, and those that so few reach
+# that no agreement of theirs would show anything.
 FIRST_SHARE = 0.4
 # Stakes, as shares of the largest that cannot ruin; the capital is divided among them beforehand.
 STAKES = (0.25, 0.5, 0.75, 0.95)
@@ -73,7 +74,7 @@ def threshold(compared: Sequence[Compared], *, min_agreement: float, alpha: floa
     chosen = None
     for level in THRESHOLDS:
         reached = [c for c in compared if c.sure >= level - ROUNDING]
-        if len(reached) < FIRST_SHARE * len(compared) or not reached:
+        if len(reached) < FIRST_SHARE * len(compared) or evidence([0.0] * len(reached), 1 - min_agreement) < 1 / alpha:
             continue
         if evidence((1 - c.agreement for c in reached), 1 - min_agreement) < 1 / alpha:
             break
