@@ -10,11 +10,12 @@ import typer
 from cyclealign.cli.measure import measure, search
 from cyclealign.cli.options import Force, Seed, SetName, TokenBudget
 from cyclealign.files.printable import say
+from cyclealign.types import UserError
 
 if TYPE_CHECKING:
     from cyclealign.curation.sets import DemonstrationSet
 
-app = typer.Typer(no_args_is_help=True, help="Demonstrations: build, read, change, check and measure them.")
+app = typer.Typer(no_args_is_help=True, help="Demonstrations: build, read, change, check, measure and review them.")
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids, or their first digits")]
 Template = Annotated[str, typer.Option(help="Packaged ranking template, or a YAML file")]
 
@@ -186,6 +187,36 @@ def import_(
     from cyclealign.curation.sets import new_file
 
     _changed(new_file(out, imported(source, limit=limit, seed=seed), force=force))
+
+
+@app.command()
+def review(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_RESULT", help="Run directory, or a result of eval ranker")],
+    most: Annotated[int, typer.Option(min=1, help="Most lists")] = 50,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled data of a result, where it is no longer where it was", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Write the lists here (.jsonl); the page lies beside it")] = Path(
+        "review.jsonl"
+    ),
+    force: Force = False,
+) -> None:
+    """The lists that judge, policy, labels or passes disagree on most, as JSONL and as a page to mark by hand."""
+    from cyclealign.curation.sets import free
+    from cyclealign.evaluation.disagreement import most_contested
+    from cyclealign.files.jsonl import write_jsonl
+    from cyclealign.reporting.review_page import write_review
+
+    page = out.with_suffix(".html")
+    for file in (out, page):
+        free(file, force=force)
+    lists = most_contested(source, most, data=data)
+    if not lists:
+        raise UserError(f"{source}: nobody disagrees on any list of it")
+    write_jsonl(out, [one.record() for one in lists])
+    write_review(page, lists, str(source))
+    say(f"{out}: {len(lists)} lists\n{page}: to mark by hand, in a browser")
 
 
 app.command("eval")(measure)

@@ -23,6 +23,7 @@ from cyclealign.curation.overlap import NEAR_COPY, containment
 from cyclealign.cycle.agreeing import accept, agreements, trusted
 from cyclealign.cycle.interaction import Interaction
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
+from cyclealign.files.labelled import LabelledItem
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
 from cyclealign.judge.demonstrations import prompt_text
@@ -47,6 +48,17 @@ def from_pairs(prompts: Sequence[Prompt]) -> list[Demonstration]:
         Demonstration(Prompt(s.prompt.messages), tuple(c.text for c in s.candidates), (0, 1))
         for s in labelled_pairs(prompts, None)
     ]
+
+
+def from_lists(items: Sequence[LabelledItem]) -> list[Demonstration]:
+    """A demonstration of each labelled list, best reply first; of replies that are equally good the first alone, so
+    that no order among them is made up. Lists that prefer nothing give none."""
+    found = []
+    for item in (i for i in items if i.decided):
+        heads = [tier[0] for tier in item.gold.tiers]
+        responses = tuple(item.set.text(i) for i in heads)
+        found.append(Demonstration(Prompt(item.set.prompt.messages), responses, tuple(range(len(heads)))))
+    return found
 
 
 def from_run(path: Path, *, gate: float, seed: int) -> list[Demonstration]:

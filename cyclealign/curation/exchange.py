@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclealign.curation.build import balanced, from_pairs
+from cyclealign.curation.build import balanced, from_lists, from_pairs
 from cyclealign.cycle.export import preference_rows
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.columns import first_there
+from cyclealign.files.labelled import load_labelled
+from cyclealign.files.labels import LISTS
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.rows import data_files, rows
 from cyclealign.judge.demonstration_files import load_demonstrations
@@ -16,15 +19,17 @@ from cyclealign.types import Candidate, CandidateSet, Demonstration, Ranking, Us
 
 
 def imported(spec: str, *, limit: int, seed: int) -> list[Demonstration]:
-    """Demonstrations from a demonstrations file (checked), or from labelled pairs, the better reply's number balanced.
+    """Demonstrations from a demonstrations file (checked), or from labelled lists or pairs, the best reply's number
+    balanced.
 
-    Raises UserError where the data holds neither.
+    Raises UserError where the data holds none of them.
     """
     _, first = next(rows(spec), ("", {}))
     files = data_files(spec)
     if "order" in first and files:
         return [d for file in files for d in load_demonstrations(file)][:limit]
-    found = from_pairs(load_prompts(spec))[:limit]
+    lists = first_there(first, LISTS) is not None
+    found = (from_lists(load_labelled(spec)) if lists else from_pairs(load_prompts(spec)))[:limit]
     if not found:
         raise UserError(f"{spec}: holds neither demonstrations (messages, responses, order) nor labelled pairs")
     return balanced(found, seed=seed)

@@ -7,8 +7,8 @@
 - PandaLM: ``instruction``, ``input``, ``response1``, ``response2``, ``annotators`` (or ``annotator1`` to
   ``annotator3``): 1, 2 or 0 for a tie; the majority is the label, three different votes are a tie.
 - Lists: ``candidates``, UltraFeedback's ``completions``, Nectar's ``answers``, or ``responses``: objects with a text
-  and a grade (higher is better) or ``rank`` (lower is better); or texts beside a list ``grades``, ``scores`` or
-  ``ranks``.
+  and a grade (higher is better) or ``rank`` (lower is better); texts beside a list ``grades``, ``scores`` or
+  ``ranks``; or objects with ``id`` and text beside ``tiers``: lists of ids, best first, those of one list equally good.
   All replies of a row are graded by one key, the first of ``GRADES`` that all of them have.
 
 A row that could be read as several of these is read as votes, else as a graded list, else as a pair.
@@ -80,7 +80,7 @@ def _is_graded(row: Columns) -> bool:
     found = row[name] if name is not None else None
     first = found[0] if isinstance(found, list) and found else None
     if isinstance(first, dict):
-        return first_there(first, GRADES) is not None
+        return first_there(first, GRADES) is not None or row.get("tiers") is not None
     return isinstance(first, str) and first_there(row, BESIDE) is not None
 
 
@@ -226,10 +226,10 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
     elif all(isinstance(value, dict) for value in values):
         records = values
         common = [k for k in GRADES if all(record.get(k) is not None for record in records)]
-        if not common:
+        if not common and row.get("tiers") is None:
             raise OddRow(f"{place}: {name}: expected for each a finite number under one key of {', '.join(GRADES)}")
-        key = common[0]
-        grades = [record[key] for record in records]
+        key = common[0] if common else "tiers"
+        grades = [record[key] for record in records] if common else _places(row["tiers"], records, place)
     else:
         raise OddRow(f"{place}: {name}: expected a list of {{id, text, grade}}, or of texts beside {', '.join(BESIDE)}")
     numbers = [_grade(g, f"{place}: {name} {n}: {key}") for n, g in enumerate(grades)]
@@ -238,10 +238,20 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
     ids = [str(record["id"] if record.get("id") is not None else n) for n, record in enumerate(records)]
     if len(set(ids)) < len(ids):
         raise OddRow(f"{place}: {name}: ids are not distinct")
-    numbers = [0.0 - g for g in numbers] if key in RANKS else numbers
+    numbers = [0.0 - g for g in numbers] if key in (*RANKS, "tiers") else numbers
     return LabelledRow(
         asked(row, place), tuple((Candidate(i, t), g) for i, t, g in zip(ids, texts, numbers, strict=True))
     )
+
+
+def _places(tiers: Any, records: Sequence[Mapping[str, Any]], place: str) -> list[int]:
+    """The tier of each reply, from 0."""
+    rows = tiers if isinstance(tiers, list) and all(isinstance(tier, list) for tier in tiers) else []
+    found = {i: n for n, tier in enumerate(rows) for i in tier if isinstance(i, str)}
+    ids = [record.get("id") for record in records]
+    if sum(map(len, rows)) != len(ids) or any(not isinstance(i, str) or i not in found for i in ids):
+        raise OddRow(f"{place}: tiers: expected lists of ids, best first, in which each candidate's id stands once")
+    return [found[str(i)] for i in ids]
 
 
 def _reply_text(record: Mapping[str, Any], place: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,14 +16,17 @@ Part = tuple[str, str, Html | None]
 """A section: its title, its id and its body."""
 
 
-def page(heading: str, title: str, top: Iterable[Html], sections: Iterable[Part], rules: str = "") -> str:
-    """A self-contained page; sections without a body are left out. ``rules``: style besides the common one."""
+def page(
+    heading: str, title: str, top: Iterable[Html], sections: Iterable[Part], rules: str = "", script: str = ""
+) -> str:
+    """A self-contained page; sections without a body are left out. ``rules``: style besides the common one. ``script``:
+    of ours, the only one that the page's policy lets run."""
     parts = [(name, key, body) for name, key, body in sections if body]
     links = [tag("a", name, href=f"#{key}") for name, key, _ in parts]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", http_equiv="Content-Security-Policy", content=_policy(script)),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
         tag("style", Html(CSS.read_text(encoding="utf-8") + rules)),
@@ -30,5 +35,12 @@ def page(heading: str, title: str, top: Iterable[Html], sections: Iterable[Part]
         "body",
         tag("header", tag("h1", heading), *top, tag("nav", *links)),
         tag("main", *(tag("section", tag("h2", name), body, id=key) for name, key, body in parts)),
+        tag("script", Html(script)) if script else None,
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _policy(script: str) -> str:
+    """Names the script by its digest: what else came onto the page as one would not run."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
