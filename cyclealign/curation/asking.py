@@ -16,6 +16,7 @@ from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
 from cyclealign.evaluation.labelled_pairs import labelled_credit, labelled_pairs
 from cyclealign.evaluation.statistics import Figure
 from cyclealign.files.prompts import load_prompts
+from cyclealign.files.run_records import Verdict
 from cyclealign.judge.asked import asked_of
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
@@ -28,7 +29,6 @@ from cyclealign.types import (
     Demonstration,
     RankContext,
     Ranker,
-    Ranking,
     Unranked,
     UnrankedReason,
     UserError,
@@ -61,7 +61,11 @@ class LabelledJudge:
     run: str = "demos"
 
     def ask(self, questions: Sequence[Question]) -> list[Outcome]:
-        """The outcomes, in the order of ``questions``. A pair never sees a demonstration of its own prompt.
+        """What the verdicts are worth, in the order of ``questions``; raises as ``verdicts``."""
+        return [outcome(verdict) for verdict in self.verdicts(questions)]
+
+    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
+        """The verdicts, in the order of ``questions``. A pair never sees a demonstration of its own prompt.
 
         Raises:
             UserError: no call can succeed.
@@ -70,13 +74,13 @@ class LabelledJudge:
         none = DemonstrationPool.start(DemonstrationsConfig())  # every set brings its own
         context = RankContext(run=self.run, interaction=0, seed=self.seed, demonstrations=none, purpose="eval")
         sets = [replace(q.pair, demonstrations=_without_own(q)) for q in questions]
-        found = {place: outcome(verdict) for place, verdict in joined(self.ranker, sets, context)}
+        found = dict(joined(self.ranker, sets, context))
         if len(found) < len(questions):
             raise BudgetExhausted(f"{len(questions) - len(found)} pairs were not asked about")
         return [found[n] for n in range(len(questions))]
 
 
-def outcome(verdict: Ranking | Unranked) -> Outcome:
+def outcome(verdict: Verdict) -> Outcome:
     if isinstance(verdict, Unranked):
         return Outcome(None, verdict.reason)
     return Outcome(labelled_credit(verdict))

@@ -40,14 +40,16 @@ def most_for(questions: Sequence[Question], box: BlackBoxConfig, template: RankT
     return _priced(box, calls=2 * repaired + PROBES, tokens_in=2 * first + repaired * _repair_words(box))
 
 
-def most_within(calls: int, largest: Question, box: BlackBoxConfig, template: RankTemplate) -> WorstCase:
-    """``calls`` calls, each as large as ``largest`` with the words of a repair, by the dearest judge."""
+def most_within(
+    calls: int, largest: Question, box: BlackBoxConfig, template: RankTemplate, *, more: int = 0
+) -> WorstCase:
+    """``calls`` calls, each as large as ``largest`` with the words of a repair and ``more`` tokens, by the dearest
+    judge."""
     if box.judges:
-        each = [most_within(calls, largest, judge, template) for judge in box.members]
-        return max(each, key=lambda most: math.inf if most.usd is None else most.usd)
-    return _priced(
-        box, calls=calls, tokens_in=calls * (question_tokens(largest, template, asked_of(box)) + _repair_words(box))
-    )
+        cases = [most_within(calls, largest, judge, template, more=more) for judge in box.members]
+        return max(cases, key=lambda most: math.inf if most.usd is None else most.usd)
+    each = question_tokens(largest, template, asked_of(box)) + _repair_words(box) + more
+    return _priced(box, calls=calls, tokens_in=calls * each)
 
 
 def _repair_words(box: BlackBoxConfig) -> int:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from cyclealign.types import Message, sha256_hex
 
 # eval: calls that only measure a ranker on labelled pairs, their repairs included. answer: for a reply of its own.
-Purpose = Literal["rank", "again", "repair", "probe", "eval", "answer"]
+# reflect: of the model that proposes a better instruction.
+Purpose = Literal["rank", "again", "repair", "probe", "eval", "answer", "reflect"]
 
 # Fields of a request's body beside model and messages, by the API's own names.
 Options = Mapping[str, Any]

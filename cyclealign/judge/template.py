@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 
+from cyclealign.files.atomic import write_atomic
 from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource, resource_dir
 from cyclealign.types import Prompt, UserError, sha256_hex
@@ -136,6 +137,32 @@ def load_template(name_or_path: str) -> RankTemplate:
         if name in values and not placed:
             raise UserError(f"template {path}:{lines[name]}: {name}: has no place; write {{{name}}} in item")
     return template
+
+
+def with_instruction(template: RankTemplate, instruction: str) -> RankTemplate:
+    """The template with another instruction. UserError where none with it could be loaded."""
+    text = instruction.strip("\n")
+    _check_field("instruction", "instruction", text)
+    return replace(template, instruction=text)
+
+
+def save_template(path: Path, template: RankTemplate, about: Iterable[str] = ()) -> None:
+    """Write a template that ``load_template`` gives back exactly; ``about``: comments at its head, a line each, which
+    are no part of its version."""
+    values = {field.name: getattr(template, field.name) for field in fields(template)}
+    head = "".join(f"# {line}\n" for line in about)
+    write_atomic(path, head + yaml.dump(values, Dumper=_Blocks, sort_keys=False, allow_unicode=True, width=1000))
+
+
+class _Blocks(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, where YAML has them so."""
+
+
+def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Blocks.add_representer(str, _block)
 
 
 def find_template(name_or_path: str) -> Path:

@@ -38,6 +38,7 @@ OWNERS = {
     "openai": {"judge.client", "generation.openai_server"},
     "httpx2": {"judge.client", "judge.bodies"},
     "genai_prices": {"judge.prices"},
+    "gepa": {"curation.instruction_search"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
     "trl": {"training.warm_start"},
     "sentence_transformers": {

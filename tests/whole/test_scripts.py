@@ -131,6 +131,21 @@ def test_the_table_of_the_losses_has_a_row_for_each_best_first(loaded: Callable[
     assert table[2].startswith(f"| {names[-1]} | +{len(names) / 4:.3f} |")
 
 
+def test_a_reading_model_mends_the_planted_rule_where_random_edits_do_not(loaded: Callable[[str], Any]) -> None:
+    """A seed of each, with a smaller number of calls than the script's own; what is reported adds up."""
+    script = loaded("evals/judges/prompt_improve.py")
+    found = {name: [script.one(name, 300, seed=1)] for name in script.MINDS}
+    (read,), (drawn,) = found["reading"], found["random"]
+    assert (read["repaired"], read["kept"], read["true_gain"]) == (True, True, pytest.approx(0.4))
+    assert drawn["true_gain"] <= read["true_gain"]
+    assert max(s["requests"] for s in (read, drawn)) <= 300
+    cells = {name: script.cell(searches) for name, searches in found.items()}
+    gain = cells["reading"]["gain"]
+    assert gain.value == pytest.approx(cells["reading"]["accuracy_end"] - cells["reading"]["accuracy_start"])
+    assert gain.n == script.UNSEEN
+    assert gain.low > 0.3
+
+
 @pytest.mark.parametrize("path", RESULTS)
 def test_a_result_is_read(path: str) -> None:
     assert read_result(ROOT / path).metrics
