@@ -37,6 +37,7 @@ RESUMABLE = (
     "black_box.min_consistency",
     "black_box.timeout_s",
     "black_box.attempts",
+    "black_box.batch",
     "training.report_to",
     "training.run_name",
     "training.project",

@@ -124,7 +124,7 @@ class Price(Section):
     """USD per million tokens. What has no price of its own costs as all input, or all output, does.
 
     cached_input, cache_write: input tokens that a provider's cache served, or took in. thinking: output tokens that
-    were thought.
+    were thought. batch: what each costs in a batch, times its price.
     """
 
     input: float = Field(ge=0)
@@ -132,6 +132,7 @@ class Price(Section):
     cached_input: float | None = Field(default=None, ge=0)
     cache_write: float | None = Field(default=None, ge=0)
     thinking: float | None = Field(default=None, ge=0)
+    batch: float = Field(default=0.5, ge=0, le=1)
 
 
 class JudgeConfig(Section):
@@ -211,7 +212,9 @@ class BlackBoxConfig(Section):
     utilities as they come.
 
     attempts: at most so many a request. outage_minutes: a judge that answers no call for so long ends the run, with all
-    that was ranked. plain_http: the key may go to another machine over http, which all on the way can read.
+    that was ranked. plain_http: the key may go to another machine over http, which all on the way can read. batch:
+    calls are collected and go out by the provider's batch API, which answers within a day at ``price.batch`` of the
+    price.
 
     answers: the black box's own reply to a prompt joins the candidates: true asks for it, a name is a column of the
     data.
@@ -247,6 +250,7 @@ class BlackBoxConfig(Section):
     max_unranked: float = Field(default=0.2, ge=0, le=1)
     repeat: float | None = Field(default=None, ge=0, le=1)
     min_consistency: float | None = Field(default=0.0, ge=-1, lt=1)
+    batch: bool = False
     plain_http: bool = False
     path: Path | None = None
     request: dict[str, Any] = {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclealign.judge.call import Call, Recorded
 from cyclealign.judge.costs import PROBES
 from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.ledger_batches import Batch
 from cyclealign.judge.limits import BudgetSpent
 
 
@@ -71,17 +73,28 @@ class MeteredLedger(Ledger):
         """As ``Ledger.start``. Raises BudgetSpent where a further attempt does not fit any more."""
         if call.purpose == "probe":
             return super().start(call, reserved_usd=reserved_usd, limit=limit)
-        first = call.key in self._new
-        if not first:
-            self._check(1)
+        self._check(0 if call.key in self._new else 1)
         row = super().start(call, reserved_usd=reserved_usd, limit=limit)
         if row is not None:
-            with self._count:
-                self._new.discard(call.key)
-                self._used += 0 if first else 1
-                self._lap = self._lap._replace(calls=self._lap.calls + 1)
-            self._rows.add(row)
+            self._started(call, row)
         return row
+
+    def start_batch(
+        self, calls: Sequence[Call], *, reserved_usd: Sequence[float], limit: float | None = None
+    ) -> tuple[Batch, list[int]] | None:
+        """As ``Ledger.start_batch``. Raises BudgetSpent where further attempts do not fit any more."""
+        self._check(sum(call.key not in self._new for call in calls))
+        made = super().start_batch(calls, reserved_usd=reserved_usd, limit=limit)
+        for call, row in zip(calls, made[1] if made else (), strict=False):
+            self._started(call, row)
+        return made
+
+    def _started(self, call: Call, row: int) -> None:
+        with self._count:
+            self._used += 0 if call.key in self._new else 1
+            self._new.discard(call.key)
+            self._lap = self._lap._replace(calls=self._lap.calls + 1)
+        self._rows.add(row)
 
     def done(self, row: int, **columns: Any) -> None:
         super().done(row, **columns)

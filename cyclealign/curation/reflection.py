@@ -245,7 +245,7 @@ def _case(mistake: Mistake) -> str:
 
 def _reasons(verdict: Verdict, numbers: dict[str, str]) -> Iterator[str]:
     """What the judge wrote before its verdict, where it was asked to: of each pass, with the numbers that it saw."""
-    for reason in getattr(verdict, "reasons", ()):
+    for reason in verdict.reasons if isinstance(verdict, Ranking) else ():
         seen = ", ".join(f"{numbers[i]} as its response {n}" for n, i in enumerate(reason.shown, start=1))
         yield f"The judge, who saw {seen}, wrote: <reason>{_safe(reason.text)}</reason>"
 

@@ -19,7 +19,7 @@ from cyclealign.evaluation.result import Item, Result, item_key, read_result
 from cyclealign.files.labelled import LabelledItem, load_labelled
 from cyclealign.files.run_dir import open_run
 from cyclealign.files.run_records import read_sets, read_verdicts
-from cyclealign.rankers.agreement import kendall_tau
+from cyclealign.rankers.agreement import kendall_tau, tiers_of
 from cyclealign.types import Candidate, CandidateSet, Ranking, UserError
 
 JUDGE, POLICY, LABELS = "judge", "policy", "labels"
@@ -128,7 +128,8 @@ def _source(result: Result, path: Path) -> str:
 def _of_item(item: Item, labelled: LabelledItem) -> Contested:
     rankings = {LABELS: labelled.gold} if labelled.decided else {}
     if item.tiers and {i for tier in item.tiers for i in tier} == set(labelled.set.ids):
-        tiers, passes = tuple(map(tuple, item.tiers)), tuple(map(tuple, item.passes))
+        tiers = tuple(map(tuple, item.tiers))
+        passes = tuple(tuple(i if isinstance(i, str) else tuple(i) for i in given) for given in item.passes)
         judged = Ranking(prompt_id=labelled.set.prompt.id, tiers=tiers, passes=passes)
         return _blind(labelled.set, {JUDGE: judged} | rankings, {})
     return _blind(labelled.set, rankings, {arm: v for arm, v in item.values.items() if v is not None})
@@ -152,6 +153,6 @@ def _blind(item: CandidateSet, rankings: Mapping[str, Ranking], values: Mapping[
     return Contested(
         item=CandidateSet(item.prompt, tuple(Candidate(names[c.id], c.text) for c in order)),
         rankings={name: named(r.tiers) for name, r in rankings.items()},
-        passes={name: named([i] for i in order) for name, order in answers.items()} if len(answers) > 1 else {},
+        passes={name: named(tiers_of(order)) for name, order in answers.items()} if len(answers) > 1 else {},
         values=values,
     )

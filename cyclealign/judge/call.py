@@ -28,7 +28,8 @@ class Call:
     content: what is asked, whatever the form (the messages with the words of one fixed form of answer); by default
     ``messages``. asked: options that change what is asked for, as the user has them and not as a provider calls them;
     by default those of ``options`` that do. repairs: whether it asks again after an unusable reply to the same
-    question. ``interaction`` is None for probes; ``pass_number`` counts presentations of one item from 0.
+    question. batched: whether it goes out in a batch, a part of the wire form too. ``interaction`` is None for probes;
+    ``pass_number`` counts presentations of one item from 0.
     """
 
     endpoint: str
@@ -40,6 +41,7 @@ class Call:
     content: Sequence[Message] | None = None
     asked: Options | None = None
     repairs: bool = False
+    batched: bool = False
     prompt_id: str = ""
     interaction: int | None = None
     pass_number: int = 0
@@ -55,8 +57,8 @@ class Call:
     def key(self) -> str:
         """The identity of a call, besides its endpoint: sha256 of model, content, and what is asked for and how.
 
-        The wire form (schema, limit, temperature) is no part of it, so that an answer is found again under whatever
-        form it was given; a probe is about the wire form, and has it in its key.
+        The wire form (schema, limit, temperature, batch) is no part of it, so that an answer is found again under
+        whatever form it was given; a probe is about the wire form, and has it in its key.
         """
         asked = "repair" if self.repairs else "probe" if self.purpose == "probe" else "ask"
         content = list(self.messages if self.content is None else self.content)
@@ -98,12 +100,13 @@ class Spend:
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """A reply on the ledger. structured: whether JSON was asked for. settled: False where the process died between
-    writing it down and reading it."""
+    writing it down and reading it. batched: whether it came in a batch."""
 
     row: int
     reply: str
     structured: bool
     settled: bool
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ The SDK's retries are off, so that each attempt that may be billed has its row o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from cyclealign.config.endpoints import OPENAI_URL, address_of, host_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
+MOST_FILE = 1 << 30  # bytes of a file of replies to a batch
 NO_KEY = "none"  # the SDK sends a bearer token in any case; servers on this machine ignore it
 
 
@@ -36,38 +37,58 @@ class RedirectedAway(Exception):
     """A server names another host for a request that carries a key and prompts."""
 
 
+class Raw(Protocol):
+    """A response of the SDK before it is parsed."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+
+def body_of(call: Call) -> dict[str, Any]:
+    """The body of a request: the API's JSON."""
+    messages = [{"role": m["role"], "content": well_formed(m["content"])} for m in call.messages]
+    shape = {"response_format": call.schema} if call.schema else {}
+    return {"model": call.model, "messages": messages, **call.options, **shape}
+
+
 class Client:
     """Sends calls to one endpoint. Belongs to one event loop."""
 
     def __init__(self, sdk: openai.AsyncOpenAI) -> None:
-        self._sdk = sdk
+        self.sdk = sdk
 
     async def send(self, call: Call, deadline: float) -> Answer | Failure:
         """The body of a successful response, or why there is none. deadline: seconds of this attempt."""
         import httpx2
-        import openai
 
-        try:
-            async with asyncio.timeout(deadline):
-                # Not ``create``: its typed transform of messages that are ready is a third of a call's processor time.
-                raw = await self._sdk.post(
-                    "/chat/completions", body=_body(call), cast_to=httpx2.Response, options={"timeout": deadline}
-                )
-            return Answer(raw.status_code, decoded(raw.content))
-        except openai.APIStatusError as error:
-            return _refusal(error)
-        except (TimeoutError, openai.APITimeoutError):
-            return Failure(detail=f"no reply within {deadline:g} s", timed_out=True)
-        except openai.APIConnectionError as error:
-            return _no_connection(error.__cause__ or error)
-        except Exception as error:  # what a server makes of the protocol must not become a traceback of ours
-            return _no_connection(error)
+        # Not ``create``: its typed transform of messages that are ready is a third of a call's processor time.
+        return await attempted(
+            self.sdk.post(
+                "/chat/completions", body=body_of(call), cast_to=httpx2.Response, options={"timeout": deadline}
+            ),
+            deadline,
+        )
 
 
-def _body(call: Call) -> dict[str, Any]:
-    messages = [{"role": m["role"], "content": well_formed(m["content"])} for m in call.messages]
-    shape = {"response_format": call.schema} if call.schema else {}
-    return {"messages": messages, "model": call.model, **call.options, **shape}
+async def attempted(request: Awaitable[Raw], deadline: float) -> Answer | Failure:
+    """What one request of the SDK gives. deadline: its seconds."""
+    import openai
+
+    try:
+        async with asyncio.timeout(deadline):
+            raw = await request
+        return Answer(raw.status_code, decoded(raw.content))
+    except openai.APIStatusError as error:
+        return _refusal(error)
+    except (TimeoutError, openai.APITimeoutError):
+        return Failure(detail=f"no reply within {deadline:g} s", timed_out=True)
+    except openai.APIConnectionError as error:
+        return _no_connection(error.__cause__ or error)
+    except Exception as error:  # what a server makes of the protocol must not become a traceback of ours
+        return _no_connection(error)
 
 
 @asynccontextmanager
@@ -83,7 +104,7 @@ async def connected(endpoint: str, key: str, most: int, key_header: str = "") ->
 
     async def check(response: httpx2.Response) -> None:
         _check_response(response)
-        bound(response, most)
+        bound(response, MOST_FILE if response.request.url.path.endswith("/content") else most)
 
     url, query = address_of(endpoint)
     http = openai.DefaultAsyncHttpxClient(event_hooks={"response": [check]}, headers={"accept-encoding": PACKED})

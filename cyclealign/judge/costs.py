@@ -244,6 +244,14 @@ def _frame_tokens(template: RankTemplate, k: int, asked: Asked) -> int:
 
 
 def most_usd(config: BlackBoxConfig, calls: int, input_tokens: float, output_tokens: float) -> float | None:
-    """Most that so many calls cost together, in USD; None where no price is given. UserError as ``tariff_of``."""
+    """Most that so many calls cost together, probes at the price of calls that go out one by one, in USD; None where no
+    price is given. UserError as ``tariff_of``."""
     price = price_of(config, input_tokens / max(calls, 1))
-    return None if price is None else usd(dearest(price), input_tokens, output_tokens)
+    if price is None:
+        return None
+    cost = usd(dearest(price), input_tokens, output_tokens)
+    if not config.batch or calls == 0:
+        return cost
+    online = price_of(config.model_copy(update={"batch": False}), input_tokens / calls)
+    probes = min(PROBES / calls, 1.0)
+    return cost + probes * (usd(dearest(online), input_tokens, output_tokens) - cost) if online else cost

@@ -33,8 +33,8 @@ class Failure:
     code: the provider's error code and type, in one text. wait: seconds that the server asked for. sent: False when
     the request surely never left. unread: a successful response whose body was given up. reply: the body of a
     successful response that is no chat completion; ``status`` is then what the error in it speaks of, else 200.
-    declined: that body is an error alone. cut_prompt: what to change where the server did not read the whole prompt
-    that it answered.
+    declined: that body is an error alone. lost: the batch that it was in ended without it, at no cost. cut_prompt: what
+    to change where the server did not read the whole prompt that it answered.
     """
 
     detail: str
@@ -46,6 +46,7 @@ class Failure:
     unread: bool = False
     reply: str | None = None
     declined: bool = False
+    lost: bool = False
     cut_prompt: str = ""
 
     @property
@@ -71,7 +72,7 @@ class Failure:
 
     @property
     def retryable(self) -> bool:
-        if self.empty_account or self.moderation or self.cut_prompt or self.status in REQUEST_FAULTS:
+        if self.empty_account or self.moderation or self.cut_prompt or self.lost or self.status in REQUEST_FAULTS:
             return False
         if self.status is None or self.status in RETRYABLE or self.status >= 500:
             return True
@@ -85,7 +86,7 @@ class Failure:
     @property
     def perhaps_billed(self) -> bool:
         if self.status is None:
-            return self.sent
+            return self.sent and not self.lost
         return self.unread or self.status in PERHAPS_BILLED or (self.reply is not None and not self.declined)
 
     @property

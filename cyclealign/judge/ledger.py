@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from cyclealign.judge.call import Answered, Call, Purpose, Recorded, Spend
-from cyclealign.judge.ledger_tables import WRITING, opened
+from cyclealign.judge.ledger_batches import Batch, BatchTable, insert_batch
+from cyclealign.judge.ledger_tables import WRITING, insert_call, opened
 from cyclealign.judge.limits import InFlight
 from cyclealign.judge.spill import Outcome, Place, Spill, update
-from cyclealign.types import UserError, canonical_json
+from cyclealign.types import UserError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ SELECT COUNT(*), COALESCE(SUM(state = 'done'), 0), COALESCE(SUM(state = 'failed'
   COALESCE(SUM(output_tokens), 0), COALESCE(SUM(thinking_tokens), 0), COALESCE(SUM(usd), 0.0),
   COALESCE(SUM(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END), 0.0)
 """
-_COMMITTED = "(SELECT spent FROM money) + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls WHERE state = 'started')"
 
 
 class LedgerUnavailable(UserError):
@@ -67,19 +67,21 @@ class Ledger:
             if not read_only:
                 self._spill.read()
                 self._catch_up()
+            self.batches = BatchTable(self._db, self._all, self._write, self._places)
         except (sqlite3.Error, OSError) as error:
             raise UserError(f"ledger {path}: cannot be opened as a ledger: {error}") from error
 
     def lookup(self, call: Call) -> Recorded | None:
         """The raw reply to a call of this identity that was recorded before, at whichever attempt."""
         row = self._one(
-            "SELECT id, reply, form <> 'text', state = 'done' FROM calls WHERE endpoint = ? AND key = ?"
-            " AND (state = 'done' OR (state = 'started' AND reply IS NOT NULL)) ORDER BY attempt LIMIT 1",
+            "SELECT id, reply, form <> 'text', state = 'done', batch IS NOT NULL FROM calls"
+            " WHERE endpoint = ? AND key = ? AND (state = 'done' OR (state = 'started' AND reply IS NOT NULL))"
+            " ORDER BY attempt LIMIT 1",
             (call.endpoint, call.key),
         )
         if row is None:
             return None
-        found = Recorded(row[0], str(row[1]), bool(row[2]), bool(row[3]))
+        found = Recorded(row[0], str(row[1]), *map(bool, row[2:]))
         if not found.settled:
             self._places[found.row] = Place(found.row, call.endpoint, call.key)
         return found
@@ -96,37 +98,25 @@ class Ledger:
         None, and nothing recorded, where all that was spent and is reserved, by whichever process, would exceed
         ``limit`` (USD): looked up and written in one transaction.
         """
-        columns = {
-            "endpoint": call.endpoint,
-            "key": call.key,
-            "model": call.model,
-            "purpose": call.purpose,
-            "interaction": call.interaction,
-            "prompt_id": call.prompt_id,
-            "pass": call.pass_number,
-            "form": call.form,
-            "options": canonical_json(dict(call.options)),
-            "state": "started",
-            "started_at": time.time(),
-            "reserved_usd": reserved_usd,
-        }
-        marks = ", ".join("?" * len(columns))
-        fits = "" if limit is None else f" WHERE {_COMMITTED} + ? <= ?"
-        names = ", ".join(columns)
-        query = (
-            f"INSERT INTO calls ({names}, attempt) SELECT {marks},"  # noqa: S608  names are those above, values are bound
-            f" (SELECT COALESCE(MAX(attempt), 0) + 1 FROM calls WHERE endpoint = ? AND key = ?){fits}"
-        )
-        values = [*columns.values(), call.endpoint, call.key, *(() if limit is None else (reserved_usd, limit))]
-
-        def insert() -> int | None:
-            cursor = self._db.execute(query, values)
-            return cursor.lastrowid if cursor.rowcount == 1 else None
-
-        row = self._write(insert)
+        row = self._write(lambda: insert_call(self._db, call, reserved_usd, limit=limit))
         if row is not None:
             self._places[row] = Place(row, call.endpoint, call.key)
         return row
+
+    def start_batch(
+        self, calls: Sequence[Call], *, reserved_usd: Sequence[float], limit: float | None = None
+    ) -> tuple[Batch, list[int]] | None:
+        """Record a batch that is about to be sent, as ``start`` does for one call: as many of the first calls as fit
+        into ``limit``, and their rows; None, and nothing recorded, where not even one does."""
+
+        def insert() -> tuple[Batch, list[int]] | None:
+            return insert_batch(self._db, calls, reserved_usd, limit)
+
+        made = self._write(insert)
+        if made is not None:
+            for call, row in zip(calls, made[1], strict=False):
+                self._places[row] = Place(row, call.endpoint, call.key)
+        return made
 
     def received(self, row: int, *, reply: str, http_status: int) -> None:
         """Record the raw reply of an attempt before anything is made of it."""

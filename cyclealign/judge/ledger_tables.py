@@ -6,6 +6,9 @@ import sqlite3
 import time
 from pathlib import Path
 
+from cyclealign.judge.call import Call
+from cyclealign.types import canonical_json
+
 LAYOUT = 2
 OPENING, WRITING = 30.0, 1.0  # seconds that another program may hold the file while we open it, and at each write
 TABLES = """
@@ -35,6 +38,7 @@ CREATE TABLE IF NOT EXISTS calls (
   latency_s REAL,
   reply TEXT,
   error TEXT,
+  batch INTEGER REFERENCES batches (id),
   UNIQUE (endpoint, key, attempt)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS open_calls ON calls (reserved_usd) WHERE state = 'started';
@@ -42,6 +46,20 @@ CREATE TABLE IF NOT EXISTS money (spent REAL NOT NULL) STRICT;
 INSERT INTO money SELECT 0.0 WHERE NOT EXISTS (SELECT 1 FROM money);
 CREATE TRIGGER IF NOT EXISTS spending AFTER UPDATE OF usd ON calls WHEN NEW.usd <> OLD.usd
   BEGIN UPDATE money SET spent = spent + (NEW.usd - OLD.usd); END;
+CREATE TABLE IF NOT EXISTS batches (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,
+  endpoint TEXT NOT NULL,
+  model TEXT NOT NULL,
+  requests INTEGER NOT NULL,
+  made_at REAL NOT NULL,
+  file TEXT,
+  remote TEXT,
+  status TEXT NOT NULL DEFAULT 'made',
+  answered INTEGER NOT NULL DEFAULT 0,
+  ended_at REAL
+) STRICT;
+CREATE INDEX IF NOT EXISTS batched_calls ON calls (batch) WHERE batch IS NOT NULL;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
 
@@ -58,6 +76,40 @@ def opened(path: Path, read_only: bool) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+COMMITTED = "(SELECT spent FROM money) + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls WHERE state = 'started')"
+
+
+def insert_call(
+    db: sqlite3.Connection, call: Call, reserved_usd: float, *, limit: float | None = None, batch: int | None = None
+) -> int | None:
+    """A row for the next attempt at a call; None where all that is committed would exceed ``limit`` (USD)."""
+    columns = {
+        "endpoint": call.endpoint,
+        "key": call.key,
+        "model": call.model,
+        "purpose": call.purpose,
+        "interaction": call.interaction,
+        "prompt_id": call.prompt_id,
+        "pass": call.pass_number,
+        "form": call.form,
+        "options": canonical_json(dict(call.options)),
+        "state": "started",
+        "started_at": time.time(),
+        "reserved_usd": reserved_usd,
+        "batch": batch,
+    }
+    marks = ", ".join("?" * len(columns))
+    fits = "" if limit is None else f" WHERE {COMMITTED} + ? <= ?"
+    names = ", ".join(columns)
+    query = (
+        f"INSERT INTO calls ({names}, attempt) SELECT {marks},"  # noqa: S608  names are those above, values are bound
+        f" (SELECT COALESCE(MAX(attempt), 0) + 1 FROM calls WHERE endpoint = ? AND key = ?){fits}"
+    )
+    values = [*columns.values(), call.endpoint, call.key, *(() if limit is None else (reserved_usd, limit))]
+    cursor = db.execute(query, values)
+    return cursor.lastrowid if cursor.rowcount == 1 else None
 
 
 def _use_wal(db: sqlite3.Connection) -> None:

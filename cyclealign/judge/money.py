@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.judge.call import Call
 from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import input_bound, output_bound, usage_usd, usd
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
-from cyclealign.judge.prices import dearest, tariff_of
+from cyclealign.judge.prices import dearest, in_batch, tariff_of
 from cyclealign.judge.providers import profile_of
 from cyclealign.judge.usage import Usage
 
@@ -59,10 +59,16 @@ class Money:
         """Most that a call may cost in USD: its input bound, and its limit or what was seen beyond one."""
         self._recall()
         given = math.ceil(self._input_scale * input_bound(call))
-        return self._most(given, max(self._limit(call), self._output))
+        return self._most(call, given, max(self._limit(call), self._output))
 
-    def _most(self, given: int, made: int) -> float:
-        return 0.0 if self._tariff is None else usd(dearest(self._tariff.of(given)), given, made)
+    def _most(self, call: Call, given: int, made: int) -> float:
+        price = self._price(call, given)
+        return 0.0 if price is None else usd(dearest(price), given, made)
+
+    def _price(self, call: Call, given: int) -> Price | None:
+        if self._tariff is None:
+            return None
+        return in_batch(self._tariff.of(given)) if call.batched else self._tariff.of(given)
 
     def charge(self, call: Call, reply: ChatReply, reserved: float) -> Charge:
         """What a reply is booked at: the server's count where the request can have held it, else the worst case.
@@ -77,18 +83,18 @@ class Money:
         self._grow(call, given, made)
         limit = self._limit(call)
         beyond = f"{made} output tokens at a limit of {limit}" if 0 < limit < made else None
-        cost = self._cost(usage)
-        if beyond is None and cost > max(reserved, self._most(given, made)):
+        cost = self._cost(call, usage)
+        if beyond is None and cost > max(reserved, self._most(call, given, made)):
             beyond = f"it bills {cost:.6f} USD for {given} tokens in and {made} out"
         return Charge(cost, usage, beyond)
 
-    def _cost(self, usage: Usage) -> float:
+    def _cost(self, call: Call, usage: Usage) -> float:
         """USD; where a provider of many prices says what it billed, that, unless the user knows a price."""
         if self._tariff is None:
             return 0.0
         if self._tariff.listed and self._profile.cost_in and usage.cost is not None:
             return usage.cost
-        return usage_usd(self._tariff.of(usage.input_tokens or 0), usage)
+        return usage_usd(self._price(call, usage.input_tokens or 0), usage)
 
     def cut_prompt(self, call: Call, reply: ChatReply) -> str | None:
         """What to change where the server has read less than it was sent, by its own count; None: it read all."""
@@ -121,7 +127,7 @@ class Money:
         output = min(MOST_OUTPUT, OUTPUT_SLACK * made) if 0 < self._limit(call) < made else 0
         if scale > self._input_scale or output > self._output:
             times = max(scale, self._input_scale) / self._input_scale
-            more = self._most(0, max(output - self._output, 0))
+            more = self._most(replace(call, batched=False), 0, max(output - self._output, 0))
             self._input_scale, self._output = max(scale, self._input_scale), max(output, self._output)
             with contextlib.suppress(LedgerUnavailable):
                 # What got no reply, or no account of it, may have cost as much.

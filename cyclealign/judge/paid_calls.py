@@ -7,22 +7,25 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.printable import scrubbed
 from cyclealign.judge.api_key import api_key
+from cyclealign.judge.batch_client import BatchClient
+from cyclealign.judge.batch_desk import Desk
+from cyclealign.judge.batches import Batches, Rules
 from cyclealign.judge.call import Call, Recorded
 from cyclealign.judge.chat import ChatReply, NotACompletion, longest_body, read_reply
 from cyclealign.judge.client import Answer, Client, connected
 from cyclealign.judge.costs import check_bounded, estimated_tokens, output_bound
 from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
-from cyclealign.judge.limits import Adaptive, Gate, RetryPolicy, Silence, TokenBucket
+from cyclealign.judge.ledger_waits import patiently
+from cyclealign.judge.limits import Adaptive, BudgetSpent, Gate, RetryPolicy, Silence, TokenBucket
 from cyclealign.judge.money import NOTHING, Money
 from cyclealign.judge.prices import tariff_of
 from cyclealign.judge.providers import profile_of
@@ -30,8 +33,7 @@ from cyclealign.judge.usage import Usage
 from cyclealign.types import RunStopped, UserError
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-LEDGER_PATIENCE, BETWEEN_TRIES = 120.0, 0.3  # seconds that calls wait for a ledger that another program holds
+FILE_SECONDS = 600.0  # that one request about a batch may take, its files being large
 
 
 class PaidCalls:
@@ -54,7 +56,8 @@ class PaidCalls:
         self._reached = False  # whether the endpoint has ever answered this process
         self._served = False  # whether it has ever served this key and model, as far as we know
         self._client: Client
-        self._gate: Gate
+        self._desk: Desk
+        self._gate = Gate(self._adaptive, self._requests, self._tokens)
 
     def _checked(self, config: BlackBoxConfig) -> str:
         """The key. UserError with all that is wrong before anybody is asked."""
@@ -81,7 +84,22 @@ class PaidCalls:
         most = longest_body(output_bound(self._config.request))
         header = profile_of(self._config).key_header
         async with connected(self.endpoint, self._key, most, header) as self._client:
-            yield
+            client = BatchClient(self._client, min(FILE_SECONDS, self._outage))
+            rules = Rules(endpoint=self.endpoint, model=self.model, retry=self._retry, outage=self._outage)
+            batches = Batches(self._ledger, client, rules)
+            self._desk = Desk(self._ledger, batches, self._money.worst, self._config)
+            try:
+                yield
+            finally:
+                await self._desk.close()
+
+    def expect(self, callers: int) -> None:
+        """So many callers will ask, one call at a time each, until they ``leave``: a batch goes out when all of those
+        who have not left wait for it."""
+        self._desk.expect(callers)
+
+    def leave(self, callers: int = 1) -> None:
+        self._desk.leave(callers)
 
     @property
     def exhausted(self) -> bool:
@@ -103,7 +121,9 @@ class PaidCalls:
             UserError: the endpoint, the key or the model are wrong; no call can succeed.
             RunStopped: there has been no reply to any call for ``outage_minutes``.
         """
-        recorded = None if again else await self._patiently(lambda: self._ledger.lookup(call))
+        if call.purpose != "probe":
+            await self._desk.earlier()
+        recorded = None if again else await patiently(lambda: self._ledger.lookup(call))
         known = None if recorded is None else self._read_again(call, recorded)
         if known is not None:
             return known
@@ -128,6 +148,8 @@ class PaidCalls:
             await asyncio.sleep(max(asked, self._retry.wait(tried, random.random())))  # noqa: S311  waits, no secrets
 
     async def _attempt(self, call: Call) -> ChatReply | Failure:
+        if self._config.batch and call.purpose != "probe":
+            return await self._attempt_in_batch(replace(call, batched=True))
         worst = 0.0
         estimate = estimated_tokens(call)
         limit = self._config.budget_usd
@@ -138,7 +160,7 @@ class PaidCalls:
             return self._ledger.start(call, reserved_usd=worst, limit=limit)
 
         async def start() -> int | None:
-            return await self._patiently(reserve)
+            return await patiently(reserve)
 
         async with self._gate.slot(estimate, start) as row:
             sent_at = time.monotonic()
@@ -156,6 +178,17 @@ class PaidCalls:
             self._adaptive.overloaded(sent_at)
         self._listen(outcome, sent_at)
         return outcome
+
+    async def _attempt_in_batch(self, call: Call) -> ChatReply | Failure:
+        try:
+            sent = await self._desk.send(call)
+        except BudgetSpent:
+            self._gate.exhausted = True
+            raise
+        self._reached = True
+        if isinstance(sent.outcome, Failure):  # it is on the ledger with its batch
+            return sent.outcome
+        return self._record(call, sent.row, sent.outcome, sent.reserved, sent.at)
 
     def _seconds(self, call: Call) -> float:
         """Of one attempt: no longer than the silence that ends a run."""
@@ -182,7 +215,8 @@ class PaidCalls:
         # A reply is read as it came; what is written down has no key in it.
         written = scrubbed(sent.body)
         self._ledger.received(row, reply=written, http_status=sent.status)
-        return self._settle(call, Recorded(row, written, call.schema is not None, False), sent.body, worst, sent_at)
+        recorded = Recorded(row, written, call.schema is not None, False, call.batched)
+        return self._settle(call, recorded, sent.body, worst, sent_at)
 
     def _read_again(self, call: Call, recorded: Recorded) -> ChatReply | None:
         """A reply on the ledger; None for one that was written down but is a failure, when it is read now."""
@@ -190,6 +224,7 @@ class PaidCalls:
             with contextlib.suppress(NotACompletion):
                 return replace(read_reply(recorded.reply, structured=recorded.structured), recorded=True)
             return None
+        call = replace(call, batched=recorded.batched)
         outcome = self._settle(call, recorded, recorded.reply, self._money.worst(call), time.monotonic())
         return outcome if isinstance(outcome, ChatReply) else None
 
@@ -249,17 +284,6 @@ class PaidCalls:
             output_tokens=used.output_tokens or 0,
         )
         return failure
-
-    async def _patiently(self, work: Callable[[], T]) -> T:
-        """Work on the ledger, which another program may hold for a while."""
-        until = time.monotonic() + LEDGER_PATIENCE
-        while True:
-            try:
-                return work()
-            except LedgerUnavailable:
-                if time.monotonic() > until:
-                    raise
-            await asyncio.sleep(BETWEEN_TRIES)
 
     async def _end_unless_alive(self, failure: Failure) -> None:
         """After a long silence: is nobody there, or does one request get no answer? A tiny one tells.

@@ -57,7 +57,15 @@ def tariff_of(config: BlackBoxConfig) -> Tariff | None:
 def price_of(config: BlackBoxConfig, input_tokens: float = 0) -> Price | None:
     """The price of a call with so many input tokens; None where no price is given. UserError as ``tariff_of``."""
     tariff = tariff_of(config)
-    return None if tariff is None else tariff.of(input_tokens)
+    if tariff is None:
+        return None
+    return in_batch(tariff.of(input_tokens)) if config.batch else tariff.of(input_tokens)
+
+
+def in_batch(price: Price) -> Price:
+    """What tokens cost in a batch."""
+    each = {name: value * price.batch for name, value in price.model_dump(exclude_none=True, exclude={"batch"}).items()}
+    return Price(**each, batch=1.0)
 
 
 def dearest(price: Price) -> Price:

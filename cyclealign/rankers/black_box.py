@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.judge.answers import answer_format
@@ -44,6 +45,7 @@ from cyclealign.types import (
 
 # Which of an item's failed passes is reported: what a larger budget or a working server would mend comes first.
 PRECEDENCE: tuple[UnrankedReason, ...] = ("budget", "error", "refusal", "unusable")
+LISTS_AT_ONCE = 20_000  # that are held in memory to go out in batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,13 @@ class Item:
     demonstrations: tuple[Demonstration, ...]
     context: RankContext
     orders: tuple[tuple[int, ...], ...]  # its presentations, a pass each
+
+    @property
+    def asked(self) -> tuple[tuple[int, ...], ...]:
+        """All orders in which it is shown, the reverse last that is no pass but a measurement."""
+        again = self.set.prompt.id in self.context.shown_again and bool(self.orders)
+        reverse = self.orders[0][::-1] if again else ()
+        return (*self.orders, reverse) if again and reverse not in self.orders else self.orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +109,27 @@ class BlackBoxRanker:
         self._config = config
         self._template = template
         self._ledger = ledger
+        self._callers = 0  # of a batch: the presentations that are asked about
         self._calls = PaidCalls(
             config, ledger, retry or RetryPolicy(attempts=config.attempts, deadline=config.timeout_s)
         )
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
-        """Rankings in order of completion, while ``sets`` is still being produced in a thread of its own.
+        """Rankings in order of completion, while ``sets`` is still being produced in a thread of its own; in batches
+        (``black_box.batch``) once it is produced.
 
         Raises:
             UserError: no call can succeed (host, key, model, a request field); nothing after it is paid.
             RunStopped: the judge has given no reply at all for ``outage_minutes``.
             BudgetExhausted: at the end, after all that was ranked; sets that were not taken yet have no record.
         """
-        # Twice the calls in flight: enough that a call that ends finds the next item waiting.
-        yield from stream(self.items(sets, context), self.opened, window=2 * self._config.max_concurrency)
+        items = self.items(sets, context)
+        if not self._config.batch:
+            # Twice the calls in flight: enough that a call that ends finds the next item waiting.
+            yield from stream(items, self.opened, window=2 * self._config.max_concurrency)
+        while self._config.batch and (together := list(islice(items, LISTS_AT_ONCE))):
+            self._callers = sum(len(item.asked) for item in together)
+            yield from stream(together, self.opened, window=len(together))
         if self.exhausted:
             raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover the next call")
 
@@ -156,6 +172,7 @@ class BlackBoxRanker:
     async def opened(self) -> AsyncIterator[Work[Item, Ranking | Unranked]]:
         """What ranks one item, in the caller's event loop; its errors are those of ``rank``."""
         async with self._calls.open():
+            self._calls.expect(self._callers)
             self._capability = Capability(self._config, self._template, self._ledger, self._calls)
             yield self._rank_item
 
@@ -172,11 +189,10 @@ class BlackBoxRanker:
         try:
             await self._capability.form(len(item.set.ids))
         except BudgetSpent:
+            self._calls.leave(len(item.asked))
             return Unranked(prompt_id, "budget")
-        orders = item.orders
+        orders, asked = item.orders, item.asked
         reverse = orders[0][::-1]
-        again = prompt_id in item.context.shown_again and reverse not in orders
-        asked = (*orders, reverse) if again else orders
         # All passes are finished even if one fails early: which calls are on the ledger must not depend on timing.
         found = await asyncio.gather(*(self._pass(item, n, order) for n, order in enumerate(asked)))
         passes = found[: len(orders)]
@@ -190,23 +206,19 @@ class BlackBoxRanker:
 
     async def _pass(self, item: Item, number: int, order: Sequence[int]) -> _Pass | Unranked:
         """What one presentation order gave."""
+        found: _Pass | Unranked
         try:
-            said = await self._said(item, number, order)
+            found = _undone(item, order, await self._said(item, number, order))
         except _NoVerdict as none:
-            return Unranked(item.set.prompt.id, none.reason, none.detail)
+            found = Unranked(item.set.prompt.id, none.reason, none.detail)
         except CallFailed as error:
             # Of a key and a model that were served before, 403 is about this prompt.
             refusal = error.failure.moderation or error.failure.status == 403
-            return Unranked(item.set.prompt.id, "refusal" if refusal else "error", str(error))
+            found = Unranked(item.set.prompt.id, "refusal" if refusal else "error", str(error))
         except BudgetSpent:
-            return Unranked(item.set.prompt.id, "budget")
-        ids = item.set.ids
-        shown = tuple(ids[i] for i in unshuffle(range(len(order)), order))
-        # What is tied stands in the order of the set: that of the slots would say something.
-        tiers = tuple(tuple(ids[i] for i in sorted(unshuffle(tier, order))) for tier in said.tiers)
-        by_id = None if said.scores is None else dict(zip(shown, said.scores, strict=True))
-        scores = None if by_id is None else {i: by_id[i] for i in ids}
-        return _Pass(given_of(tiers), scores, Reason(shown=shown, text=said.reason) if said.reason else None)
+            found = Unranked(item.set.prompt.id, "budget")
+        self._calls.leave()  # not where it is cancelled: nothing more is to be sent then
+        return found
 
     async def _said(self, item: Item, number: int, order: Sequence[int]) -> Said:
         """The verdict in terms of slots; with one repair call when the reply cannot be used."""
@@ -310,3 +322,14 @@ def _check_end(reply: ChatReply) -> None:
         raise ReplyUnusable(f"it did not end by itself (finish_reason {reply.finish})")
     if not reply.answer.strip() and reply.thoughts:
         raise ReplyUnusable(f"its content is empty, what was written stands in the field {reply.thoughts_in}")
+
+
+def _undone(item: Item, order: Sequence[int], said: Said) -> _Pass:
+    """A verdict on slots as one on candidates."""
+    ids = item.set.ids
+    shown = tuple(ids[i] for i in unshuffle(range(len(order)), order))
+    # What is tied stands in the order of the set: that of the slots would say something.
+    tiers = tuple(tuple(ids[i] for i in sorted(unshuffle(tier, order))) for tier in said.tiers)
+    by_id = None if said.scores is None else dict(zip(shown, said.scores, strict=True))
+    scores = None if by_id is None else {i: by_id[i] for i in ids}
+    return _Pass(given_of(tiers), scores, Reason(shown=shown, text=said.reason) if said.reason else None)

@@ -14,6 +14,7 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import State, Timing
 from cyclealign.judge.call import Spend
 from cyclealign.judge.ledger import Ledger
+from cyclealign.judge.ledger_batches import Batch
 from cyclealign.rankers.agreement import Agreement
 from cyclealign.reporting.jury import jury_lines
 from cyclealign.reporting.settings import read_settings
@@ -23,8 +24,9 @@ from cyclealign.reporting.settings import read_settings
 class Status:
     """``measured``: the part of ``spend`` that went into labelled pairs. ``seconds``: in finished stages. ``quiet``:
     seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
-    ``planned``: most interactions of the run; fewer are needed where prompts settle. ``consistency``: how far the judge
-    agrees with itself, empty where no list was shown in both orders. ``judges``: a line for each of several.
+    ``batches``: of the judge, under way. ``planned``: most interactions of the run; fewer are needed where prompts
+    settle. ``consistency``: how far the judge agrees with itself, empty where no list was shown in both orders.
+    ``judges``: a line for each of several.
     """
 
     stage: str
@@ -38,6 +40,7 @@ class Status:
     trained: int
     spend: Spend | None
     measured: Spend
+    batches: tuple[Batch, ...]
     budget_usd: float | None
     seconds: float
     quiet: float
@@ -58,7 +61,8 @@ def read_status(run: RunDir) -> Status:
     settings = read_settings(run)
     done, total = (None, None) if state is None else _stage_progress(run, state)
     prompts = _lines(run.prompts / "train.jsonl")
-    spend, measured = _spend(run) if state is not None and state.judge == "openai" else (None, Spend())
+    paid = state is not None and state.judge == "openai"
+    spend, measured, batches = _spend(run) if paid else (None, Spend(), ())
     return Status(
         stage="not begun" if state is None else state.stage,
         alive=state is not None and state.ended is None and state.stage != "finished" and _alive(state.pid),
@@ -71,6 +75,7 @@ def read_status(run: RunDir) -> Status:
         trained=sum(i.trained for i in interactions),
         spend=spend,
         measured=measured,
+        batches=batches,
         budget_usd=settings.budget_usd,
         seconds=sum(row.seconds for row in read_records(Timing, run.timings)),
         quiet=0.0 if state is None else max(time.time() - state.at, 0.0),
@@ -120,10 +125,18 @@ def status_lines(status: Status) -> list[str]:
         lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed){measured}")
         if status.spend.input_tokens or status.spend.output_tokens:
             lines.append(f"used: {tokens(status.spend)}")
+    lines += [f"batch: {batch_text(batch)}" for batch in status.batches]
     if status.consistency:
         lines.append(f"judge: {status.consistency}")
     lines += status.judges
     return lines
+
+
+def batch_text(batch: Batch) -> str:
+    """``batch_abc in_progress, 340 of 700 answered, made 2 h 7 min ago``; our own name before the provider has one."""
+    made = duration(max(time.time() - batch.made_at, 0.0))
+    where = batch.remote or f"{batch.name} (not sent yet)"
+    return f"{where} {batch.status}, {batch.answered:,} of {batch.requests:,} answered, made {made} ago"
 
 
 def tokens(spend: Spend) -> str:
@@ -155,12 +168,12 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _spend(run: RunDir) -> tuple[Spend, Spend]:
-    """All that was paid for, and the part of it that only measured the black box."""
+def _spend(run: RunDir) -> tuple[Spend, Spend, tuple[Batch, ...]]:
+    """All that was paid for, the part of it that only measured the black box, and batches under way."""
     if not run.ledger.exists():
-        return Spend(), Spend()
+        return Spend(), Spend(), ()
     with Ledger(run.ledger, read_only=True) as ledger:
-        return ledger.spend(), ledger.spend_by("purpose").get("eval", Spend())
+        return ledger.spend(), ledger.spend_by("purpose").get("eval", Spend()), tuple(ledger.batches.under_way())
 
 
 def _alive(pid: int) -> bool:

@@ -467,6 +467,7 @@ PAID = ["black_box.backend=openai", "black_box.model=m", "black_box.price={input
         "black_box.price=auto",
         "black_box.timeout_s=900",
         "black_box.attempts=3",
+        "black_box.batch=true",
         "black_box.outage_minutes=60",
         "black_box.requests_per_minute=10",
         "black_box.tokens_per_minute=1000",

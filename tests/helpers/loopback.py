@@ -139,12 +139,16 @@ class Loopback(AbstractContextManager["Loopback"]):
         self.lock = threading.Lock()
         loopback = self
 
-        class Handler(_Handler):
+        class Handler(self.handler()):  # type: ignore[misc]
             server_of = loopback
 
         kind = _Server6 if ":" in self.host else _Server
         self.server = kind((self.host, self.port), Handler)
         self.port = self.server.server_address[1]
+
+    def handler(self) -> type[_Handler]:
+        """What answers a connection."""
+        return _Handler
 
     @property
     def url(self) -> str:

@@ -106,6 +106,16 @@ def test_the_worst_case_covers_calls_of_full_length(k: int, passes: int) -> None
     assert found.usd == pytest.approx((found.input_tokens + 2 * found.output_tokens) / 1e6)
 
 
+def test_a_batch_costs_its_share_and_its_probes_the_whole_price() -> None:
+    usual = {"demonstration_tokens": 500, "n_items": 7, "k": 3, "max_prompt_tokens": 200, "max_new_tokens": 200}
+    price = Price(input=1.0, output=2.0, thinking=4.0, batch=0.25)
+    online = worst_case(config(price=price), load_template("rank"), **usual)
+    found = worst_case(config(price=price, batch=True), load_template("rank"), **usual)
+    assert online.usd is not None
+    assert found._replace(usd=None) == online._replace(usd=None)
+    assert found.usd == pytest.approx(online.usd * (0.25 + 0.75 * 3 / online.calls), rel=1e-12)
+
+
 def test_what_is_typical_is_a_part_of_the_most() -> None:
     box = config(passes=2, price=Price(input=1.0, output=2.0))
     usual = {"demonstration_tokens": 500, "n_items": 7, "k": 3}

@@ -14,7 +14,7 @@ from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.judge.costs import most_usd, usage_usd
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.money import Money
-from cyclealign.judge.prices import dearest, price_of, tariff_of
+from cyclealign.judge.prices import dearest, in_batch, price_of, tariff_of
 from cyclealign.judge.usage import Usage
 from cyclealign.types import UserError
 
@@ -30,6 +30,10 @@ def test_each_kind_of_token_has_its_price() -> None:
     assert usage_usd(Price(input=10, output=20), used) == pytest.approx((1000 * 10 + 500 * 20) / 1e6, abs=1e-15)
     assert usage_usd(None, used) == 0.0
     assert dearest(own) == Price(input=12, output=40)
+    half = in_batch(own)
+    assert usage_usd(half, used) == pytest.approx(usage_usd(own, used) / 2, rel=1e-12)
+    assert in_batch(half) == half
+    assert usage_usd(in_batch(own.model_copy(update={"batch": 0.2})), used) == pytest.approx(usage_usd(own, used) / 5)
 
 
 @pytest.mark.parametrize(

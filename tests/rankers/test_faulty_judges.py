@@ -16,7 +16,7 @@ import pytest
 from asking import CONTEXT, PRICE, asking, by_length, item, rows, verdicts
 from loopback import Body, Fault, Loopback, after_probe, prefers, shown
 
-from cyclealign.judge import paid_calls
+from cyclealign.judge import ledger_waits, paid_calls
 from cyclealign.judge.limits import RetryPolicy
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.types import BudgetExhausted, Candidate, Ranking, RunStopped, Unranked, UserError
@@ -454,7 +454,7 @@ def test_a_ledger_that_another_program_holds_loses_no_reply(ledger: Path) -> Non
 def test_a_ledger_that_stays_locked_ends_in_one_line_and_its_replies_are_kept(
     ledger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paid_calls, "LEDGER_PATIENCE", 2.0)
+    monkeypatch.setattr(ledger_waits, "LEDGER_PATIENCE", 2.0)
     other: list[sqlite3.Connection] = []
 
     def script(number: int, _: Body) -> Fault | None:
