@@ -18,7 +18,8 @@ from cyclealign.judge.failures import Failure
 
 URL: Final = "/v1/chat/completions"
 MARK = "cyclealign"  # the key of a batch's metadata under which its name stands
-ENDED = ("completed", "failed", "expired", "cancelled")
+GONE = "gone"  # our word for one that the provider does not know any more
+ENDED = ("completed", "failed", "expired", "cancelled", GONE)
 LOST = ("batch_expired", "batch_cancelled", "batch_canceled")
 PAGE, PAGES = 100, 100  # batches of an account that are looked at, newest first
 EARLIER = 24 * 3600.0  # seconds by which a provider's clock may be behind ours

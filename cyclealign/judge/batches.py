@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from cyclealign.files.locks import Lock
 from cyclealign.files.printable import scrubbed
-from cyclealign.judge.batch_client import BatchClient, Remote, read_lines
+from cyclealign.judge.batch_client import GONE, BatchClient, Remote, read_lines
 from cyclealign.judge.client import Answer
 from cyclealign.judge.failures import Failure
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
@@ -30,8 +30,8 @@ from cyclealign.types import RunStopped, UserError, sha256_hex
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Outcome = Answer | Failure
-GONE = "gone"  # the status of a batch that the provider does not know any more
 SETTLING = 5.0  # seconds in which a request that was on its way when its process was killed may still arrive
+UNKNOWN = (404, 405, 501)  # what a server says to a request that it does not know
 TOO_MANY = "token_limit_exceeded"  # more tokens than the account may have waiting at one time
 
 
@@ -84,6 +84,7 @@ class Batches:
     async def collect(self, *, keep: bool) -> None:
         """Bring in what earlier processes have sent. keep: wait for it; else it is cancelled, and what was answered
         until then is brought in."""
+        there: list[tuple[Batch, Remote]] = []
         for batch in self.under_way():
             remote = await self._found(batch)
             if remote is None:
@@ -91,7 +92,9 @@ class Batches:
                 await self._write_down(batch, Remote(id="", status="never sent"), {}, never)
                 continue
             log.info("black_box: batch %s (%s) of an earlier start: %s", remote.id, batch.name, remote.status)
-            await self._brought(batch, remote if keep or remote.over else await self._cancelled(remote))
+            there.append((batch, remote if keep or remote.over else await self._cancelled(remote)))
+        for batch, remote in there:  # none goes on while another one ends
+            await self._brought(batch, remote)
 
     # From a file to a batch ------------------------------------------------------------------------------------
 
@@ -101,9 +104,13 @@ class Batches:
 
         async def once() -> Remote | Failure:
             nonlocal tried
-            there = await self._client.find(batch.name, file, batch.made_at) if tried else None
-            if there is not None:
-                return there
+            if tried:
+                await asyncio.sleep(SETTLING)
+                there = await self._client.find(batch.name, file, batch.made_at)
+                if isinstance(there, Failure) and not there.retryable:
+                    raise self._end(there)  # whether it is there the next start may learn
+                if there is not None:
+                    return there
             tried = True
             return await self._client.create(batch.name, file)
 
@@ -121,8 +128,9 @@ class Batches:
         for wait in (0.0, SETTLING):
             await asyncio.sleep(wait)
             remote = await self._listed(batch, file)
-            if remote is not None:
+            if remote is not None and remote.id:
                 await patiently(lambda r=remote.id: self._ledger.batches.sent(batch, r))  # type: ignore[misc]
+            if remote is not None:
                 return remote
         return None
 
@@ -133,9 +141,12 @@ class Batches:
             return await self._looked_at(remote.id)
 
     async def _listed(self, batch: Batch, file: str) -> Remote | None:
+        """A batch by its name; without an id where the provider lists none: it may be there, and is paid for then."""
         try:
             return await self._asked(lambda: self._client.find(batch.name, file, batch.made_at))
         except _Refused as refused:
+            if refused.failure.status in UNKNOWN:
+                return Remote(id="", status=GONE)
             raise self._end(refused.failure) from refused
 
     # From a batch to outcomes ----------------------------------------------------------------------------------
@@ -143,7 +154,7 @@ class Batches:
     async def _brought(self, batch: Batch, remote: Remote) -> dict[int, Outcome]:
         """What became of the calls of a batch that was sent, once it is over."""
         looks = 0
-        while not remote.over and remote.status != GONE:
+        while not remote.over:
             with contextlib.suppress(LedgerUnavailable):  # for those who watch
                 self._ledger.batches.progress(batch, remote.status, remote.answered)
             looks += 1
@@ -217,10 +228,9 @@ class Batches:
             await asyncio.sleep(max(found.wait or 0.0, self._rules.retry.wait(tried, random.random())))  # noqa: S311  waits, no secrets
 
     def _end(self, failure: Failure) -> UserError:
-        unknown = failure.status in (404, 405, 501) or "connection failed" in failure.detail
         change = (
             "its provider may have no batch API in OpenAI's manner; set black_box.batch=false"
-            if unknown
+            if failure.status in UNKNOWN
             else f"check what the key may use, or set black_box.batch=false for model {self._rules.model!r}"
         )
         return UserError(f"black_box.batch: {self._rules.endpoint} takes no batch ({failure.detail}); {change}")
