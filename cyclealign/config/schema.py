@@ -390,6 +390,8 @@ class BlackBoxConfig(Section):
             raise ValueError(f"passes: expected at least one for each of the {n} judges, got {self.passes}")
         if self.answer != "ranking":
             raise ValueError(f"judges: several judges vote with rankings; with answer: {self.answer} name one model")
+        if self.batch:
+            raise ValueError("batch: of one judge; with several remove it, or name one model")
         if self.answers is True:
             raise ValueError("answers: of several judges none is the one that writes; name the column with its replies")
 

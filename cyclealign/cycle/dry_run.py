@@ -65,7 +65,7 @@ def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence
 
 def _answers(config: Config, prompts: Sequence[Prompt], *, typical: bool = False) -> WorstCase:
     """The black box's own replies: each prompt once, whatever its interactions; of half the length, if ``typical``."""
-    box = config.black_box
+    box = config.black_box.model_copy(update={"batch": False})  # it writes online
     if box.answers is not True:
         return WorstCase(0, 0, 0, 0.0 if price_of(box, 0) is not None else None)
     most = output_bound(request_options(box, 2, tokens=config.generator.max_new_tokens))

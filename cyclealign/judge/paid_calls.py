@@ -33,6 +33,7 @@ from cyclealign.judge.usage import Usage
 from cyclealign.types import RunStopped, UserError
 
 log = logging.getLogger(__name__)
+ONLINE = ("probe", "answer", "reflect")  # one by one, each waited for: none belongs to a batch
 FILE_SECONDS = 600.0  # that one request about a batch may take, its files being large
 
 
@@ -148,7 +149,7 @@ class PaidCalls:
             await asyncio.sleep(max(asked, self._retry.wait(tried, random.random())))  # noqa: S311  waits, no secrets
 
     async def _attempt(self, call: Call) -> ChatReply | Failure:
-        if self._config.batch and call.purpose != "probe":
+        if self._config.batch and call.purpose not in ONLINE:
             return await self._attempt_in_batch(replace(call, batched=True))
         worst = 0.0
         estimate = estimated_tokens(call)

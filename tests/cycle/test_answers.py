@@ -14,7 +14,7 @@ from fakes import Fuse, Killed, config_in, make_cycle
 from loopback import CANDIDATE, Body, Fault, Loopback, prefers
 
 from cyclealign.config.loading import load_config
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import BlackBoxConfig, Config
 from cyclealign.cycle.agreeing import training_examples
 from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers, with_answer
 from cyclealign.cycle.dry_run import describe_worst_case, run_worst_case
@@ -65,6 +65,17 @@ def cycle(config: Config, steps: int | None = None, n_prompts: int = 10) -> Iter
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def test_beside_a_batch_replies_are_asked_for_one_by_one_at_their_full_price(tmp_path: Path) -> None:
+    prompts = [Prompt(({"role": "user", "content": f"question {n}"},)) for n in range(3)]
+    with Loopback(says) as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        config = BlackBoxConfig(**box(server, batch=True))
+        found = list(OwnReplies(config, ledger, tokens=32).ask(prompts, interaction=0))
+        assert sorted(r.text for r in found if r.text) == [f"An own reply to: question {n}" for n in range(3)]
+        spent = ledger.spend()
+    assert spent.done == len(server.requests) == 3
+    assert spent.usd == pytest.approx((spent.input_tokens * 1.0 + spent.output_tokens * 2.0) / 1e6)
 
 
 def test_a_run_asks_for_each_reply_once_and_pays_nothing_twice_over_kills(tmp_path: Path) -> None:

@@ -320,6 +320,12 @@ TWO = [{"model": "a", "base_url": "https://a.example/v1"}, {"model": "b"}]
         ({"model": "m", "quorum": 1}, r"quorum: expected at most as many as judges \(0\)"),
         ({"judges": TWO, "backend": "local"}, "judges: of backend openai, got local"),
         ({"judges": TWO, "budget_usd": 1}, "price: needed with budget_usd"),
+        (
+            {"judges": TWO, "answer": "scores"},
+            "judges: several judges vote with rankings; with answer: scores name one",
+        ),
+        ({"judges": TWO, "answers": True}, "answers: of several judges none is the one that writes"),
+        ({"judges": TWO, "batch": True}, "batch: of one judge; with several remove it"),
         ({"judges": [TWO[0], {"model": "b", "api_key_env": "HOME"}]}, "must name an environment variable"),
         ({"judges": [{"model": "a", "base_url": "nowhere"}, TWO[1]]}, "expected a URL like"),
     ],

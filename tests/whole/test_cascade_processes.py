@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from loopback import Fault, Loopback, prefers
 from processes import (
     arguments,
     done_calls,
@@ -79,3 +80,37 @@ def test_dry_run_counts_every_list_as_sent_whole(tmp_path: Path, capsys: pytest.
         said.append(capsys.readouterr().out)
     assert "paid calls: at most" in said[0]
     assert said[0].partition("interactions: ")[2] == said[1].partition("interactions: ")[2]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["jury", "first"])
+def test_a_run_of_several_judges_by_the_command(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = Fault(status=401, body='{"error": {"message": "Incorrect API key provided"}}')
+    with (
+        Loopback(judge=prefers(len)) as good,
+        Loopback(judge=prefers(len)) as other,
+        Loopback(script=lambda *_: refused) as broken,
+    ):
+        urls = (good.url, broken.url, other.url)
+        judges = [{"model": f"m{n}", "base_url": url} for n, url in enumerate(urls)]
+        first = {"model": "cheap", "base_url": other.url}
+        options = {
+            "jury": (
+                "black_box.model=null",
+                "black_box.base_url=null",
+                "black_box.quorum=2",
+                f"black_box.judges={judges}",
+            ),
+            "first": ("black_box.backend=cascade", f"black_box.cascade={{first: {first}, keep: 2}}"),
+        }[kind]
+        command = ["run", *arguments(tmp_path, good.url, *options, "data.limit=6", "cycle.max_interactions=1")]
+        assert main(command) == 0
+        said = capsys.readouterr()
+    rankings = read_rankings(RunDir(tmp_path / "r").interaction(0).black_box).values()
+    assert len(rankings) == 6
+    if kind == "jury":
+        assert all([bool(v.passes) for v in r.jury] == [True, False, True] for r in rankings)
+        assert "judge m1: BROKEN, no vote on any of 6 lists" in said.out + said.err
+        assert "m1 is broken" in (tmp_path / "r" / "report.html").read_text()
+    else:
+        assert all(len(r.judged) == 2 for r in rankings)
