@@ -14,11 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cyclealign.rankers import chance
-from cyclealign.rankers.agreement import agree, kendall_tau, lcs
+from cyclealign.rankers.agreement import agree, given_of, kendall_tau, lcs
 from cyclealign.rankers.chance import chance_corrected, expected_lcs, expected_lcs_of, lcs_distribution
-from cyclealign.rankers.consensus import aggregate, borda, kemeny, vote_shares
-from cyclealign.rankers.utilities import VOTE_EPSILON, order_utilities, teacher_utilities, vote_utilities, win_rates
-from cyclealign.types import Ranking
+from cyclealign.rankers.consensus import aggregate, borda, kemeny, mean_scores, vote_shares
+from cyclealign.rankers.utilities import (
+    VOTE_EPSILON,
+    order_utilities,
+    score_spread,
+    score_utilities,
+    teacher_utilities,
+    vote_utilities,
+    win_rates,
+)
+from cyclealign.types import Given, Ranking
 
 IDS = "abcdefgh"
 
@@ -373,3 +381,56 @@ def test_long_rankings_with_ties_are_drawn_and_full_orders_keep_their_law() -> N
     assert expected_lcs_of((9,), (1,) * 9) == 1.0  # of each draw one, no more
     with pytest.raises(ValueError, match="as many candidates, got 2 and 3"):
         expected_lcs_of((2,), (3,))
+
+
+# Ties in passes, and scores -----------------------------------------------------------------------------------
+
+
+WEAK = st.lists(st.integers(0, 3), min_size=4, max_size=4)  # a grade for each of a, b, c, d
+
+
+def as_given(grades: list[int]) -> Given:
+    return given_of(Ranking.from_scores("", dict(zip("abcd", map(float, grades), strict=True))).tiers)
+
+
+@given(st.lists(WEAK, min_size=1, max_size=3))
+def test_ties_count_half_and_are_no_disagreement(passes: list[list[int]]) -> None:
+    found = aggregate("p", [as_given(grades) for grades in passes])
+    won = {
+        i: sum((g[n] > other) + 0.5 * (g[n] == other) for g in passes for m, other in enumerate(g) if m != n)
+        for n, i in enumerate("abcd")
+    }
+    assert found.votes == pytest.approx({i: w / sum(won.values()) for i, w in won.items()})
+    assert sorted(found.order) == list("abcd")
+
+    def against(order: tuple[str, ...]) -> int:
+        pairs = itertools.combinations([("abcd".index(i)) for i in order], 2)
+        return sum(g[a] < g[b] for a, b in pairs for g in passes)
+
+    least = min(map(against, itertools.permutations("abcd")))
+    assert against(found.order) == least
+    if len(passes) == 1:
+        assert given_of(found.tiers) == as_given(passes[0])
+
+
+@given(st.lists(WEAK, min_size=1, max_size=3))
+def test_scores_are_averaged_and_equal_means_tied(passes: list[list[int]]) -> None:
+    scorings = [dict(zip("abcd", map(float, grades), strict=True)) for grades in passes]
+    found = mean_scores("p", scorings)
+    assert found.scores == pytest.approx({i: sum(s[i] for s in scorings) / len(scorings) for i in "abcd"})
+    places = {i: n for n, tier in enumerate(found.tiers) for i in tier}
+    for a, b in itertools.combinations("abcd", 2):
+        sums = [sum(s[i] for s in scorings) for i in (a, b)]
+        assert (sums[0] > sums[1], sums[0] == sums[1]) == (places[a] < places[b], places[a] == places[b])
+    assert found.passes == tuple(map(as_given, passes))
+
+
+def test_scores_become_utilities_in_units_of_the_spread_of_all_lists() -> None:
+    lists = [{"a": 9.0, "b": 7.0}, {"a": 5.0, "b": 1.0, "c": 3.0}, {"a": 4.0, "b": 4.0}]
+    spread = score_spread(lists)
+    assert spread == pytest.approx(math.sqrt((1 + 1 + 4 + 4 + 0 + 0 + 0) / 7))
+    assert score_utilities(lists[1], spread) == pytest.approx({"a": 2 / spread, "b": -2 / spread, "c": 0.0})
+    assert score_spread([lists[2]]) == score_spread([]) == 1.0
+    ranking_ = Ranking.from_scores("p", lists[0])
+    assert teacher_utilities(ranking_) == lists[0]
+    assert teacher_utilities(ranking_, spread=0.5) == {"a": 2.0, "b": -2.0}
