@@ -29,4 +29,4 @@ class Agreed:
             write_json(self._file, known | {subject: sorted([*known.get(subject, []), name])})
 
     def _all(self) -> dict[str, object]:
-        return read_json(self._file) if self._file.exists() else {}
+        return read_json(self._file, remedy="remove it") if self._file.exists() else {}

@@ -59,7 +59,12 @@ class BatchClient:
     async def create(self, name: str, file: str) -> Remote | Failure:
         batches = self._client.sdk.batches.with_raw_response
         request = batches.create(
-            completion_window="24h", endpoint=URL, input_file_id=file, metadata={MARK: name}, timeout=self._deadline
+            completion_window="24h",
+            endpoint=URL,
+            input_file_id=file,
+            metadata={MARK: name},
+            extra_headers={"Idempotency-Key": name},  # for who minds it: one batch, however often it is asked for
+            timeout=self._deadline,
         )
         return _remote(await attempted(request, self._deadline))
 

@@ -73,14 +73,14 @@ def at_once(*values, **more):
     dies("after")
     return found
 setattr(owner, name, waited if inspect.iscoroutinefunction(work) else at_once)
-batch_desk.MOST_REQUESTS, batches.SETTLING = {most}, 0.05
+batch_desk.MOST_REQUESTS, batches.SETTLING = {most}, 1.0
 verdicts(Path(sys.argv[1]), sys.argv[2], [item(i) for i in range({lists})], passes={passes}, price=PRICE, batch=True)
 """
 
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "SETTLING", 0.05)
+    monkeypatch.setattr(batches, "SETTLING", 1.0)
 
 
 def killed(

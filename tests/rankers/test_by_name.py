@@ -134,6 +134,7 @@ HELPS: list[tuple[str, str, Need]] = [
     ("demos eval", "--ranker", "demonstrations"),
     ("demos search", "--ranker", "demonstrations"),
     ("prompts eval", "--ranker", "demonstrations"),
+    ("prompts improve", "--ranker", "demonstrations"),
 ]
 
 

@@ -469,7 +469,7 @@ def test_a_config_that_could_not_work_is_refused(tmp_path: Path) -> None:
         ({"backend": "local", "cascade": {"keep": 2}}, "cascade: needed for backend cascade and for no other"),
         ({"backend": "cascade", "cascade": {"keep": 2}}, "model: needed for backend openai"),
         ({"backend": "cascade", "cascade": {"judge": "replay", "keep": 2}}, "path: needed for backend replay"),
-        ({"backend": "cascade", "model": "m", "cascade": {"keep": 4}}, "keep: 4 of generator.candidates=4"),
+        ({"backend": "cascade", "model": "m", "cascade": {"keep": 4}}, "keep: 4 of 4 candidates prunes nothing"),
         ({"backend": "cascade", "model": "m", "cascade": {"keep": 2, "audit": 0}}, "greater than 0"),
         ({"backend": "cascade", "model": "m", "cascade": {}}, "keep: without it and without min_agreement nothing"),
     ):
