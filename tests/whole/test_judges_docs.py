@@ -51,3 +51,15 @@ def test_the_section_of_a_row_is_one_and_is_known_by_its_address(name: str, sect
     assert provider_of(box) == name
     assert box.reasoning is None or reasoning_fields(box)
     assert (tariff_of(box) is not None) == (box.price is not None)
+
+
+@pytest.mark.parametrize("page", ["judges.md", "cascade.md"])
+def test_every_section_in_yaml_is_one(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert text.count("\n```") == 2 * len(blocks)
+    sections = [yaml.safe_load(block) for kind, block in blocks if kind == "yaml"]
+    assert sections
+    for section in sections:
+        assert section.keys() == {"black_box"}
+        BlackBoxConfig(**section["black_box"])
