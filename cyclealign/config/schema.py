@@ -7,6 +7,7 @@ package. Relative paths are relative to the current directory.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.ranker_kinds import KINDS, code_place, named_kind
 from cyclealign.losses import RRHF, AnyLoss, feeds, unfed
 
@@ -372,6 +374,9 @@ class BlackBoxConfig(Section):
 
     def _check_judges(self) -> None:
         n = len(self.judges)
+        asked = [(j.base_url, j.model) for j in self.judges] or [(self.base_url, self.model or "")]
+        if self.first is not None and _is_one_of((self.first.base_url, self.first.model or ""), asked):
+            raise ValueError("cascade.first: the judge itself; name a cheaper one, or remove it")
         if self.cascade is not None and self.cascade.first != "local" and self.judge != "openai":
             raise ValueError(f"cascade.first: a judge stands before one of backend openai, got {self.judge}")
         if self.quorum is not None and self.quorum > n:
@@ -384,7 +389,7 @@ class BlackBoxConfig(Section):
             raise ValueError("judges: in place of model and base_url; name all judges there, and remove those two")
         if n == 1:
             raise ValueError("judges: expected two or more; one judge is black_box.model and black_box.base_url")
-        if len({(j.base_url, j.model) for j in self.judges}) < n:
+        if any(_is_one_of(one, asked[:place]) for place, one in enumerate(asked)):
             raise ValueError("judges: one model at one endpoint stands there twice; give it more passes instead")
         if self.passes < n:
             raise ValueError(f"passes: expected at least one for each of the {n} judges, got {self.passes}")
@@ -526,6 +531,12 @@ def check_teacher(config: Config) -> None:
         who = "a cascade" if box.cascade else f"one pass of backend {box.backend}" if one_pass else box.backend
         ways = ("black_box.passes >= 2", "black_box.answer=scores")[: 1 if config.loss.needs == "votes" else 2]
         raise ValueError(unfed(config.loss, box.gives, who, ways if one_pass else ()))
+
+
+def _is_one_of(one: tuple[str | None, str], others: Sequence[tuple[str | None, str]]) -> bool:
+    """Whether an address and a model are those of another judge, however the address is written."""
+    url, *urls = ((u or OPENAI_URL).rstrip("/") for u, _ in (one, *others))
+    return (url, one[1]) in zip(urls, (model for _, model in others), strict=True)
 
 
 def named_like_a_key(variable: str) -> str:

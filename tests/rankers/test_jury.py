@@ -315,6 +315,10 @@ TWO = [{"model": "a", "base_url": "https://a.example/v1"}, {"model": "b"}]
         ({"judges": TWO, "model": "m"}, "judges: in place of model and base_url"),
         ({"judges": TWO[:1]}, "judges: expected two or more"),
         ({"judges": [TWO[0], TWO[0]]}, "one model at one endpoint stands there twice"),
+        (
+            {"judges": [{"model": "a"}, {"model": "a", "base_url": "https://api.openai.com/v1/"}]},
+            "one model at one endpoint stands there twice",
+        ),
         ({"judges": TWO, "passes": 1}, "passes: expected at least one for each of the 2 judges, got 1"),
         ({"judges": TWO, "quorum": 3}, r"quorum: expected at most as many as judges \(2\), got 3"),
         ({"model": "m", "quorum": 1}, r"quorum: expected at most as many as judges \(0\)"),
