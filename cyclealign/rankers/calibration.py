@@ -28,6 +28,8 @@ FIRST_SHARE = 0.4
 # Stakes, as shares of the largest that cannot ruin; the capital is divided among them beforehand.
 STAKES = (0.25, 0.5, 0.75, 0.95)
 ROUNDING = 1e-9
+# Facts of a ledger: a list that two judges were compared on, and what came of all of them.
+COMPARED, CALIBRATED = "compared ", "calibrated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +82,46 @@ def threshold(compared: Sequence[Compared], *, min_agreement: float, alpha: floa
             break
         chosen = level
     return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a calibration set says. lists: of them. agreement: mean share of pairs ordered alike; alone_from: the
+    ``threshold``; reached, there: lists that are so sure, and their agreement. None: of no list."""
+
+    lists: int
+    agreement: float | None
+    alone_from: float | None
+    reached: int
+    there: float | None
+    min_agreement: float
+    alpha: float
+
+
+def calibrated(compared: Sequence[Compared], *, min_agreement: float, alpha: float) -> Calibration:
+    """The threshold with what led to it."""
+    found = threshold(compared, min_agreement=min_agreement, alpha=alpha)
+    reached = [c.agreement for c in compared if found is not None and c.sure >= found - ROUNDING]
+    return Calibration(
+        lists=len(compared),
+        agreement=fmean(c.agreement for c in compared) if compared else None,
+        alone_from=found,
+        reached=len(reached),
+        there=fmean(reached) if reached else None,
+        min_agreement=min_agreement,
+        alpha=alpha,
+    )
+
+
+def calibration_text(found: Calibration) -> str:
+    """What the calibration lists say, for people."""
+    if found.agreement is None:
+        return "no list was ranked by both judges; every list goes to the second"
+    in_all = f"of {found.lists} lists that both judges ranked they order {found.agreement:.1%} of pairs alike"
+    if found.alone_from is None or found.there is None:
+        return f"{in_all}; at least {found.min_agreement:.0%} is not shown for any, so that all go to the second"
+    return (
+        f"{in_all}; the first answers alone where it is {found.alone_from:.0%} sure ({found.reached} of them,"
+        f" {found.there:.1%} of pairs alike), at least {found.min_agreement:.0%} of pairs there with error at most"
+        f" {found.alpha:.0%}"
+    )

@@ -5,21 +5,32 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from statistics import fmean
 from typing import Literal
 
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.schema import BlackBoxConfig, CascadeConfig
+from cyclealign.files.records import encode
 from cyclealign.judge.costs import asked_options
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate
 from cyclealign.rankers.agreement import Tiers
-from cyclealign.rankers.calibration import Compared, pair_agreement, threshold, unanimity
+from cyclealign.rankers.calibration import (
+    CALIBRATED,
+    COMPARED,
+    Calibration,
+    Compared,
+    calibrated,
+    calibration_text,
+    pair_agreement,
+    unanimity,
+)
 from cyclealign.rankers.cascade import Course, Opinion
 from cyclealign.types import CandidateSet, RankContext, Ranker, Ranking, Unranked, sha256_hex
+
+Verdict = Ranking | Unranked
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +51,13 @@ class Comparisons:
         value = None if compared is None else [compared.sure, compared.agreement]
         self.ledger.set_fact(f"{self._beginning}{set_id}", json.dumps(value))
 
+    def conclude(self, found: Calibration) -> None:
+        """What they say, for whoever reports on the ledger."""
+        self.ledger.set_fact(CALIBRATED, json.dumps(encode(found)))
+
     @property
     def _beginning(self) -> str:
-        return f"compared {self.about}: "
+        return f"{COMPARED}{self.about}: "
 
 
 def comparisons(ledger: Ledger, box: BlackBoxConfig, template: RankTemplate) -> Comparisons:
@@ -86,7 +101,8 @@ class JudgeCascade:
         if alone_from is None and self._config.keep is None:
             yield from self._judge.rank(waiting, context)
             return
-        yield from Course(self._config, alone_from, context).ranked(self._judge, self._opinions(waiting, context))
+        opinions = self._opinions(waiting, context, self._comparisons.read().keys())
+        yield from Course(self._config, alone_from, context).ranked(self._judge, opinions)
 
     def _both(self, sets: Iterator[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """The judge's verdicts on the lists that calibrate, as far as they are not on record."""
@@ -96,10 +112,11 @@ class JudgeCascade:
             lists = list(islice(sets, max(missing, 0)))
             if not lists:
                 return
-            opinions = {item.id: opinion for item, opinion in self._opinions(lists, context)}
+            said = {item.id: verdict for item, verdict in self._first_says(lists, context)}
             for verdict in self._judge.rank(iter(lists), context):
-                if not (isinstance(verdict, Unranked) and verdict.reason in ("budget", "error")):  # asked again later
-                    self._comparisons.note(verdict.set_id, _compared(opinions.get(verdict.set_id), verdict))
+                first = said[verdict.set_id]
+                if not _failed(first) and not _failed(verdict):  # neither has been heard where a call failed
+                    self._comparisons.note(verdict.set_id, _compared(_opinion(first), verdict))
                 yield verdict
 
     def _alone_from(self) -> float | None:
@@ -109,14 +126,34 @@ class JudgeCascade:
         if least is None or len(noted) < self._config.calibration:
             return None
         compared = [c for c in noted.values() if c is not None]
-        found = threshold(compared, min_agreement=least, alpha=self._config.alpha)
-        log.info("cascade: %s", calibration_text(compared, found, least=least, alpha=self._config.alpha))
-        return found
+        found = calibrated(compared, min_agreement=least, alpha=self._config.alpha)
+        self._comparisons.conclude(found)
+        log.info("cascade: %s", calibration_text(found))
+        return found.alone_from
 
     def _opinions(
-        self, sets: Iterable[CandidateSet], context: RankContext
+        self, sets: Iterable[CandidateSet], context: RankContext, compared: Container[str]
     ) -> Iterator[tuple[CandidateSet, Opinion | None]]:
-        """Each list with what the cheap judge says of it, in order of completion."""
+        """Each list with what the cheap judge says of it, in order of completion. Of those that were ``compared``, by a
+        process that died before their verdict was written down, it says nothing: the dear judge has ranked them."""
+        passed: deque[CandidateSet] = deque()
+
+        def unheard() -> Iterator[CandidateSet]:
+            for item in sets:
+                if item.id in compared:
+                    passed.append(item)
+                else:
+                    yield item
+
+        for item, verdict in self._first_says(unheard(), context):
+            while passed:
+                yield passed.popleft(), None
+            yield item, _opinion(verdict)
+        while passed:
+            yield passed.popleft(), None
+
+    def _first_says(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[tuple[CandidateSet, Verdict]]:
+        """Each list with the cheap judge's verdict, in order of completion."""
         asked: dict[str, deque[CandidateSet]] = {}
 
         def noted() -> Iterator[CandidateSet]:
@@ -125,10 +162,15 @@ class JudgeCascade:
                 yield item
 
         for verdict in self._first.rank(noted(), replace(context, shown_again=frozenset())):
-            yield asked[verdict.set_id].popleft(), _opinion(verdict)
+            yield asked[verdict.set_id].popleft(), verdict
 
 
-def _opinion(verdict: Ranking | Unranked) -> Opinion | None:
+def _failed(verdict: Verdict) -> bool:
+    """Whether there is none because of the judge's server or the budget: another start asks again."""
+    return isinstance(verdict, Unranked) and verdict.reason in ("budget", "error")
+
+
+def _opinion(verdict: Verdict) -> Opinion | None:
     if isinstance(verdict, Unranked) or not verdict.passes:
         return None
     return Opinion(_places(verdict.tiers), unanimity(verdict.passes))
@@ -139,24 +181,8 @@ def _places(tiers: Tiers) -> dict[str, float]:
     return {i: float(len(tiers) - place) for place, tier in enumerate(tiers, start=1) for i in tier}
 
 
-def _compared(opinion: Opinion | None, verdict: Ranking | Unranked) -> Compared | None:
+def _compared(opinion: Opinion | None, verdict: Verdict) -> Compared | None:
     if opinion is None or isinstance(verdict, Unranked):
         return None
     agreement = pair_agreement(Ranking.from_scores("", opinion.scores).tiers, verdict.tiers)
     return None if agreement is None else Compared(opinion.sure, agreement)
-
-
-def calibration_text(compared: list[Compared], alone_from: float | None, *, least: float, alpha: float) -> str:
-    """What the calibration lists say, for people."""
-    if not compared:
-        return "no list was ranked by both judges; every list goes to the second"
-    in_all = (
-        f"of {len(compared)} lists that both judges ranked they order {fmean(c.agreement for c in compared):.1%} of"
-    )
-    if alone_from is None:
-        return f"{in_all} pairs alike; at least {least:.0%} is not shown for any, so that all go to the second"
-    reached = sum(c.sure >= alone_from - 1e-9 for c in compared)
-    return (
-        f"{in_all} pairs alike; the first answers alone where it is {alone_from:.0%} sure ({reached} of them), at least"
-        f" {least:.0%} of pairs there with error at most {alpha:.0%}"
-    )

@@ -10,6 +10,7 @@ from cyclealign.files.run_figures import CascadeFigures, Summary
 from cyclealign.files.run_records import read_rankings
 from cyclealign.rankers.pruning import audit_tau, audits, best_first
 from cyclealign.reporting.figures import mean_interval
+from cyclealign.reporting.first_judge import first_judge_text
 from cyclealign.reporting.markup import Html, join, table, tag
 
 Audits = tuple[list[float], list[float]]
@@ -33,10 +34,11 @@ def cascade_text(run: RunDir) -> str:
 
 
 def cascade_section(run: RunDir) -> Html | None:
-    """A row an interaction."""
+    """What the first judge's calibration says, and a row an interaction."""
     counts, lost = _counts(run), _lost(run)
+    first = [tag("p", f"The first judge: {text}.")] if (text := first_judge_text(run)) else []
     if not counts:
-        return None
+        return join(first) if first else None
     head = ["interaction", "whole", "pruned", "alone", "audited", "calls saved", "tokens saved", "tau", "best first"]
     rows = [
         (
@@ -50,7 +52,7 @@ def cascade_section(run: RunDir) -> Html | None:
         "Tau and best first: what the cascade would have said of the audited lists against the judge's order of all"
         " their candidates, means with 95% intervals. Tokens saved: an estimate of the texts that were not sent."
     )
-    return join([table(head, rows), tag("p", note, class_="note")])
+    return join([*first, table(head, rows), tag("p", note, class_="note")])
 
 
 def _counts(run: RunDir) -> dict[int, CascadeFigures]:

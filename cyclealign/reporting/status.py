@@ -16,6 +16,7 @@ from cyclealign.judge.call import Spend
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.ledger_batches import Batch
 from cyclealign.rankers.agreement import Agreement
+from cyclealign.reporting.first_judge import first_judge_text
 from cyclealign.reporting.jury import jury_lines
 from cyclealign.reporting.settings import read_settings
 
@@ -26,7 +27,7 @@ class Status:
     seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
     ``batches``: of the judge, under way. ``planned``: most interactions of the run; fewer are needed where prompts
     settle. ``consistency``: how far the judge agrees with itself, empty where no list was shown in both orders.
-    ``judges``: a line for each of several.
+    ``judges``: a line for each of several. ``first_judge``: of a cascade; empty where there is none.
     """
 
     stage: str
@@ -50,6 +51,7 @@ class Status:
     planned: int
     consistency: str
     judges: tuple[str, ...] = ()
+    first_judge: str = ""
 
 
 def read_status(run: RunDir) -> Status:
@@ -84,6 +86,7 @@ def read_status(run: RunDir) -> Status:
         total=total,
         consistency=judge_text(run),
         judges=tuple(jury_lines(run)),
+        first_judge=first_judge_text(run) if paid else "",
         planned=math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
     )
 
@@ -129,6 +132,8 @@ def status_lines(status: Status) -> list[str]:
     if status.consistency:
         lines.append(f"judge: {status.consistency}")
     lines += status.judges
+    if status.first_judge:
+        lines.append(f"first judge: {status.first_judge}")
     return lines
 
 

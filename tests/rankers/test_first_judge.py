@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from asking import CONTEXT, PRICE, QUICK, by_length, item
 from fakes import config_in, make_cycle
-from loopback import Body, Loopback, answer, prefers, shown
+from loopback import Body, Fault, Loopback, answer, prefers, shown
 
 from cyclealign.config.schema import BlackBoxConfig, Config
 from cyclealign.cycle.dry_run import run_worst_case
@@ -25,6 +25,9 @@ from cyclealign.judge.template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.rankers.calibration import Compared
 from cyclealign.rankers.first_judge import JudgeCascade, comparisons
+from cyclealign.reporting.first_judge import first_judge_text
+from cyclealign.reporting.page import render_report
+from cyclealign.reporting.status import read_status, status_lines
 from cyclealign.types import CandidateSet, Prompt, Ranking, UserError
 
 LENGTH = prefers(len)
@@ -134,6 +137,38 @@ def test_a_cheap_judge_whose_agreement_is_not_shown_is_not_asked_any_more(path: 
     assert all(v.order == by_length(s) for s in sets for v in [found[s.prompt.id]])
 
 
+def test_a_list_that_both_ranked_before_a_process_died_is_not_answered_alone(path: Path) -> None:
+    """It died after the comparison was noted, and before the verdict was written down: the dear judge's stands."""
+    sets = [item(n) for n in range(CALIBRATION + 10)]
+    with Loopback(judge=prefers(lambda text: -len(text))) as dear, Loopback(judge=LENGTH) as first:
+        with cascade(path, dear, first) as (_, notes):
+            for given in sets[:CALIBRATION]:
+                notes.note(given.id, Compared(1.0, 1.0))
+        found = ranked(path, dear, first, sets[CALIBRATION - 3 :])
+        assert len(first.requests) == 1 + 2 * 10
+    for n, given in enumerate(sets[CALIBRATION - 3 :]):
+        verdict = found[given.prompt.id]
+        assert verdict.order == (by_length(given)[::-1] if n < 3 else by_length(given))
+        assert (verdict.cascade is None) == (n < 3)
+
+
+def test_a_list_on_which_a_call_of_the_cheap_judge_failed_takes_no_place_in_the_calibration(path: Path) -> None:
+    sets = [item(n) for n in range(CALIBRATION + 15)]
+    lost = Fault(status=500, body="{}")
+
+    def broken(_: int, body: Body) -> Fault | None:
+        return lost if any(f"question {n}?" in body["messages"][-1]["content"] for n in range(8)) else None
+
+    with Loopback(judge=LENGTH) as dear, Loopback(judge=LENGTH, script=broken) as first:
+        found = ranked(path, dear, first, sets)
+        with cascade(path, dear, first) as (_, notes):
+            noted = notes.read()
+    assert noted.keys() == {s.id for s in sets[8 : CALIBRATION + 8]}
+    assert set(noted.values()) == {Compared(1.0, 1.0)}
+    assert all(found[s.prompt.id].order == by_length(s) for s in sets)
+    assert [found[s.prompt.id].cascade is None for s in sets] == [True] * (CALIBRATION + 8) + [False] * 7
+
+
 def test_with_keep_the_dear_judge_orders_the_best_of_the_cheap_one(path: Path) -> None:
     sets = [item(n, 4) for n in range(12)]
     with Loopback(judge=LENGTH) as dear, Loopback(judge=LENGTH) as first:
@@ -178,6 +213,14 @@ def test_a_run_of_two_judges(tmp_path: Path) -> None:
     assert len(rankings) == 70
     assert sum(not r.judged for r in rankings.values()) == 20
     assert json.loads(cycle.run_dir.interaction(0).summary.read_text())["cascade"]["alone"] == 20
+    said = (
+        "of 50 lists that both judges ranked they order 100.0% of pairs alike; the first answers alone where it is 50%"
+        " sure (50 of them, 100.0% of pairs alike), at least 90% of pairs there with error at most 10%; it has answered"
+        " 20 of 70 ranked lists alone (29%)"
+    )
+    assert first_judge_text(cycle.run_dir) == said
+    assert said in render_report(cycle.run_dir)
+    assert f"first judge: {said}" in status_lines(read_status(cycle.run_dir))
 
 
 def test_both_judges_are_priced_and_trusted(tmp_path: Path) -> None:
@@ -207,6 +250,7 @@ def test_both_judges_are_priced_and_trusted(tmp_path: Path) -> None:
         ({"first": first | {"passes": 1}, "keep": 2}, "passes"),
         ({"first": first}, "keep: without it and without min_agreement nothing is spared"),
         ({"first": "cheap", "keep": 2}, "first"),
+        ({"first": {"model": "dear", "base_url": "https://dear.example/v1/"}, "keep": 2}, "first: the judge itself"),
     ):
         with pytest.raises((ValueError, UserError), match=said):
             config(box | {"path": "x", "cascade": wrong_one})
