@@ -112,9 +112,9 @@ def render(
     _check_permutation(presentation, k)
     array = k > ENUM_UP_TO
     answer = answer_words(template, asked, structured=structured, array=array)
-    rubric = _block(template, template.rubric, asked.rubric)
-    head = fill_blocks(template.instruction, {"answer": answer, "rubric": rubric})
     letters = asked.answer == "first_token"
+    rubric = _block(template, template.rubric, asked.rubric, letters=letters)
+    head = fill_blocks(template.instruction, {"answer": answer, "rubric": rubric})
     messages: list[Message] = []
     for demo in demos:
         shown = _user_turn(template, template.demonstration, demo.prompt.messages, demo.responses, letters=letters)
@@ -123,8 +123,8 @@ def render(
     responses = [item.candidates[index].text for index in presentation]
     own = {
         "answer": answer,
-        "rubric": _block(template, template.rubric, item.prompt.rubric),
-        "reference": _block(template, template.reference, item.prompt.reference),
+        "rubric": _block(template, template.rubric, item.prompt.rubric, letters=letters),
+        "reference": _block(template, template.reference, item.prompt.reference, letters=letters),
     }
     last = _user_turn(template, template.item, item.prompt.messages, responses, own, letters=letters)
     # A template's own words ask for an order: what else is wanted is said last.
@@ -135,9 +135,9 @@ def render(
     return [{"role": "user", "content": f"{head}\n\n{messages[0]['content']}"}, *messages[1:]]
 
 
-def _block(template: RankTemplate, field: str, text: str | None) -> str:
+def _block(template: RankTemplate, field: str, text: str | None, *, letters: bool) -> str:
     """A rubric or reference in its frame; empty where there is none."""
-    return fill(field, {"text": neutralise(well_formed(text), template.tags)}) if text else ""
+    return fill(field, {"text": neutralise(well_formed(text), template.tags, letters=letters)}) if text else ""
 
 
 def _user_turn(
