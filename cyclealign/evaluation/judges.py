@@ -82,8 +82,14 @@ def named_judges(words: Sequence[str], *, seed: int) -> list[NamedJudge]:
     if twice:
         raise UserError(f"judge: two judges are named {twice[0]}; give each a YAML file of its own name")
     for each in found:
-        each.judge.ranker()  # a mistake in it is found before anybody is paid
+        _check_one(each.judge.ranker().box)  # a mistake in it is found before anybody is paid
     return found
+
+
+def _check_one(box: BlackBoxConfig) -> None:
+    """UserError for several judges: what their two orders say of each other would be taken for one judge's."""
+    if box.judges:
+        raise UserError("black_box.judges: several judges; name each by itself (eval ranker measures them together)")
 
 
 def _named(word: str, options: Sequence[str], seed: int) -> NamedJudge:
@@ -111,8 +117,7 @@ def _check_code(file: str, box: BlackBoxConfig) -> None:
 
 def _as_words(box: BlackBoxConfig) -> tuple[str, tuple[str, ...]]:
     """The section as ``--ranker`` and its options say it; of a cascade that learns, its judge."""
-    if box.judges:
-        raise UserError("black_box.judges: several judges; name each by itself (eval ranker measures them together)")
+    _check_one(box)
     kind = KINDS[box.judge]
     place = {"MODEL": box.model, "": None}.get(kind.place, box.path)
     given = box.model_dump(mode="json", exclude_unset=True, exclude={"backend", "model", "path", "cascade", "passes"})

@@ -229,6 +229,7 @@ def test_a_run_config_names_its_judge_with_all_that_it_is_asked_with() -> None:
         (["passes=3", "local"], "leave it out"),
         (["price.input=1"], "expected a model"),
         (["local", "local"], "two judges are named local"),
+        (["openai", "judges=[{model: a}, {model: b}]"], "black_box.judges: several judges; name each by itself"),
         (["none.yaml"], "none.yaml"),
         (["flat.yaml"], "flat.yaml: expected a section black_box"),
         (["typo.yaml"], "typo.yaml: unknown key black_box.modle"),
