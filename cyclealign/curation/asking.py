@@ -110,6 +110,14 @@ def labelled(spec: str, limit: int | None) -> list[CandidateSet]:
     return found
 
 
+def dealt(pairs: Sequence[CandidateSet], parts: int) -> list[list[CandidateSet]]:
+    """The pairs in so many parts, in turn: each once, and all of a prompt in one part, so that what is chosen on one is
+    measured on prompts that the choice never saw."""
+    once = {p.id: p for p in pairs}.values()
+    part = {prompt: n % parts for n, prompt in enumerate(dict.fromkeys(p.prompt.id for p in once))}
+    return [[p for p in once if part[p.prompt.id] == n] for n in range(parts)]
+
+
 def provenance(
     box: BlackBoxConfig, template: RankTemplate, spec: str, pairs: Sequence[CandidateSet]
 ) -> dict[str, Figure]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from cyclealign.curation.asking import LabelledJudge, Outcome, Question, outcome
+from cyclealign.curation.asking import LabelledJudge, Outcome, Question, dealt, outcome
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.reflection import CALLS, Mistake, NoProposal
 from cyclealign.files.run_records import Verdict
@@ -29,12 +29,12 @@ REPORTING = 0.25
 BATCH = 12  # learning pairs that a proposal is made from, and first tried on
 MEASURED = 6  # candidates that the calls should reach to measure on all validation pairs
 LEAST_VALIDATION = 16  # pairs
-LEAST_PAIRS, LEAST_CALLS = 40, 240  # to begin with; calls a pass
+LEAST_PROMPTS, LEAST_CALLS = 40, 240  # to begin with; calls a pass
 IDLE = 4  # rounds without a proposal for each one with, at most: a judge that is right everywhere leaves nothing to say
 
 
 class Parts(NamedTuple):
-    """Labelled pairs by what they are for; no pair stands in two."""
+    """Labelled pairs by what they are for; no prompt stands in two."""
 
     learning: Sequence[CandidateSet]
     validation: Sequence[CandidateSet]
@@ -52,19 +52,19 @@ class ImprovePlan:
 
     def check(self, pairs: Sequence[CandidateSet]) -> None:
         """UserError for what cannot be searched."""
-        if len(pairs) < LEAST_PAIRS:
-            raise UserError(f"a search needs at least {LEAST_PAIRS} labelled pairs, got {len(pairs)}")
+        if (found := len({p.prompt.id for p in pairs})) < LEAST_PROMPTS:
+            raise UserError(f"a search needs labelled pairs of at least {LEAST_PROMPTS} prompts, got {found}")
         if self.calls < (least := self.passes * LEAST_CALLS):
             raise UserError(f"--calls {self.calls}: too few to tell instructions apart; at least {least}")
 
     def parts(self, pairs: Sequence[CandidateSet]) -> Parts:
-        """Half of the pairs has the last word, of the others half is for validation: drawn by what they say, not by
-        where they stand, since files have their own alternations; the same for every seed."""
-        drawn = sorted(pairs, key=lambda p: p.id)
-        reporting = drawn[1::2][: int(REPORTING * self.calls / (2 * self.passes))]
-        searching, left = drawn[0::2], self.calls - PROBES - 2 * self.passes * len(reporting)
+        """Half of the prompts has the last word, of the others half is for validation: drawn by what their pairs say,
+        not by where they stand, since files have their own alternations; the same for every seed."""
+        validation, first, learning, second = dealt(sorted(pairs, key=_id), 4)
+        reporting = sorted([*first, *second], key=_id)[: int(REPORTING * self.calls / (2 * self.passes))]
+        left = self.calls - PROBES - 2 * self.passes * len(reporting)
         room = (left // self.passes - MEASURED * 2 * BATCH) // (MEASURED + 1)
-        return Parts(searching[1::2], searching[0::2][: max(room, LEAST_VALIDATION)], reporting)
+        return Parts(learning, validation[: max(room, LEAST_VALIDATION)], reporting)
 
     def kept_back(self, parts: Parts) -> int:
         """Calls for the last word: both templates on the reporting pairs."""
@@ -78,6 +78,10 @@ class ImprovePlan:
     def proposals(self) -> int:
         """Most proposals: each is tried on BATCH pairs; one that cannot be tried must not take a judge's calls."""
         return max(MEASURED, self.calls // (2 * self.passes * BATCH))
+
+
+def _id(pair: CandidateSet) -> str:
+    return pair.id
 
 
 class Propose(Protocol):

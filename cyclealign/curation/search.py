@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cyclealign.curation.accuracy import Measured, Paid, arms_result, gain, gain_text
-from cyclealign.curation.asking import LabelledJudge, Outcome, Question
+from cyclealign.curation.asking import LabelledJudge, Outcome, Question, dealt
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.evaluation.result import Result
 from cyclealign.evaluation.statistics import Figure, Figures
@@ -59,8 +59,8 @@ class SearchPlan:
             raise UserError(
                 f"--size: expected 1 to {len(self.pool) - 1} of {len(self.pool)} demonstrations, got {self.size}"
             )
-        if len(pairs) < 8:
-            raise UserError(f"a search needs at least 8 labelled pairs, got {len(pairs)}")
+        if (found := len({p.prompt.id for p in pairs})) < 8:
+            raise UserError(f"a search needs labelled pairs of at least 8 prompts, got {found}")
         if self.calls < (least := PROBES + self.passes * len(self.pool) * max(16, 4 * self.size)):
             raise UserError(
                 f"--calls {self.calls}: too few to tell {len(self.pool)} demonstrations apart; at least {least}"
@@ -135,7 +135,7 @@ class Found:
 
 
 def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: LabelledJudge, ledger: MeteredLedger) -> Found:
-    """Choose on the even-numbered pairs, measure the choice on odd-numbered ones.
+    """Choose on the pairs of the even-numbered prompts, measure the choice on those of the odd-numbered ones.
 
     The same plan, pairs and answers give the same choice, whatever is on the ledger already: a search that was
     killed is started again, and pays for the rest alone.
@@ -146,7 +146,8 @@ def search(plan: SearchPlan, pairs: Sequence[CandidateSet], judge: LabelledJudge
     """
     plan.check(pairs)
     before = ledger.spend()
-    choosing, reporting = pairs[0::2], pairs[1::2][: plan.reporting_pairs]
+    choosing, reporting = dealt(pairs, 2)
+    reporting = reporting[: plan.reporting_pairs]
     asking = _Asking(plan, choosing, judge, ledger, 2 * plan.passes * len(reporting))
     subset, values = METHODS[plan.method](asking)
     used = ledger.used

@@ -156,7 +156,7 @@ def test_no_verdict_is_a_wrong_one_in_the_last_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("calls", "pairs", "message"), [(239, 200, "at least 240"), (CALLS, 39, "at least 40 labelled pairs, got 39")]
+    ("calls", "pairs", "message"), [(239, 200, "at least 240"), (CALLS, 39, "pairs of at least 40 prompts, got 39")]
 )
 def test_what_cannot_be_searched_is_refused(calls: int, pairs: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -177,6 +177,19 @@ def test_no_pair_is_in_two_parts_and_the_calls_are_enough(calls: int, passes: in
 
 
 def files(tmp_path: Path) -> None:
+def test_pairs_of_one_prompt_stand_in_one_part_and_once() -> None:
+    """A file with every pair twice, and with more replies to a prompt, must not let the search see the last word."""
+    more = [replace(p, rejected=f"another poor reply {n}") for n, p in enumerate(planted_lengths(200))]
+    crowded = labelled_pairs([*planted_lengths(200), *more, *planted_lengths(200)[::-1]], None)
+    parts = plan(planted_template(), 5000).parts(crowded)
+    prompts = [{p.prompt.id for p in part} for part in parts]
+    assert [len(found) for found in prompts] == [50, 50, 100]
+    assert len(set.union(*prompts)) == 200
+    assert [len(part) for part in parts] == [100, 100, 200]
+    with pytest.raises(UserError, match="pairs of at least 40 prompts, got 39"):
+        plan(planted_template()).check(labelled_pairs(planted_lengths(39) * 3, None))
+
+
     save_template(tmp_path / "wrong.yaml", planted_template())
     rows = [
         {"prompt": p.messages[0]["content"], "chosen": p.chosen, "rejected": p.rejected} for p in planted_lengths(200)

@@ -60,6 +60,10 @@ def test_pairs_of_the_choice_are_not_reported_on(tmp_path: Path) -> None:
     with Loopback(judge=PLANTED) as server, MeteredLedger(tmp_path / "l.sqlite", most_calls=200) as ledger:
         box = BlackBoxConfig(model="judge", base_url=server.url)
         found = search(plan("greedy", 200), PAIRS, judge(box, ledger, seed=3), ledger)
+        twice = [p for p in PAIRS for _ in range(2)]  # every other line is of the choice, and of the report
+        with MeteredLedger(ledger.path, most_calls=200) as again:
+            doubled = search(plan("greedy", 200), twice, judge(box, again, seed=3), again)
+    assert doubled == replace(found, paid=Paid(0, 0.0))
     assert {p.prompt.id for p in found.pairs} <= {p.prompt.id for p in PAIRS[1::2]}
     assert found.calls - found.choosing == 2 * len(found.pairs)
 
@@ -75,7 +79,7 @@ def test_pairs_of_the_choice_are_not_reported_on(tmp_path: Path) -> None:
 def test_what_cannot_be_searched_is_refused(made: SearchPlan, message: str) -> None:
     with pytest.raises(UserError, match=message):
         made.check(PAIRS)
-    with pytest.raises(UserError, match="at least 8 labelled pairs"):
+    with pytest.raises(UserError, match="pairs of at least 8 prompts, got"):
         plan("greedy", 400).check(PAIRS[:7])
 
 
