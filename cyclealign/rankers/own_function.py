@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclealign.config.ranker_kinds import code_place
-from cyclealign.files.printable import one_line
+from cyclealign.files.printable import SHOWN, one_line
 from cyclealign.rankers.scored import Pair, too_few
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
@@ -143,10 +143,18 @@ def _number(value: Any, place: int) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except Exception as error:
-        raise _Unusable(f"score {place}: expected a number, got {one_line(repr(value), 60)}") from error
+        raise _Unusable(f"score {place}: expected a number, got {_words(value, repr, 60)}") from error
     if not math.isfinite(number):
-        raise _Unusable(f"score {place}: expected a finite number, got {one_line(repr(value), 60)}")
+        raise _Unusable(f"score {place}: expected a finite number, got {_words(value, repr, 60)}")
     return number
+
+
+def _words(value: object, spelled: Callable[[object], str], most: int) -> str:
+    """Of a value of the user's; the name of its type where it cannot say what it is."""
+    try:
+        return one_line(spelled(value), most)
+    except Exception:
+        return type(value).__name__
 
 
 def _tiers(found: Sequence[object], item: CandidateSet) -> tuple[tuple[str, ...], ...]:
@@ -224,6 +232,6 @@ def _said(error: BaseException, code: Code) -> str:
         if trace.tb_frame.f_code.co_filename == str(code.file):
             lines.append(trace.tb_lineno)
         trace = trace.tb_next
-    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    words = error.msg if isinstance(error, SyntaxError) else _words(error, str, SHOWN)
     line = f", line {lines[-1]}" if lines else ""
     return one_line(f"{code.file}{line}: {type(error).__name__}: {words}")

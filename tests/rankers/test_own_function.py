@@ -18,6 +18,7 @@ from tests.helpers.replayed import NoDemonstrations
 CONTEXT = RankContext(run="r", interaction=0, seed=0, demonstrations=NoDemonstrations())
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
 HEAD = "def judge(messages, replies) -> list[float]:\n    "
+MUTE = "class Mute(Exception):\n    def __repr__(self): return 1 / 0\n    __str__ = __repr__\n"
 ORDER = "def judge(messages, replies) -> list[str]:\n    "
 
 
@@ -86,6 +87,9 @@ def test_texts_are_an_order(
         (f"{HEAD}return iter(int, 1)", "expected 2 scores, got more"),
         (f"{HEAD}return [1.0, float('nan')]", "score 1: expected a finite number, got nan"),
         (f"{HEAD}return [10**400, 1]", "score 0: expected a number, got 1000"),
+        (f"{HEAD}return [10**5000, 1]", "score 0: expected a number, got int"),
+        (f"{MUTE}{HEAD}return [Mute(), 1]", "score 0: expected a number, got Mute"),
+        (f"{MUTE}{HEAD}raise Mute", "line 5: Mute: Mute"),
         (f"{HEAD}return [True, 1]", "score 0: expected a finite number, got True"),
         (f"{HEAD}return [None, 1]", "score 0: expected a number, got None"),
         (f"{HEAD}return replies", r"says so: -> list\[str\]"),
