@@ -19,6 +19,7 @@ from cyclealign.evaluation.statistics import Estimate, Figure, share
 from cyclealign.types import UserError
 
 LEAST = 1.3  # q0 + q1 below which a correction is mostly noise
+MADE_UP = 2.0  # outcomes that the interval adds to each class of labels, half of them each way
 SIDES = frozenset("ab")
 
 
@@ -39,6 +40,11 @@ class Calibration:
     def power(self) -> float:
         """q0 + q1: 2 for a judge without error, 1 for a coin."""
         return sum(self.a_better) / len(self.a_better) + sum(self.b_better) / len(self.b_better)
+
+    @property
+    def sure_power(self) -> float:
+        """The same as the interval has it, with made-up outcomes: less, the fewer labels there are."""
+        return _mean(self.a_better, MADE_UP).value + _mean(self.b_better, MADE_UP).value
 
     def figures(self) -> dict[str, Figure]:
         """As they stand in a result file."""
@@ -71,7 +77,7 @@ def corrected(values: Sequence[float], errors: Calibration) -> Estimate | None:
     if not values:
         return None
     theta = _clipped(_theta(*(_mean(v, 0.0).value for v in (values, errors.b_better, errors.a_better))))
-    p, q0, q1 = _mean(values, Z95 * Z95), _mean(errors.b_better, 2.0), _mean(errors.a_better, 2.0)
+    p, q0, q1 = _mean(values, Z95 * Z95), _mean(errors.b_better, MADE_UP), _mean(errors.a_better, MADE_UP)
     middle = _clipped(_theta(p.value, q0.value, q1.value))
     both = q0.variance if errors.shared else 0.0
     variance = p.variance + (1 - middle) ** 2 * q0.variance + middle**2 * q1.variance - 2 * middle * (1 - middle) * both
@@ -135,6 +141,12 @@ def _checked(pairs: Sequence[Item], path: Path) -> Calibration:
             f"--calibration {path}: this judge is right on {sum(a) / len(a):.1%} of the pairs (whose b is better:"
             f" {sum(b) / len(b):.1%}); below {LEAST:g} for the two together no correction is worth anything: take a"
             " better judge"
+        )
+    if found.sure_power < LEAST:
+        raise UserError(
+            f"--calibration {path}: {len(a)} labels (whose b is better: {len(b)}) are too few to know that this judge"
+            f" ({sum(a) / len(a):.1%} and {sum(b) / len(b):.1%} right) is better than {LEAST:g} for the two together;"
+            " label more pairs"
         )
     return found
 

@@ -197,6 +197,26 @@ def test_what_cannot_correct_is_refused_before_a_call(capsys: Captured) -> None:
         assert (len(server.requests), len(slot.requests)) == asked
 
 
+def test_labels_too_few_to_know_that_a_judge_is_any_good_are_refused(capsys: Captured) -> None:
+    """One of one, and three of ten, are 1.3 in all; with the interval's made-up outcomes they are 1, as of a coin."""
+    Path("longest.py").write_text("def judge(messages, replies):\n    return [len(r) for r in replies]\n")
+    rows = [sided(n, right) for n, right in enumerate([True, True] + [False] * 7 + [True] * 2)]
+    rows[0]["candidates"][0]["grade"], rows[0]["candidates"][1]["grade"] = 1, 0
+    Path("few.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert main(["eval", "ranker", "few.jsonl", "--ranker", "python:longest.py:judge"]) == 0
+    words = [*responses(), "--ranker", "python:longest.py:judge", "--calibration", "eval_ranker.json"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "1 labels (whose b is better: 10) are too few to know" in capsys.readouterr().err
+
+
+def sided(n: int, right: bool) -> dict[str, Any]:
+    """A list of sides a and b, of which b is better, and longer where a judge by length is right; the first of a."""
+    texts = ("a longer reply", "short") if n == 0 or not right else ("short", "a longer reply")
+    sides = zip("ab", texts, (0, 1), strict=True)
+    return {"prompt": f"question {n}", "candidates": [{"id": i, "text": t, "grade": g} for i, t, g in sides]}
+
+
 def test_more_concurrency_or_another_price_is_no_other_judge() -> None:
     with Loopback(judge=prefers(len)) as server:
         assert main(["eval", "ranker", labelled(4, 4), *openai(server)]) == 0
