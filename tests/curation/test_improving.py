@@ -119,7 +119,8 @@ def test_proposals_that_cannot_be_used_are_asked_for_once_more_then_counted(tmp_
         minds = [r for r in server.requests if r["model"] == "mind"]
         assert len(server.requests) <= CALLS
     assert mended.kept
-    assert mended.unusable == ()
+    # A start that still leads on some pairs is read again, and the same rule is found again.
+    assert set(mended.unusable) <= {"it was proposed before, or is what there was"}
     assert len(minds) == 2 * mended.proposals
     assert "no text between <instruction>" in minds[1]["messages"][-1]["content"]
     with Loopback(judge=JudgeAndMind(lambda _: "<instruction>No place for an answer.</instruction>")) as server:
@@ -176,7 +177,6 @@ def test_no_pair_is_in_two_parts_and_the_calls_are_enough(calls: int, passes: in
     assert needed <= calls
 
 
-def files(tmp_path: Path) -> None:
 def test_pairs_of_one_prompt_stand_in_one_part_and_once() -> None:
     """A file with every pair twice, and with more replies to a prompt, must not let the search see the last word."""
     more = [replace(p, rejected=f"another poor reply {n}") for n, p in enumerate(planted_lengths(200))]
@@ -190,6 +190,7 @@ def test_pairs_of_one_prompt_stand_in_one_part_and_once() -> None:
         plan(planted_template()).check(labelled_pairs(planted_lengths(39) * 3, None))
 
 
+def files(tmp_path: Path) -> None:
     save_template(tmp_path / "wrong.yaml", planted_template())
     rows = [
         {"prompt": p.messages[0]["content"], "chosen": p.chosen, "rejected": p.rejected} for p in planted_lengths(200)
