@@ -22,6 +22,7 @@ GONE = "gone"  # our word for one that the provider does not know any more
 ENDED = ("completed", "failed", "expired", "cancelled", GONE)
 LOST = ("batch_expired", "batch_cancelled", "batch_canceled")
 PAGE, PAGES = 100, 100  # batches of an account that are looked at, newest first
+DIGITS = 19  # of a row's number, at most
 EARLIER = 24 * 3600.0  # seconds by which a provider's clock may be behind ours
 
 
@@ -121,10 +122,10 @@ def read_lines(text: str) -> Iterator[tuple[int, Answer | Failure]]:
     """Replies and failures of a file by the rows of their calls; what is no such line is left out."""
     for line in text.split("\n"):
         entry = _parsed(line)
-        row = entry.get("custom_id")
-        found = _outcome(entry) if isinstance(row, str) and row.isascii() and row.isdigit() else None
+        row = _text(entry.get("custom_id")) or ""
+        found = _outcome(entry) if row.isascii() and row.isdigit() and len(row) <= DIGITS else None
         if found is not None:
-            yield int(str(row)), found
+            yield int(row), found
 
 
 def _outcome(entry: dict[str, Any]) -> Answer | Failure | None:
@@ -147,8 +148,8 @@ def _remote(sent: Answer | Failure) -> Remote | Failure:
     if isinstance(sent, Failure):
         return sent
     body = _parsed(sent.body)
-    name, status = _id(body), body.get("status")
-    if not name or not isinstance(status, str):
+    name, status = _id(body), _text(body.get("status"))
+    if not name or not status:
         return _odd(sent)
     counts, errors = body.get("request_counts"), body.get("errors")
     done = [counts.get(n) for n in ("completed", "failed")] if isinstance(counts, dict) else []
@@ -156,7 +157,7 @@ def _remote(sent: Answer | Failure) -> Remote | Failure:
     said = [error_of(e) for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
     return Remote(
         id=name,
-        status=status,
+        status=status.lower(),
         answered=sum(n for n in done if type(n) is int and n > 0),
         output=_text(body.get("output_file_id")),
         errors=_text(body.get("error_file_id")),
@@ -182,4 +183,5 @@ def _id(body: dict[str, Any]) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    """An id or a status, which goes onto the ledger; None for what no provider would mean as one."""
+    return value if isinstance(value, str) and value and value.isprintable() else None

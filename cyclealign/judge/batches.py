@@ -156,7 +156,7 @@ class Batches:
         looks = 0
         while not remote.over:
             with contextlib.suppress(LedgerUnavailable):  # for those who watch
-                self._ledger.batches.progress(batch, remote.status, remote.answered)
+                self._ledger.batches.progress(batch, remote.status, min(remote.answered, batch.requests))
             looks += 1
             await asyncio.sleep(self._rules.retry.wait(looks, 1.0))
             remote = await self._looked_at(remote.id)
