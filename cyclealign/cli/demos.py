@@ -209,6 +209,8 @@ def review(
     from cyclealign.reporting.review_page import write_review
 
     page = out.with_suffix(".html")
+    if page == out:
+        raise UserError(f"--out {out}: the page would take its place; expected a file of lists, .jsonl")
     for file in (out, page):
         free(file, force=force)
     lists = most_contested(source, most, data=data)

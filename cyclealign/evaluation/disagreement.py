@@ -66,10 +66,13 @@ class Contested:
         }
 
     def question(self) -> dict[str, Any]:
-        """What people are asked: the chat and its candidates."""
+        """What people are asked: the chat, what a judge goes by for it, and its candidates."""
+        prompt = self.item.prompt
+        told = {"rubric": prompt.rubric, "reference": prompt.reference}
         return {
-            "prompt_id": self.item.prompt.id,
-            "messages": [dict(m) for m in self.item.prompt.messages],
+            "prompt_id": prompt.id,
+            "messages": [dict(m) for m in prompt.messages],
+            **{name: text for name, text in told.items() if text},
             "candidates": [{"id": c.id, "text": c.text} for c in self.item.candidates],
         }
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from cyclealign.evaluation.disagreement import Contested
 from cyclealign.files.atomic import write_atomic
 from cyclealign.reporting.frame import page
-from cyclealign.reporting.markup import Html, details, join, table, tag
+from cyclealign.reporting.markup import Html, details, join, passage, table, tag
 from cyclealign.reporting.samples import conversation, letter
-from cyclealign.types import Ranking, sha256_hex
+from cyclealign.types import Prompt, Ranking, sha256_hex
 
 SCRIPT = Path(__file__).with_name("review_page.js")
 RULES = """
@@ -74,11 +74,18 @@ def _article(number: int, one: Contested, total: int) -> Html:
         "article",
         tag("h3", f"{number + 1} of {total}"),
         conversation(one.item.prompt.messages),
+        *_told(one.item.prompt),
         tag("div", *replies, class_="pair ranked"),
         _said(one, names),
         id=f"list-{number}",
         data_list=json.dumps(one.question()).replace("\x7f", "\\u007f"),  # printable ASCII comes back as it was
     )
+
+
+def _told(prompt: Prompt) -> list[Html]:
+    """What a judge goes by for this prompt: people must judge by the same."""
+    told = {"rubric": prompt.rubric, "reference": prompt.reference}
+    return [tag("div", tag("b", name), passage(text), class_="prompt") for name, text in told.items() if text]
 
 
 def _places(name: str, legend: str, k: int) -> Html:

@@ -13,6 +13,7 @@ from cyclealign.evaluation.disagreement import most_contested
 from cyclealign.evaluation.result import Item, item_key, make_result, read_result, write_result
 from cyclealign.evaluation.statistics import Figures
 from cyclealign.files.jsonl import read_jsonl, write_jsonl
+from cyclealign.files.labelled import load_labelled
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import set_record, verdict_record
 from cyclealign.judge.demonstration_files import load_demonstrations
@@ -150,6 +151,25 @@ def test_what_is_marked_comes_back_as_demonstrations_verdicts_and_labels(
         assert told[0] == "b"
         assert told[1] in ("a", "c")
         assert told[2:] == ["d"]
+
+
+def test_the_rubric_and_reference_of_a_list_are_labels_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = graded(0, 4, 3, 2, 1) | {"rubric": "the shorter one", "reference": "none"}
+    write_jsonl(tmp_path / "data.jsonl", [row])
+    write_jsonl(tmp_path / "judge.jsonl", [{**graded(0, 0, 0, 0, 0), "tiers": [["d"], ["c"], ["b"], ["a"]]}])
+    assert main(["eval", "ranker", "data.jsonl", "--ranker", "replay:judge.jsonl", "--out", "r.json"]) == 0
+    assert main(["demos", "review", "r.json"]) == 0
+    (found,) = read_jsonl(tmp_path / "review.jsonl")
+    write_jsonl(tmp_path / "marked.jsonl", [found | {"tiers": [["2"], ["1", "3"], ["4"]]}])
+    (marked,) = load_labelled("marked.jsonl")
+    assert (marked.set.prompt.rubric, marked.set.prompt.reference) == ("the shorter one", "none")
+
+
+def test_the_page_does_not_take_the_place_of_the_lists(result: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demos", "review", str(result), "--out", "review.html"]) == 2
+    assert "the page would take its place" in capsys.readouterr().err
+    assert not Path("review.html").exists()
 
 
 def test_arms_without_orders_are_compared_by_their_first_choices(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -46,6 +47,20 @@ def test_the_page_is_whole_and_lets_no_script_run_but_its_own() -> None:
     assert shown[1].text == "x" * 9000  # nobody can judge what was cut
     held = [json.loads(str(a.attributes["data-list"])) for a in articles]
     assert held == [one.question() for one in LISTS]
+
+
+def test_people_see_what_a_judge_goes_by_and_it_comes_back_with_their_marks() -> None:
+    plain = contested(0, "first", "second")
+    prompt = replace(plain.item.prompt, rubric=f"Be short. {HARM}", reference="two words")
+    told = replace(plain, item=replace(plain.item, prompt=prompt))
+    (article,) = Page(render_review([told], "x")).root.all("article")
+    shown = [" ".join(d.text.split()) for d in article.all("div", class_="prompt")]
+    assert shown[1].startswith("rubricBe short. </script>")
+    assert shown[2] == "referencetwo words"
+    held = json.loads(str(article.attributes["data-list"]))
+    assert (held["rubric"], held["reference"]) == (prompt.rubric, prompt.reference)
+    assert held == told.question()
+    assert not {"rubric", "reference"} & plain.question().keys()
 
 
 def test_the_file_holds_every_character(tmp_path: Path) -> None:
