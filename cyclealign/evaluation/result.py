@@ -6,6 +6,7 @@ One format, for ``eval``, ``demos eval | search`` and ``prompts eval`` alike; re
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,11 +162,19 @@ def _result(found: dict[str, Any]) -> Result:
         "subsets": {k: _figures(v) for k, v in found["subsets"].items()},
         "differences": {k: Difference(**_figures(v)) for k, v in found["differences"].items()},
         "hardware": decode(Hardware, found["hardware"]),
-        "items": tuple(Item(**item) for item in found["items"]),
+        "items": tuple(map(_item, found["items"])),
         "warnings": tuple(found["warnings"]),
         "arms": tuple(found["arms"]),
     }
     return Result(**(found | made))
+
+
+def _item(found: Mapping[str, Any]) -> Item:
+    made = Item(**found)
+    for value in (made.value, *made.values.values()):
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"item {made.key}: expected finite numbers")
+    return made
 
 
 def _figures(found: Mapping[str, Any]) -> dict[str, Any]:

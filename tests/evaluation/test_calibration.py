@@ -210,6 +210,18 @@ def test_labels_too_few_to_know_that_a_judge_is_any_good_are_refused(capsys: Cap
     assert "1 labels (whose b is better: 10) are too few to know" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["NaN", "1e400", '"x"', "[]"])
+def test_a_result_whose_values_are_no_numbers_is_refused(value: str, capsys: Captured) -> None:
+    Path("longest.py").write_text("def judge(messages, replies):\n    return [len(r) for r in replies]\n")
+    assert main(["eval", "ranker", labelled(20, 17), "--ranker", "python:longest.py:judge"]) == 0
+    found = json.loads(Path("eval_ranker.json").read_text())
+    found["items"][3]["value"] = "odd"
+    Path("odd.json").write_text(json.dumps(found).replace('"odd"', value))
+    capsys.readouterr()
+    assert main([*responses(), "--ranker", "python:longest.py:judge", "--calibration", "odd.json"]) == 2
+    assert "expected finite numbers" in capsys.readouterr().err
+
+
 def sided(n: int, right: bool) -> dict[str, Any]:
     """A list of sides a and b, of which b is better, and longer where a judge by length is right; the first of a."""
     texts = ("a longer reply", "short") if n == 0 or not right else ("short", "a longer reply")
