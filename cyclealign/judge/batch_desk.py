@@ -21,7 +21,7 @@ from cyclealign.judge.failures import Failure
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.ledger_batches import Batch
 from cyclealign.judge.ledger_waits import patiently
-from cyclealign.judge.limits import BudgetSpent
+from cyclealign.judge.limits import BudgetSpent, OverBudget
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # of one file, by OpenAI
 AROUND = 100  # most bytes of a line around its body
@@ -93,7 +93,8 @@ class Desk:
         """What became of a call in its batch.
 
         Raises:
-            BudgetSpent: it does not fit, and no batch is under way that could give anything back.
+            BudgetSpent: it does not fit, and no batch is under way that could give anything back; OverBudget where it
+                is the money that does not cover it.
             UserError, RunStopped: as ``Batches.carry``.
         """
         body = request_body(call)
@@ -130,13 +131,18 @@ class Desk:
 
     async def _deliver(self, letters: list[_Letter]) -> None:
         """Batches of as many of the letters as the provider and the budget let through; the others wait on."""
-        room, sent = self._most_tokens, 0
+        room, sent, spent = self._most_tokens, 0, BudgetSpent()
         while letters and (room > 0 or sent == 0):
             parcel = _parcel(letters, room)
             calls = [letter.call for letter in parcel]
             reserved = [self._worst(call) for call in calls]
-            made = await patiently(partial(self._started, calls, reserved))
+            limit = self._config.budget_usd
+            try:
+                made = await patiently(partial(self._ledger.start_batch, calls, reserved_usd=reserved, limit=limit))
+            except BudgetSpent:  # a measurement's calls, not the money
+                break
             if made is None:
+                spent = OverBudget()
                 break
             batch, rows = made
             taken, letters = letters[: len(rows)], letters[len(rows) :]
@@ -145,13 +151,8 @@ class Desk:
             if len(rows) < len(parcel):
                 break
         if not sent:
-            raise BudgetSpent
+            raise spent
         self._waiting[:0] = letters
-
-    def _started(self, calls: Sequence[Call], reserved: Sequence[float]) -> tuple[Batch, list[int]] | None:
-        with contextlib.suppress(BudgetSpent):
-            return self._ledger.start_batch(calls, reserved_usd=reserved, limit=self._config.budget_usd)
-        return None
 
     async def _carry(
         self, batch: Batch, letters: Sequence[_Letter], rows: Sequence[int], reserved: Sequence[float]

@@ -26,6 +26,10 @@ class BudgetSpent(Exception):
     """The next call does not fit in the budget, and no call in flight can give anything back."""
 
 
+class OverBudget(BudgetSpent):
+    """It is the budget in USD that does not cover it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How often and how patiently one request is tried. Times in seconds.

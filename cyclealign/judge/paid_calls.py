@@ -25,7 +25,7 @@ from cyclealign.judge.costs import check_bounded, estimated_tokens, output_bound
 from cyclealign.judge.failures import REQUEST_FAULTS, CallFailed, Failure
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
 from cyclealign.judge.ledger_waits import patiently
-from cyclealign.judge.limits import Adaptive, BudgetSpent, Gate, RetryPolicy, Silence, TokenBucket
+from cyclealign.judge.limits import Adaptive, Gate, OverBudget, RetryPolicy, Silence, TokenBucket
 from cyclealign.judge.money import NOTHING, Money
 from cyclealign.judge.prices import tariff_of
 from cyclealign.judge.providers import profile_of
@@ -183,7 +183,7 @@ class PaidCalls:
     async def _attempt_in_batch(self, call: Call) -> ChatReply | Failure:
         try:
             sent = await self._desk.send(call)
-        except BudgetSpent:
+        except OverBudget:
             self._gate.exhausted = True
             raise
         self._reached = True

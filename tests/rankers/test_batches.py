@@ -392,6 +392,20 @@ def test_a_measurement_in_batches_makes_no_more_calls_than_it_may(tmp_path: Path
         assert (len(server.batched), ledger.used, ledger.reset().calls) == (5, 5, 5)
 
 
+def test_a_further_attempt_that_a_measurement_has_no_call_for_is_no_empty_budget(tmp_path: Path) -> None:
+    """The list has no verdict, and the measurement goes on, as one by one."""
+    failing = Fault(status=500, body='{"error": {"message": "overloaded"}}')
+    for batch in (False, True):
+        with (
+            BatchServer(judge=prefers(len), script=lambda n, _: failing if n == 3 else None) as server,
+            MeteredLedger(tmp_path / f"{batch}.sqlite", most_calls=PROBES + len(LISTS)) as ledger,
+        ):
+            box = BlackBoxConfig(model="judge", base_url=server.url, batch=batch, max_concurrency=1)
+            found = list(BlackBoxRanker(box, load_template("rank"), ledger, retry=QUICK).rank(LISTS, CONTEXT))
+            assert sum(isinstance(v, Ranking) for v in found) == len(LISTS) - 1
+            assert [v.reason for v in found if isinstance(v, Unranked)] == ["budget"]
+
+
 def test_nobody_waits_for_those_who_do_not_come(tmp_path: Path) -> None:
     """Lists of one candidate, and calls that are on record."""
     short = CandidateSet(LISTS[0].prompt, LISTS[0].candidates[:1])
