@@ -178,7 +178,7 @@ def improve(
     say("\n".join(lines(figures)))
     about: dict[str, Figure] = {"reflect": mind.model, "pool_version": pool.version}
     if figures.kept:
-        best = save_improved(out, figures, judge=str(box.model))
+        best = save_improved(out, figures, judge=box.judge_name)
         say(f"{out} {best.version}")
         about["improved"] = {"name": best.name, "version": best.version}
     if result:
@@ -204,5 +204,5 @@ def _most_of_improving(
     grown = longest_head(template) - head_tokens(template)
     judge = pricing.most_within(plan.calls, largest, box, template, more=grown)
     reflecting = most_for_proposals(mind, plan.proposals, template, plan.parts(pairs).learning)
-    lines = [f"judge {box.model}: {line}" for line in pricing.describe(judge, box)]
+    lines = [f"judge {box.judge_name}: {line}" for line in pricing.describe(judge, box)]
     return [*lines, *(f"reflecting {mind.model}: {line}" for line in pricing.describe(reflecting, mind))]

@@ -87,7 +87,14 @@ def reflecting_box(word: str, judge: BlackBoxConfig) -> BlackBoxConfig:
         box = black_box_of(Path(word))
         if box.backend != "openai":
             raise UserError(f"--reflect {word}: expected a model behind an API, got backend {box.backend}")
+        if box.judges:
+            raise UserError(f"--reflect {word}: expected one model, got black_box.judges")
     else:
+        if judge.judges:
+            raise UserError(
+                f"--reflect {word}: several judges have no one endpoint; give for --reflect a YAML file with a"
+                " black_box section that names model and base_url"
+            )
         if isinstance(judge.price, Price) and word != judge.model:
             raise UserError(
                 f"--reflect {word}: price is the judge's; give price=auto, or for --reflect a YAML file with a"

@@ -141,6 +141,16 @@ def test_the_reflecting_model_has_the_judges_endpoint_and_a_price_of_its_own(tmp
     file.write_text("black_box: {backend: local}\n")
     with pytest.raises(UserError, match="expected a model behind an API"):
         reflecting_box(str(file), priced)
+    # Of several judges none is the one whose endpoint, and key, it would get.
+    two = [{"model": "a", "base_url": judge.base_url}, {"model": "b", "base_url": judge.base_url}]
+    jury = BlackBoxConfig(judges=two, passes=2)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="several judges have no one endpoint"):
+        reflecting_box("mind", jury)
+    file.write_text("black_box: {model: other}\n")
+    assert reflecting_box(str(file), jury).model == "other"
+    file.write_text(f"black_box: {{judges: {two}, passes: 2}}\n")
+    with pytest.raises(UserError, match="expected one model"):
+        reflecting_box(str(file), priced)
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
