@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, overload
 
 from cyclealign.files.atomic import write_atomic
 from cyclealign.types import RunStopped, UserError
@@ -57,6 +58,39 @@ def whole_lines(path: Path) -> Iterator[str]:
             last = line
     if last is not None and _is_whole(last):
         yield last.decode()
+
+
+class Lines(Sequence[Any]):
+    """The values of a finished file by number; a place in the file is all that is held of each. UserError as
+    ``read_jsonl``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts = array("q", [0])
+        with path.open("rb") as file:
+            for line in file:
+                self._starts.append(self._starts[-1] + len(line))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        start = self._starts[index]
+        try:
+            with self._path.open("rb") as file:
+                file.seek(start)
+                return json.loads(file.readline())
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self._path}:{index + 1}: not as cyclealign wrote it ({error}); put the file back from a copy"
+            ) from error
 
 
 def _is_whole(line: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cyclealign.files.columns import prompt_of
 from cyclealign.files.labels import labelled_row
@@ -18,12 +18,17 @@ JUDGE_LISTS = "builtin:judge-lists"  # the packaged lists by which a judge is me
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledItem:
-    """A candidate set and what people think of it. ``grades``: one for each candidate id, higher is better."""
+    """A candidate set and what people think of it. ``grades``: one for each candidate id, higher is better.
+
+    ``gives``: whether the grades say by how much. ``place``: ``file:line``, for errors.
+    """
 
     id: str
     subset: str
     set: CandidateSet
     grades: Mapping[str, float]
+    gives: Literal["order", "magnitude"] = "order"
+    place: str = ""
 
     @property
     def decided(self) -> bool:
@@ -44,27 +49,37 @@ def load_labelled(spec: str, *, subset: str | None = None, limit: int | None = N
     Raises:
         UserError: nothing there, or rows of no known format; names file and line.
     """
-    found: list[LabelledItem] = []
+    return list(labelled_items(spec, split="test", subset=subset, limit=limit))
+
+
+def labelled_items(
+    spec: str, *, split: str, subset: str | None = None, limit: int | None = None
+) -> Iterator[LabelledItem]:
+    """The same one by one, as they are read; ``split``: of a hub dataset."""
+    found = 0
     skipped = Skipped(spec)
-    for place, row in rows(_file(spec), split="test"):
+    for place, row in rows(_file(spec), split=split):
         named = str(next((row[k] for k in ("subset", "source") if row.get(k) not in (None, "")), "all"))
         if subset is not None and not named.startswith(subset):
             continue
         skipped.seen()
-        identity = str(row["id"] if row.get("id") is not None else len(found))
+        identity = str(row["id"] if row.get("id") is not None else found)
         try:
-            found.append(_item(row, place, identity, named))
+            item = _item(row, place, identity, named)
         except OddRow as error:
             skipped.odd(error, place)
+            continue
         except UnusableRow as kind:
             skipped.unusable(kind, place)
-        if len(found) == limit:
+            continue
+        found += 1
+        yield item
+        if found == limit:
             break
-    skipped.say(found=len(found))
+    skipped.say(found=found)
     if not found:
         of_subset = f" of subset {subset}" if subset else ""
         raise UserError(f"data: {spec} holds no labelled item{of_subset} that can be judged{skipped.why}")
-    return found
 
 
 def _file(spec: str) -> str:
@@ -93,7 +108,8 @@ def _item(row: dict[str, Any], place: str, identity: str, subset: str) -> Labell
         raise UnusableRow("have equal responses")
     prompt = prompt_of(row, read.messages, place)
     grades = {candidate.id: grade for candidate, grade in read.replies}
-    return LabelledItem(id=identity, subset=subset, set=CandidateSet(prompt, candidates), grades=grades)
+    item = CandidateSet(prompt, candidates)
+    return LabelledItem(id=identity, subset=subset, set=item, grades=grades, gives=read.gives, place=place)
 
 
 def by_subset(items: list[LabelledItem]) -> Iterator[tuple[str, list[LabelledItem]]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cyclealign.files.columns import PROMPTS, Columns, asked, exchange, first_there, with_system
 from cyclealign.files.messages import checked, dialogue_text, is_dialogue_text, is_messages, joined, messages, parted
@@ -38,10 +38,11 @@ Replies = tuple[tuple[Candidate, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """A prompt and its replies, each with its grade; higher is better."""
+    """A prompt and its replies, each with its grade; higher is better. ``gives``: whether grades say by how much."""
 
     messages: tuple[Message, ...]
     replies: Replies
+    gives: Literal["order", "magnitude"] = "order"
 
     @property
     def extremes(self) -> tuple[str, str] | None:
@@ -238,10 +239,10 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
     ids = [str(record["id"] if record.get("id") is not None else n) for n, record in enumerate(records)]
     if len(set(ids)) < len(ids):
         raise OddRow(f"{place}: {name}: ids are not distinct")
-    numbers = [0.0 - g for g in numbers] if key in (*RANKS, "tiers") else numbers
-    return LabelledRow(
-        asked(row, place), tuple((Candidate(i, t), g) for i, t, g in zip(ids, texts, numbers, strict=True))
-    )
+    ranked = key in (*RANKS, "tiers")
+    numbers = [0.0 - g for g in numbers] if ranked else numbers
+    replies = tuple((Candidate(i, t), g) for i, t, g in zip(ids, texts, numbers, strict=True))
+    return LabelledRow(asked(row, place), replies, "order" if ranked else "magnitude")
 
 
 def _places(tiers: Any, records: Sequence[Mapping[str, Any]], place: str) -> list[int]:

@@ -6,6 +6,7 @@ a demanded ``data.format`` only narrows what is accepted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,20 +79,24 @@ def load_candidate_sets(path: str | Path) -> list[CandidateSet]:
     Raises:
         UserError: names file and line.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"no file {path}; expected JSONL of candidate sets")
     places: dict[str, str] = {}
     sets = []
-    for place, row in json_rows(file):
-        prompt = prompt_of(row, asked(row, place), place)
-        if prompt.id in places:
-            raise UserError(f"{place}: same prompt as {places[prompt.id]}; put its candidates into one line")
-        places[prompt.id] = place
-        sets.append(CandidateSet(prompt, _candidates(row, place)))
+    for place, found in candidate_sets(Path(path)):
+        if found.prompt.id in places:
+            raise UserError(f"{place}: same prompt as {places[found.prompt.id]}; put its candidates into one line")
+        places[found.prompt.id] = place
+        sets.append(found)
     if not sets:
         raise UserError(f"{path}: holds no candidate set")
     return sets
+
+
+def candidate_sets(file: Path) -> Iterator[tuple[str, CandidateSet]]:
+    """The same one by one, each with its place; a prompt may come again."""
+    if not file.is_file():
+        raise UserError(f"no file {file}; expected JSONL of candidate sets")
+    for place, row in json_rows(file):
+        yield place, CandidateSet(prompt_of(row, asked(row, place), place), _candidates(row, place))
 
 
 def parse_row(row: dict[str, Any], place: str, format: str = "auto") -> Prompt:

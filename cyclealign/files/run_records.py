@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -202,6 +202,20 @@ def read_sets(path: Path) -> OnRecord[CandidateSet]:
 def read_verdicts(path: Path) -> OnRecord[Verdict]:
     """Rankings and unranked items of a ``*_box.jsonl``, by prompt id."""
     return OnRecord(path, ((r.prompt_id, r.verdict) for r in read_records(VerdictRecord, path)))
+
+
+def ranked_sets(candidates: Path, black_box: Path, *, aligned: bool) -> Iterator[tuple[CandidateSet, Ranking]]:
+    """The sets of an interaction with their rankings. ``aligned``: both files have them line by line, as those of lists
+    that exist are written: then none is held, and a prompt may have several."""
+    if aligned:
+        sets, verdicts = read_records(SetRecord, candidates), read_records(VerdictRecord, black_box)
+        for given, verdict in zip(sets, verdicts, strict=True):
+            if isinstance(found := verdict.verdict, Ranking):
+                yield given.set, found
+        return
+    held = read_sets(candidates)
+    for prompt_id, ranking in read_rankings(black_box).items():
+        yield held[prompt_id], ranking
 
 
 def read_rankings(path: Path) -> OnRecord[Ranking]:

@@ -27,6 +27,7 @@ from cyclealign.files.messages import messages as parsed_messages
 from cyclealign.files.records import decode
 from cyclealign.rankers.agreement import given_of, tiers_of
 from cyclealign.rankers.scored import too_few
+from cyclealign.rankers.utilities import given_by
 from cyclealign.types import (
     CandidateSet,
     Cascaded,
@@ -78,16 +79,16 @@ class ReplayRanker:
             for prompt_id, record in _read(file):
                 self._records.setdefault(prompt_id, []).append(_judges_own(record) if parts else record)
         rankings = [r.verdict for rs in self._records.values() for r in rs if isinstance(r.verdict, Ranking)]
-        voted = [r.votes is not None and len(r.passes) >= 2 and r.judged == r.order for r in rankings]
-        graded = all(r.scores is not None or has_votes for r, has_votes in zip(rankings, voted, strict=True))
-        self.gives: Gives = "order" if not (rankings and graded) else "votes" if all(voted) else "magnitude"
+        given = set(map(given_by, rankings))
+        self.gives: Gives = "order" if "order" in given or not given else "votes" if given == {"votes"} else "magnitude"
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """The recorded verdict of each set, in the order in which they come."""
         for item in sets:
-            yield replace(self._verdict(item), set_id=item.id)
+            yield replace(self.verdict(item), set_id=item.id)
 
-    def _verdict(self, item: CandidateSet) -> Ranking | Unranked:
+    def verdict(self, item: CandidateSet) -> Ranking | Unranked:
+        """Of one set."""
         prompt_id = item.prompt.id
         if len(item.candidates) < 2:
             return too_few(item)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from cyclealign.rankers.agreement import Tiers
-from cyclealign.types import Ranking
+from cyclealign.types import Gives, Ranking
 
 VOTE_EPSILON = 0.01
 """Added to vote shares before the logarithm: who never won stays finite, and no gap exceeds 4.7."""
@@ -50,6 +50,13 @@ def score_spread(lists: Iterable[Mapping[str, float]]) -> float:
     centred = [score for scores in lists for score in score_utilities(scores, 1.0).values()]
     spread = math.sqrt(math.fsum(c * c for c in centred) / len(centred)) if centred else 0.0
     return spread or 1.0
+
+
+def given_by(ranking: Ranking) -> Gives:
+    """The finest thing that one ranking can offer: votes are of two passes or more, over all its candidates."""
+    if ranking.votes is not None and len(ranking.passes) >= 2 and ranking.judged == ranking.order:
+        return "votes"
+    return "order" if ranking.scores is None else "magnitude"
 
 
 def taught_tiers(ranking: Ranking) -> Tiers:
