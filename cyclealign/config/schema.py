@@ -442,8 +442,36 @@ class LeafAuxiliary(Section):
     power: Literal[1, 2] = 2
 
 
+class ListsConfig(Section):
+    """Ranked lists that exist, which ``cyclealign train`` learns from instead of sampling its own; it sets ``source``.
+
+    verdicts: of ``cyclealign rank`` on the candidate sets in ``source``. split: of a hub dataset. limit: so many lists
+    are read. held_out: share of the prompts, drawn by their text, whose lists only measure. max_reply_tokens: longer
+    replies are cut; null: by what the context leaves beside ``policy.max_prompt_tokens``. checkpoint_steps: a resume
+    goes on from the training's state, which is saved every so many optimiser steps.
+    """
+
+    source: str = Field(min_length=1)
+    verdicts: Path | None = None
+    split: str = "train"
+    limit: int | None = Field(default=None, ge=1)
+    held_out: float = Field(default=0.05, ge=0, lt=1)
+    max_reply_tokens: int | None = Field(default=None, ge=1)
+    checkpoint_steps: int = Field(default=500, ge=1)
+
+
 class WarmStart(Section):
-    sft: str
+    """What the policy learns before the first interaction. sft: data with chosen replies, by fine-tuning on them.
+    lists: ranked lists, as ``cyclealign train`` takes them, by the run's own loss."""
+
+    sft: str | None = None
+    lists: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> WarmStart:
+        if (self.sft is None) == (self.lists is None):
+            raise ValueError("expected one of sft (data with chosen replies) and lists (ranked lists)")
+        return self
 
 
 class CycleConfig(Section):
@@ -492,6 +520,7 @@ class Config(Section):
     layout: Literal["auto", "cached_prefix", "padded"] = "auto"
     cycle: CycleConfig = CycleConfig()
     drift: DriftConfig = DriftConfig()
+    lists: ListsConfig | None = None
 
     @property
     def run_dir(self) -> Path:

@@ -6,6 +6,7 @@ An interaction's directory holds ``adapter/`` (or ``model/`` after full fine-tun
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from cyclealign.types import UserError
 
 # What the Trainer's checkpoint holds besides optimiser, schedule and random states.
 WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
+STATE = "trainer_state.json"
 LEFT_OUT = ("README.md", "training_args.bin")
 
 
@@ -132,6 +134,21 @@ def publish(finished: Path, out: Path, *, tokenizer: Any | None = None) -> None:
         tokenizer.save_pretrained(aside)
     put_in_place(finished, out / "checkpoint")
     put_in_place(aside, out / ("adapter" if tokenizer is None else "model"))
+
+
+def unfinished(work: Path, processes: int) -> Path | None:
+    """The latest checkpoint of a Trainer that was cut short, whole: its state is written last, after the random states
+    of all processes."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{n}.pth" for n in range(processes)]
+    return next((p for p in found if _is_json(p / STATE) and all((p / name).exists() for name in states)), None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def carry_over(start: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cyclealign.models.chat_template import render_prompt, response_ids
 from cyclealign.models.logprobs import ListBatch
-from cyclealign.types import Message
+from cyclealign.types import CandidateSet, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,24 @@ def encode(
     responses: Sequence[str],
     ended: Sequence[bool],
     max_prompt_tokens: int,
+    max_response_tokens: int | None = None,
 ) -> EncodedList:
-    """Token ids of a prompt and its responses, each tokenised by its owner, ``chat_template.py``."""
-    rows = tuple(response_ids(tokenizer, text, ended=end) for text, end in zip(responses, ended, strict=True))
+    """Token ids of a prompt and its responses, each tokenised by its owner, ``chat_template.py``.
+
+    ``max_response_tokens``: of responses that nobody limited when they were written; what is longer is cut.
+    """
+    said = zip(responses, ended, strict=True)
+    rows = tuple(response_ids(tokenizer, text, ended=end)[:max_response_tokens] for text, end in said)
     return EncodedList(render_prompt(tokenizer, messages, max_prompt_tokens), rows)
+
+
+def encode_set(
+    tokenizer: Any, item: CandidateSet, max_prompt_tokens: int, max_response_tokens: int | None = None
+) -> EncodedList:
+    """The same of a candidate set; a candidate that was cut off has no stop token."""
+    texts = [c.text for c in item.candidates]
+    ended = [c.finish == "stop" for c in item.candidates]
+    return encode(tokenizer, item.prompt.messages, texts, ended, max_prompt_tokens, max_response_tokens)
 
 
 def collate(lists: Sequence[EncodedList], pad: int) -> ListBatch:

@@ -121,6 +121,24 @@ def check_room(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
         )
 
 
+def response_room(model: Any, max_prompt_tokens: int, wanted: int | None) -> int | None:
+    """Most tokens of a response that exists already: ``wanted``, else what the context leaves beside the prompt.
+
+    UserError where it leaves less than is wanted, or nothing.
+    """
+    room = context_length(model)
+    if room is None:
+        return wanted
+    left = room - max_prompt_tokens
+    if left < (wanted or 1):
+        asked = "" if wanted is None else f" and lists.max_reply_tokens={wanted}"
+        raise UserError(
+            f"policy.max_prompt_tokens={max_prompt_tokens}{asked} do not fit the model's context of {room} tokens"
+            f"{'; lower one of them' if wanted else ' with a reply; lower it'}"
+        )
+    return left if wanted is None else wanted
+
+
 def _quantization(policy: PolicyConfig) -> Any:
     if default_device() == "cpu":
         raise UserError("policy.quantization: 4bit needs a CUDA device; set policy.quantization=null")

@@ -106,10 +106,11 @@ def training_arguments(config: Config, *, output_dir: Path, seed: int, max_steps
         "data_seed": seed,
         "max_steps": max_steps,
         "remove_unused_columns": False,
-        # One checkpoint, at the last step; the data is laid out in order, so nothing is skipped on the way
-        # in.
+        # The last step saves in any case. An interaction of a cycle is as short as to be begun again; lists that exist
+        # may take days. The data is laid out in order, so nothing is skipped on the way in.
         "save_strategy": "steps",
-        "save_steps": 10**9,  # the last step saves in any case, and a constant is the same in every checkpoint
+        "save_steps": 10**9 if config.lists is None else config.lists.checkpoint_steps,
+        **({} if config.lists is None else {"save_total_limit": 1}),
         "ignore_data_skip": True,
         "train_sampling_strategy": "sequential",
         "report_to": "none",  # the run's trackers outlive a Trainer and are among its callbacks

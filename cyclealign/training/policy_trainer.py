@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -19,12 +20,12 @@ from transformers import TrainerCallback
 from cyclealign.config.schema import Config
 from cyclealign.files.jsonl import read_json
 from cyclealign.models.chat_template import check_template, render_prompt, response_ids
-from cyclealign.models.checkpoints import carry_over, load_weights, publish, save_policy
-from cyclealign.models.encoded_lists import EncodedList, encode
+from cyclealign.models.checkpoints import STATE, carry_over, load_weights, publish, save_policy, unfinished
+from cyclealign.models.encoded_lists import EncodedList, encode_set
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import Plan, attach, attach_projection
-from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer
-from cyclealign.models.processes import is_main, process_count, process_state
+from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer, response_room
+from cyclealign.models.processes import is_main, process_count, process_rank, process_state
 from cyclealign.models.token_scorer import TokenScorer, mean_logprob
 from cyclealign.rankers.white_box import WhiteBoxRanker
 from cyclealign.training.arguments import (
@@ -35,9 +36,9 @@ from cyclealign.training.arguments import (
     training_order,
     training_values,
 )
-from cyclealign.training.batches import TrainingList
 from cyclealign.training.embedding_teacher import EmbeddingTeacher, load_projection
 from cyclealign.training.trainer import ListDataset, RankingTrainer
+from cyclealign.training.training_lists import SpilledRows, TrainingLists
 from cyclealign.types import (
     CanarySample,
     CandidateSet,
@@ -52,6 +53,7 @@ from cyclealign.types import (
 )
 
 logger = logging.getLogger(__name__)
+ROWS = ".rows"  # what frozen models said of the lists, while they are trained on
 
 
 class WhiteBox:
@@ -85,7 +87,7 @@ class WhiteBox:
             self._embeddings = EmbeddingTeacher(config.leaf.teacher, self._device) if config.leaf is not None else None
             if self._embeddings is not None:
                 self._first_projection = attach_projection(self._model, self._embeddings.width)
-        check_room(self._model, self._policy.max_prompt_tokens, config.generator.max_new_tokens)
+        self._limits = (self._policy.max_prompt_tokens, self._response_limit())
         self._first_adapter = self._adapter_state()
         self._frozen: Any = None
         self._plan: Plan | None = None
@@ -93,7 +95,13 @@ class WhiteBox:
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """By mean log-likelihood per token (``rankers/white_box.py``)."""
-        return WhiteBoxRanker(self._score, self._tokenizer, self._policy.max_prompt_tokens).rank(sets, context)
+        return WhiteBoxRanker(self._score, self._tokenizer, *self._limits).rank(sets, context)
+
+    def token_logprobs(self, sets: Sequence[CandidateSet], *, start_model: bool = False) -> list[tuple[Tensor, ...]]:
+        """For each set and candidate the log p of every token, in nats, stop token included, under the policy or the
+        start model."""
+        lists = [encode_set(self._tokenizer, item, *self._limits) for item in sets]
+        return self._start_score(lists) if start_model else self._score(lists)
 
     def nll(self, pairs: Sequence[tuple[Prompt, str]], *, start_model: bool = False) -> list[float]:
         """Nats per token of each reply (its text, no stop token), under the policy or the start model."""
@@ -126,9 +134,14 @@ class WhiteBox:
             self._at = out
             return TrainReport(done)
         work = out / ".fit"
-        self._by_main(lambda: shutil.rmtree(work, ignore_errors=True))
-        trainer = self._trainer(self._lists(examples), done, work)
-        checkpoint = start / "checkpoint" if start is not None else None
+        begun = None if self._config.lists is None else unfinished(work, process_count())
+        if begun is None:
+            self._by_main(lambda: shutil.rmtree(work, ignore_errors=True))
+        lists = self._lists(examples, out / ROWS)
+        if begun is not None:  # only now: the lists were scored by the weights that the interaction begins with
+            load_weights(self._model, begun)
+        trainer = self._trainer(lists, done, work, begun)
+        checkpoint = begun or (start / "checkpoint" if start is not None else None)
         resume = str(checkpoint) if checkpoint is not None and checkpoint.exists() else None
         trainer.train(resume_from_checkpoint=resume)
         report = _report(trainer, done)
@@ -149,6 +162,14 @@ class WhiteBox:
         elif self._at is not None:
             self._model.load_state_dict(self._attached(trainable=False).state_dict())
         self._at = checkpoint
+
+    def _response_limit(self) -> int | None:
+        """Responses of one's own are as long as they were sampled; those of lists that exist may be of any length."""
+        config, limit = self._config, self._policy.max_prompt_tokens
+        if config.lists is not None:
+            return response_room(self._model, limit, config.lists.max_reply_tokens)
+        check_room(self._model, limit, config.generator.max_new_tokens)
+        return None
 
     # Scores -------------------------------------------------------------------------------------------------
 
@@ -196,36 +217,43 @@ class WhiteBox:
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def _lists(self, examples: Sequence[RankingExample]) -> list[TrainingList]:
-        limit = self._policy.max_prompt_tokens
-        examples = [_cut(e, self._config.loss.read(e.teacher)) for e in examples]
-        encoded = [encode(self._tokenizer, e.messages, e.responses, e.ended, limit) for e in examples]
-        loss, nothing = self._config.loss, [None] * len(encoded)
+    def _lists(self, examples: Sequence[RankingExample], folder: Path) -> TrainingLists:
+        """The lists, with what the frozen models say of them in files of ``folder``."""
+        loss, lists = self._config.loss, TrainingLists(examples, self._config.loss, self._tokenizer, *self._limits)
         compared = loss.reference if loss.student_score == "log_ratio" else None
-        start: Sequence[tuple[Tensor, ...] | None] = nothing
+        start = previous = vectors = None
         if compared == "start" or self._config.anchor.weight > 0:
-            start = self._start_score(encoded)
-        # Nothing is trained yet: the model holds the weights that the interaction begins with.
-        previous: Sequence[tuple[Tensor, ...] | None] = self._score(encoded) if compared == "previous" else nothing
-        aligned: Sequence[Tensor | None] = (
-            nothing if self._embeddings is None else self._embeddings.vectors([e.responses for e in examples])
-        )
-        rows = zip(encoded, examples, start, aligned, previous, strict=True)
-        return [TrainingList(c, e.teacher, s, v, p) for c, e, s, v, p in rows]
+            start = self._spilled(folder / "start", map(self._start_score, lists.encoded_chunks()))
+        if compared == "previous":
+            # Nothing is trained yet: the model holds the weights that the interaction begins with.
+            previous = self._spilled(folder / "previous", map(self._score, lists.encoded_chunks()))
+        if self._embeddings is not None:
+            found = map(self._embeddings.vectors, lists.text_chunks())
+            vectors = self._spilled(folder / "vectors", ([v.unbind() for v in chunk] for chunk in found))
+        return replace(lists, reference=start, previous=previous, vectors=vectors)
 
-    def _trainer(self, lists: Sequence[TrainingList], done: int, work: Path) -> RankingTrainer:
+    def _spilled(self, path: Path, chunks: Iterable[Sequence[Sequence[Tensor]]]) -> SpilledRows:
+        """In a file of this process's own."""
+        rows = SpilledRows(path.with_name(f"{path.name}-{process_rank()}"))
+        for chunk in chunks:
+            rows.extend(chunk)
+        return rows
+
+    def _trainer(self, lists: TrainingLists, done: int, work: Path, begun: Path | None) -> RankingTrainer:
+        """``begun``: the checkpoint of a pass that was cut short, which goes on with the lists after it."""
         batch = lists_per_step(self._config, process_count())
         epochs = float(training_values(self._config)["num_train_epochs"])
         order = training_order(len(lists), epochs, derive_seed(self._seed, "order", done))
-        dataset = ListDataset(lists, order, batch)
-        steps = done + len(dataset) // batch
+        steps = done + math.ceil(len(order) / batch)
+        passed = 0 if begun is None else _steps_in(begun) - done
+        dataset = ListDataset(lists, order[passed * batch :], batch)
         return RankingTrainer(
             model=self._model,
             args=training_arguments(self._config, output_dir=work, seed=self._seed % 2**32, max_steps=steps),
             train_dataset=dataset,
             ranking_loss=self._config.loss,
             anchor=self._config.anchor,
-            plan=self._plan_for([item.encoded for item in lists]),
+            plan=self._plan_for(next(lists.encoded_chunks())),
             total_steps=self._total_steps,
             pad=self._tokenizer.pad_token_id,
             leaf=self._config.leaf,
@@ -250,6 +278,7 @@ class WhiteBox:
     def _publish(self, finished: Path, out: Path) -> None:
         publish(finished, out, tokenizer=self._tokenizer if self._policy.lora is None else None)
         shutil.rmtree(out / ".fit", ignore_errors=True)
+        shutil.rmtree(out / ROWS, ignore_errors=True)
 
     def _keep(self, start: Path | None, out: Path) -> None:
         """Nothing to learn from: the same weights and state again, where the next interaction looks."""
@@ -261,18 +290,13 @@ class WhiteBox:
             save_policy(self._model, out / "adapter")
 
 
-def _cut(example: RankingExample, places: Sequence[int]) -> RankingExample:
-    return replace(
-        example,
-        responses=tuple(example.responses[i] for i in places),
-        ended=tuple(example.ended[i] for i in places),
-        teacher=tuple(example.teacher[i] for i in places),
-    )
-
-
 def _steps_done(start: Path | None) -> int:
-    state = None if start is None else start / "checkpoint" / "trainer_state.json"
-    return int(read_json(state)["global_step"]) if state is not None and state.exists() else 0
+    checkpoint = None if start is None else start / "checkpoint"
+    return _steps_in(checkpoint) if checkpoint is not None and (checkpoint / STATE).exists() else 0
+
+
+def _steps_in(checkpoint: Path) -> int:
+    return int(read_json(checkpoint / STATE)["global_step"])
 
 
 def _report(trainer: RankingTrainer, done: int) -> TrainReport:

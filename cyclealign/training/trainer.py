@@ -8,6 +8,7 @@ metrics.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,18 @@ from cyclealign.types import RunStopped
 
 
 class ListDataset(Dataset[TrainingList | None]):
-    """Lists in the order of training, filled up with None to whole optimiser steps."""
+    """Lists in the order of training, filled up with None to whole optimiser steps; each is taken when it is due."""
 
     def __init__(self, lists: Sequence[TrainingList], order: Sequence[int], multiple: int) -> None:
-        self._items = [lists[i] for i in order] + [None] * (-len(order) % multiple)
+        self._lists = lists
+        self._order = array("q", order)
+        self._length = len(order) + -len(order) % multiple
 
     def __len__(self) -> int:
-        return len(self._items)
+        return self._length
 
     def __getitem__(self, index: int) -> TrainingList | None:
-        return self._items[index]
+        return self._lists[self._order[index]] if index < len(self._order) else None
 
 
 class RankingTrainer(Trainer):  # type: ignore[misc]

@@ -354,7 +354,8 @@ WRONG = [
     (["data..limit=3"], "override 'data..limit=3': expected key=value"),
     (["seed.x=1", "seed.x.y=1"], "override seed.x.y: seed.x is not a section, it is 1"),
     (["data.limit=[1"], "override data.limit:1: not valid YAML"),
-    (["cycle.warm_start={}"], "cycle.warm_start.sft: required, but not set"),
+    (["cycle.warm_start={}"], "cycle.warm_start: expected one of sft (data with chosen replies) and lists"),
+    (["cycle.warm_start={sft: a, lists: b}"], "cycle.warm_start: expected one of sft"),
 ]
 
 
