@@ -30,6 +30,7 @@ from cyclealign.models.processes import is_main, leave_process_group
 from cyclealign.types import BudgetExhausted, RunStopped, UserError
 
 if TYPE_CHECKING:
+    from cyclealign.cycle.list_run import ListRun
     from cyclealign.cycle.starting import Cycle
 
 app = typer.Typer(
@@ -88,6 +89,27 @@ def resume(
     from cyclealign.cycle.starting import Cycle
 
     _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host, trust_code=trust_code), run)
+
+
+@app.command()
+def train(
+    config: ConfigName,
+    lists: Annotated[
+        str,
+        typer.Argument(
+            metavar="LISTS",
+            help="Ranked lists: rows with labels or scores (file, glob, hub id), a run directory",
+            show_default=False,
+        ),
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Train a policy by a ranking loss on lists that exist; nothing is sampled or judged."""
+    from cyclealign.config.list_config import load_list_config
+    from cyclealign.cycle.list_run import new_list_run
+
+    loaded = load_list_config(config, lists, overrides or [])
+    _execute(lambda: new_list_run(loaded), loaded.run_dir)
 
 
 @app.command()
@@ -232,8 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
-def _execute(make: Callable[[], Cycle], path: Path) -> None:
-    """Make and run a cycle, showing its progress; then what came of it."""
+def _execute(make: Callable[[], Cycle | ListRun], path: Path) -> None:
+    """Make a run and run it, showing its progress; then what came of it."""
     from cyclealign.files.run_dir import RunDir
     from cyclealign.reporting.progress import shown
     from cyclealign.reporting.summary import show_summary

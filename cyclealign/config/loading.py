@@ -59,6 +59,13 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
     Raises:
         UserError: one line that names the file and line, or the key, what was expected and what was found.
     """
+    config = validated(raw_config(path_or_name, overrides))
+    check_training(config.training)
+    return config
+
+
+def raw_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping that ``load_config`` validates: known keys only, overrides applied. UserError as there."""
     path = find_config(path_or_name)
     raw = _read(path, Config)
     check_keys(raw, where=f"{path}: ")
@@ -66,9 +73,7 @@ def load_config(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Conf
     for override in sorted(overrides, key=lambda o: not o.startswith("loss.name=")):
         raw = with_override(raw, override)
     check_keys(raw)
-    config = validated(raw)
-    check_training(config.training)
-    return config
+    return raw
 
 
 def find_config(path_or_name: str | Path) -> Path:

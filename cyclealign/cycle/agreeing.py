@@ -115,11 +115,10 @@ def training_examples(
     for prompt in it.active:
         if prompt.id not in black:
             continue
-        ranking = black[prompt.id]
-        utilities = win_rates(ranking) if votes else teacher_utilities(ranking, spread=spread)
-        ids = tuple(utilities) if target == "black_box" else agreed.get(prompt.id, ())
-        if len(ids) >= 2:
-            examples.append(_example(sets[prompt.id], ids, utilities))
+        ids = None if target == "black_box" else agreed.get(prompt.id, ())
+        example = training_example(sets[prompt.id], black[prompt.id], ids, votes=votes, spread=spread)
+        if len(example.responses) >= 2:
+            examples.append(example)
     return examples
 
 
@@ -132,7 +131,17 @@ def spread_of(box: BlackBoxConfig, interactions: Iterable[InteractionDir]) -> fl
     return score_spread(ranking.scores for ranking in found if ranking.scores is not None)
 
 
-def _example(item: CandidateSet, ids: Sequence[str], utilities: dict[str, float]) -> RankingExample:
+def training_example(
+    item: CandidateSet,
+    ranking: Ranking,
+    ids: Sequence[str] | None = None,
+    *,
+    votes: bool = False,
+    spread: float | None = None,
+) -> RankingExample:
+    """One list with the teacher's utilities; ``ids``: the candidates that are taught, None: all ranked ones."""
+    utilities = win_rates(ranking) if votes else teacher_utilities(ranking, spread=spread)
+    ids = tuple(utilities) if ids is None else ids
     chosen = [c for c in item.candidates if c.id in ids]
     return RankingExample(
         prompt_id=item.prompt.id,

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from cyclealign.config.loading import load_config
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import Config, PolicyConfig
 from cyclealign.cycle.model_card import model_card
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began
 from cyclealign.files.locks import held
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir, open_run
-from cyclealign.files.run_records import read_rankings, read_sets
+from cyclealign.files.run_records import ranked_sets
 from cyclealign.files.run_state import Kept
 from cyclealign.losses.pairs import Pairs
 from cyclealign.rankers.utilities import taught_tiers
@@ -69,7 +69,9 @@ def _written(run: RunDir, config: Config, wanted: Exports, out: Path) -> list[Pa
         written.append(_copied(kept, _ours(out, kept.name)))
         write_atomic(out / kept.name / "README.md", model_card(config, run, adapter=kept.name == "adapter"))
     if wanted.merged:
-        written.append(_merged(config, run, out))
+        _kept_weights(run)
+        written.append(_ours(out, "merged"))
+        write_merged(config.policy, run, written[-1])
         write_atomic(out / "merged" / "README.md", model_card(config, run, adapter=False))
     return written
 
@@ -97,9 +99,9 @@ def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Itera
 def _write_pairs(run: RunDir, pairs: Pairs, folder: Path, name: str) -> Path:
     rows: list[str] = []
     for interaction in run.interactions():
-        sets, rankings = read_sets(interaction.candidates), read_rankings(interaction.black_box)
-        for prompt_id, ranking in rankings.items():
-            rows += (json.dumps(r, ensure_ascii=False) for r in preference_rows(sets[prompt_id], ranking, pairs))
+        files = (interaction.candidates, interaction.black_box)
+        for item, ranking in ranked_sets(*files, aligned=run.lists() is not None):
+            rows += (json.dumps(r, ensure_ascii=False) for r in preference_rows(item, ranking, pairs))
     if not rows:
         raise UserError(f"{run.path}: holds no ranking with a preference yet")
     out = _ours(folder, name)
@@ -163,22 +165,18 @@ def _copied(source: Path, target: Path) -> Path:
     return target
 
 
-def _merged(config: Config, run: RunDir, out: Path) -> Path:
-    """The adapter merged into a copy of its base: in float32, then in the policy's dtype, once (repeated merging in
-    half precision drifts). After full fine-tuning, a copy of the model."""
+def write_merged(policy: PolicyConfig, run: RunDir, target: Path) -> None:
+    """The kept adapter merged into a copy of its base: in float32, then in the policy's dtype, once (repeated merging
+    in half precision drifts). After full fine-tuning, a copy of the model. UserError where the run kept nothing."""
     kept = _kept_weights(run)
     if kept.name == "model":
-        return _copied(kept, _ours(out, "merged"))
+        _copied(kept, target)
+        return
     import torch
 
+    from cyclealign.models.checkpoints import save_policy
     from cyclealign.models.saved import load_for_use
 
-    base = str(run.start) if run.start.is_dir() else config.policy.model
-    model, tokenizer = load_for_use(
-        str(kept), dtype=torch.float32, base=base, chat_template=config.policy.chat_template
-    )
-    merged = model.merge_and_unload().to(getattr(torch, config.policy.dtype))
-    target = _ours(out, "merged")
-    merged.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    return target
+    base = str(run.start) if run.start.is_dir() else policy.model
+    model, tokenizer = load_for_use(str(kept), dtype=torch.float32, base=base, chat_template=policy.chat_template)
+    save_policy(model.merge_and_unload().to(getattr(torch, policy.dtype)), target, tokenizer)

@@ -6,10 +6,8 @@ disk and does the rest: resuming a run is running it again.
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,16 +17,16 @@ from cyclealign.cycle.consistency import JudgeWatch, shown_again
 from cyclealign.cycle.drift import drift_broken, kept_interaction
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.interaction import Interaction, counts_as_failed, final_verdicts, is_ranked, unranked_sets
+from cyclealign.cycle.keeping import put_best, timed
 from cyclealign.cycle.learning_state import LearningState
 from cyclealign.cycle.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.cycle.team import Team
-from cyclealign.files.atomic import flush, flush_tree
 from cyclealign.files.jsonl import Appender, write_jsonl
-from cyclealign.files.records import encode, write_record, write_records
+from cyclealign.files.records import write_record, write_records
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import train_row
 from cyclealign.files.run_records import Verdict, read_sets, verdict_record
-from cyclealign.files.run_state import Canary, Kept, Place, Stage, Timing
+from cyclealign.files.run_state import Canary, Kept, Place, Stage
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import (
     Answerer,
@@ -287,7 +285,7 @@ class Loop:
             trained = self.policy.trained + 1
             kept, why = kept_interaction(self.config.drift, self.run_dir.evaluations(), trained)
             weights = self.run_dir.interaction(kept - 1).weights if kept > 0 else None
-            self._put_best(weights)
+            put_best(self.run_dir, weights, self.parts.check_weights)
             start = self.parts.start_model
             record = Kept(trained=kept, of=trained, why=why, stopped=stopped, start_model=start)
             write_record(self.run_dir.kept_file, record)
@@ -295,26 +293,5 @@ class Loop:
         self.team.share("keep_best", work)
         self.team.finished(stopped)
 
-    def _put_best(self, weights: Path | None) -> None:
-        """Weights in place of those of an earlier launch; what else stands in ``best/`` is not ours to remove."""
-        best = self.run_dir.best
-        if weights is not None:
-            self.parts.check_weights(weights)
-        self.run_dir.kept_file.unlink(missing_ok=True)
-        for kind in ("adapter", "model"):
-            shutil.rmtree(best / kind, ignore_errors=True)
-        best.mkdir(exist_ok=True)
-        if weights is not None:
-            shutil.copytree(weights, best / weights.name)
-            flush_tree(best / weights.name)
-        flush(best.parent)
-
-    @contextmanager
-    def _timed(self, stage: Stage, index: int) -> Iterator[None]:
-        """Seconds per stage; a stage that a kill cut short leaves no row, its resumption does."""
-        began = time.monotonic()
-        yield
-        if self.team.is_main:
-            row = Timing(stage=stage, interaction=index, seconds=time.monotonic() - began)
-            with Appender(self.run_dir.timings) as file:
-                file.add(encode(row))
+    def _timed(self, stage: Stage, index: int) -> AbstractContextManager[None]:
+        return timed(self.run_dir, self.team, stage, index)

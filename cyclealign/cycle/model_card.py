@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cyclealign.config.schema import BUILTIN_POLICY, Config
+from cyclealign.files.held_out_lists import LIST_MEASURES, held_out_means
 from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_sets
@@ -19,7 +20,6 @@ SAMPLES = 3
 def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
     """Markdown with the hub's YAML header. ``adapter``: a PEFT adapter, not a whole model."""
     kept = read_record(Kept, run.kept_file)
-    judge = config.black_box.judge_name
     loss = config.model_dump(mode="json")["loss"]
     fields = ", ".join(f"{k} {v}" for k, v in loss.items() if k != "name")
     return "\n".join(
@@ -30,21 +30,39 @@ def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
             "",
             f"# {config.name}",
             "",
-            f"`{base_name(config)}` aligned with the judgement of `{judge}` by cyclealign.",
-            "",
-            f"- Prompts: `{config.data.prompts}` ({len(run.train_prompts())})",
-            f"- Candidates per prompt: {config.generator.candidates} (temperature {config.generator.temperature},"
-            f" top-p {config.generator.top_p}, at most {config.generator.max_new_tokens} new tokens)",
-            f"- Ranked by: `{config.black_box.backend}` `{judge}`, {config.black_box.passes} pass(es)",
+            *_taught_by(config, run),
             f"- Loss: {loss['name']} ({fields}); anchor {config.anchor.kind} with weight {config.anchor.weight}"
             f"{f'; leaf with weight {config.leaf.weight}' if config.leaf else ''}",
             f"- Weights: {_weights(config)}",
-            f"- Kept: after {kept.trained} interactions, {kept.why}",
+            f"- Kept: {kept.why}" if config.lists else f"- Kept: after {kept.trained} interactions, {kept.why}",
             "",
+            *_held_out_lists(run),
             *_results(run, kept.trained),
             *_samples(run, kept.trained),
         ]
     )
+
+
+def _taught_by(config: Config, run: RunDir) -> list[str]:
+    """Whose judgement, on which candidates."""
+    if (taken := run.lists()) is not None:
+        gives = {"order": "an order", "magnitude": "scores", "votes": "votes of several passes"}[taken.gives]
+        return [
+            f"`{base_name(config)}` trained on ranked lists by cyclealign.",
+            "",
+            f"- Lists: `{Path(taken.source).name}` ({taken.trained} trained on, {taken.held_out} held out), which give"
+            f" {gives}",
+        ]
+    judge = config.black_box.judge_name
+    sampling = config.generator
+    return [
+        f"`{base_name(config)}` aligned with the judgement of `{judge}` by cyclealign.",
+        "",
+        f"- Prompts: `{config.data.prompts}` ({len(run.train_prompts())})",
+        f"- Candidates per prompt: {sampling.candidates} (temperature {sampling.temperature},"
+        f" top-p {sampling.top_p}, at most {sampling.max_new_tokens} new tokens)",
+        f"- Ranked by: `{config.black_box.backend}` `{judge}`, {config.black_box.passes} pass(es)",
+    ]
 
 
 def base_name(config: Config) -> str:
@@ -85,6 +103,17 @@ def _results(run: RunDir, trained: int) -> list[str]:
         if before is not None and after is not None
     ]
     return ["## Results", "", "| on held-out prompts | start | this |", "|---|---|---|", *rows, ""]
+
+
+def _held_out_lists(run: RunDir) -> list[str]:
+    """The start model against the trained one on lists that only measured; nothing where none did."""
+    start, trained = (held_out_means(run.held_out_lists(n)) for n in (0, 1))
+    rows = [
+        f"| {title} | {start[name]:.{digits}f} | {trained[name]:.{digits}f} |"
+        for name, title, digits in LIST_MEASURES
+        if name in start and name in trained
+    ]
+    return ["## Results", "", "| on held-out lists | start | this |", "|---|---|---|", *rows, ""] if rows else []
 
 
 def _samples(run: RunDir, trained: int) -> list[str]:

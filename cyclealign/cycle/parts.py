@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from typing import Literal
 
+from cyclealign.config.list_config import warm_start_config
 from cyclealign.config.schema import BlackBoxConfig, Config
 from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers
 from cyclealign.cycle.distilled_rankers import RunRankers
@@ -95,11 +97,25 @@ def _checked_parts(config: Config) -> RankerSpec | None:
 
         check_endpoints(config.generator.endpoints)
     check_arguments(config)
-    if config.cycle.warm_start is not None:
-        _warm_start_examples(config, config.cycle.warm_start.sft)
+    warm = config.cycle.warm_start
+    if warm is not None and warm.sft is not None:
+        _warm_start_examples(config, warm.sft)
+    if warm is not None and warm.lists is not None:
+        _check_lists(config, warm.lists)
     spec_of(config.black_box)
     scorer = config.cycle.scorer
     return ranker_spec(scorer, flag="cycle.scorer", need="scores") if scorer else None
+
+
+def _check_lists(config: Config, source: str) -> None:
+    """UserError where there are no lists, or the loss cannot learn from the first of them."""
+    from cyclealign.cycle.list_files import given
+    from cyclealign.cycle.ranked_lists import ranked_lists
+
+    lists = warm_start_config(config, source).lists
+    assert lists is not None
+    for one in islice(ranked_lists(lists), 1):
+        given(one, config.loss)
 
 
 def _warm_start_examples(config: Config, sft: str) -> list[tuple[tuple[Message, ...], str]]:
@@ -181,15 +197,21 @@ def _answerer(config: Config, run: RunDir) -> Answerer | None:
 
 
 def _start_model(config: Config, run: RunDir, team: Team) -> str:
-    """The model that the cycle starts from: ``policy.model``, or its copy after the SFT warm start."""
+    """The model that the cycle starts from: ``policy.model``, or its copy after the warm start."""
     from cyclealign.models.policy_files import resolve_model
 
-    if config.cycle.warm_start is None:
+    warm = config.cycle.warm_start
+    if warm is None:
         return resolve_model(config.policy.model)
-    from cyclealign.training.warm_start import warm_start
-
     if not team.share("warm_start", run.start.exists):
-        warm_start(config, _warm_start_examples(config, config.cycle.warm_start.sft), run.start)
+        if warm.sft is not None:
+            from cyclealign.training.warm_start import warm_start
+
+            warm_start(config, _warm_start_examples(config, warm.sft), run.start)
+        if warm.lists is not None:
+            from cyclealign.cycle.list_run import start_from_lists
+
+            start_from_lists(warm_start_config(config, warm.lists), run, team)
     return str(run.start)
 
 

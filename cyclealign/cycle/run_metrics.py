@@ -48,7 +48,7 @@ def interaction_metrics(run: RunDir, index: int) -> dict[str, float]:
         "agreement_corrected": s.agreement_corrected,
         "pass_tau": s.pass_tau,
     }
-    return _numbers("cycle/", {**figures, **_spent(run), **({} if s.cascade is None else _saved(s.cascade))})
+    return numbers("cycle/", {**figures, **_spent(run), **({} if s.cascade is None else _saved(s.cascade))})
 
 
 def _saved(c: CascadeFigures) -> Figures:
@@ -77,14 +77,15 @@ def evaluation_metrics(run: RunDir, trained: int) -> dict[str, float]:
         "black_box_accuracy": _share(m.black_box_accuracy),
         "interactions_trained": trained,
     }
-    return _numbers("eval_", figures)
+    return numbers("eval_", figures)
 
 
 def _share(found: Accuracy | None) -> float | None:
     return None if found is None else found.accuracy
 
 
-def _numbers(prefix: str, figures: Figures) -> dict[str, float]:
+def numbers(prefix: str, figures: Figures) -> dict[str, float]:
+    """The figures that there are, with their names' beginning."""
     return {f"{prefix}{name}": float(value) for name, value in figures.items() if value is not None}
 
 

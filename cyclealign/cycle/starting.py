@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclealign.config.endpoints import SERVER_KEY
 from cyclealign.config.loading import check_resume_changes, config_of, dump_config, load_config
@@ -25,6 +26,9 @@ from cyclealign.judge.template import check_places, find_template, load_template
 from cyclealign.models.processes import is_main
 from cyclealign.types import UserError
 
+if TYPE_CHECKING:
+    from cyclealign.cycle.list_run import ListRun
+
 
 class Cycle(Loop):
     """One run, with the two ways in: a config, or a run directory."""
@@ -37,7 +41,7 @@ class Cycle(Loop):
     @staticmethod
     def resume(
         run: Path, overrides: Sequence[str] = (), *, trust_host: bool = False, trust_code: bool = False
-    ) -> Cycle:
+    ) -> Cycle | ListRun:
         """The run of a directory, to be continued; see ``cyclealign resume``."""
         return resumed_cycle(run, overrides, trust_host=trust_host, trust_code=trust_code)
 
@@ -49,6 +53,8 @@ def new_cycle(config: Config) -> Cycle:
     Raises:
         UserError: naming the key, file or line.
     """
+    if config.lists is not None:
+        raise UserError("lists: read by cyclealign train CONFIG LISTS; remove the section to run a cycle")
     run = RunDir(config.run_dir)
     if is_main():
         train, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
@@ -77,8 +83,9 @@ def new_cycle(config: Config) -> Cycle:
 
 def resumed_cycle(
     path: Path, overrides: Sequence[str] = (), *, trust_host: bool = False, trust_code: bool = False
-) -> Cycle:
-    """The run of a directory, which is all that it needs; see ``check_resume_changes`` for what may change.
+) -> Cycle | ListRun:
+    """The run of a directory, a cycle's or one over lists that exist, which is all that it needs; see
+    ``check_resume_changes`` for what may change.
 
     Raises:
         UserError: no run there, other prompts, other words or another config than it began with, a change that is not
@@ -98,6 +105,10 @@ def resumed_cycle(
     if is_main():
         run.lock()
         write_atomic(run.config, dump_config(config))
+    if config.lists is not None:
+        from cyclealign.cycle.list_run import list_run
+
+        return list_run(config, run, config.lists)
     return _unlocked_on_failure(config, run)
 
 

@@ -64,12 +64,17 @@ def divergence(own: TokenScores, start: TokenScores, *, seed: int) -> dict[str, 
     noisy (Schulman 2020).
     """
     ratios = [[p - q for p, q in zip(a, b, strict=True)] for (a,), (b,) in zip(own, start, strict=True)]
-    k3 = [fmean(math.expm1(-d) + d for d in row) for row in ratios]
+    k3 = [k3_estimate(row) for row in ratios]
     return {
         "per_reply": bootstrap_mean([math.fsum(row) for row in ratios], seed=seed),
         "per_token": bootstrap_mean([fmean(row) for row in ratios], seed=seed),
         "k3": bootstrap_mean(k3, seed=seed),
     }
+
+
+def k3_estimate(ratios: Sequence[float]) -> float:
+    """Mean of r - 1 - log r over a reply's tokens; ``ratios``: log p - log q of each, in nats."""
+    return fmean(math.expm1(-d) + d for d in ratios)
 
 
 def _item(item: LabelledItem, scored: Sequence[Sequence[float]]) -> Item:

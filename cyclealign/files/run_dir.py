@@ -11,11 +11,12 @@ from pathlib import Path
 
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began, began, check_unchanged, lines_of
+from cyclealign.files.held_out_lists import HeldOutList
 from cyclealign.files.locks import LOCK, Lock
 from cyclealign.files.records import read_record, read_records, write_record
 from cyclealign.files.run_figures import Metrics
 from cyclealign.files.run_records import PromptRecord, prompt_record
-from cyclealign.files.run_state import Kept, State
+from cyclealign.files.run_state import Kept, ListsTaken, State
 from cyclealign.types import Prompt, UserError
 
 # What a run writes before its first candidate, and may write again.
@@ -70,6 +71,8 @@ class RunDir:
         self.kept_file = self.best / "kept.json"
         self.start = path / "start"
         self.report = path / "report.html"
+        self.lists_file = path / "lists.json"  # of a run over lists that exist
+        self.held_out = InteractionDir(path / "held_out")  # those of them that only measure
         self._lock: Lock | None = None
 
     def create(self, config_yaml: str, train: Sequence[Prompt] = (), held_out: Sequence[Prompt] = ()) -> None:
@@ -168,6 +171,14 @@ class RunDir:
     def kept(self) -> Kept | None:
         """What ``best/kept.json`` says; None while the run has not finished."""
         return read_record(Kept, self.kept_file) if self.kept_file.exists() else None
+
+    def lists(self) -> ListsTaken | None:
+        """The lists that a run has taken from elsewhere; None where it samples its own, or has not read them yet."""
+        return read_record(ListsTaken, self.lists_file) if self.lists_file.exists() else None
+
+    def held_out_lists(self, trained: int) -> list[HeldOutList]:
+        """What an evaluation found on the held-out lists; empty where there is none."""
+        return list(read_records(HeldOutList, self.evaluation(trained) / "lists.jsonl"))
 
     def train_prompts(self) -> list[Prompt]:
         return [r.prompt for r in read_records(PromptRecord, self.prompts / "train.jsonl")]

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from cyclealign.types import Gives
+
 Stage = Literal[
     "building",
+    "read_lists",
     "warm_start",
     "canary",
     "generate_and_rank",
@@ -90,6 +93,19 @@ class Kept:
     why: str
     stopped: str | None
     start_model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListsTaken:
+    """``lists.json`` of a run over lists that exist: how many it trains on and how many only measure; ``gives``: the
+    least that one of them says of its candidates."""
+
+    FORMAT: ClassVar[int] = 1
+
+    source: str
+    gives: Gives
+    trained: int
+    held_out: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,8 @@ def _counts(run: RunDir) -> dict[int, CascadeFigures]:
 
 
 def _lost(run: RunDir) -> dict[int, Audits]:
+    if run.lists_file.exists():  # no cascade, and any number of lists
+        return {}
     found = {int(i.path.name): audits(read_rankings(i.black_box).values()) for i in run.interactions()}
     return {n: ([audit_tau(p) for p in pairs], [best_first(p) for p in pairs]) for n, pairs in found.items() if pairs}
 

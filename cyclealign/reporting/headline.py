@@ -15,6 +15,7 @@ from statistics import fmean
 from cyclealign.evaluation.labelled_pairs import labelled_credit
 from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.evaluation.words import words
+from cyclealign.files.held_out_lists import LIST_MEASURES, held_out_means
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import Accuracy, Metrics
 from cyclealign.files.run_records import read_sets, read_verdicts
@@ -61,7 +62,8 @@ class Headline:
 
     ``label``: ``kept`` or ``latest``; ``compared``: how many interactions that model was trained for, or None;
     ``prompts``: how many eval prompts the reward is paired over; ``spend``: one line; ``judge``: how far
-    it agrees with itself; ``cascade``; ``answers``: how it ranks its own replies; each one line, or empty.
+    it agrees with itself; ``cascade``; ``answers``: how it ranks its own replies; each one line, or empty. ``lists``:
+    how many held-out lists the rows are of, 0 where they are of prompts.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Headline:
     answers: str
     alarms: tuple[Alarm, ...]
     rows: tuple[Row, ...]
+    lists: int
 
     @property
     def kept_text(self) -> str:
@@ -102,6 +105,7 @@ def headline(run: RunDir) -> Headline:
         answers=answers_text(run),
         alarms=alarms(run, facts),
         rows=tuple(_rows(run, facts)),
+        lists=len(run.held_out_lists(0)),
     )
 
 
@@ -122,6 +126,7 @@ def status(facts: Facts) -> str:
 
 
 def _rows(run: RunDir, facts: Facts) -> Iterator[Row]:
+    yield from _list_rows(run)
     start = facts.evaluations.get(0)
     if start is None:
         return
@@ -142,6 +147,21 @@ def _rows(run: RunDir, facts: Facts) -> Iterator[Row]:
             else:
                 interval = _accuracy_interval(run, box, trained, before, after)
                 yield _measured(name, before.accuracy, after.accuracy, interval, 3)
+
+
+def _list_rows(run: RunDir) -> Iterator[Row]:
+    """Held-out lists under the start model and the trained one, with intervals of the changes over lists."""
+    before, after = (run.held_out_lists(n) for n in (0, 1))
+    start, then = held_out_means(before), held_out_means(after)
+    for name, title, digits in LIST_MEASURES:
+        if name in start:
+            interval = None
+            if len(before) == len(after):
+                pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(before, after, strict=True)]
+                known = [(a, b) for a, b in pairs if a is not None and b is not None]
+                gain = paired_difference([a for a, _ in known], [b for _, b in known])
+                interval = gain.interval if gain else None
+            yield _measured(title, start[name], then.get(name), interval, digits)
 
 
 def _accuracy(metrics: Metrics | None, box: str) -> Accuracy | None:

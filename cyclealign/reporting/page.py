@@ -79,7 +79,12 @@ def _headline(figures: Headline) -> Html:
         " distinct-2 by a jackknife over prompts; of accuracies paired where their verdicts are on record, else as if"
         " independent (Newcombe)."
     )
-    if figures.compared is None:
+    if figures.lists:
+        note = (
+            f"Means over {figures.lists} held-out lists, by the policy's own likelihood of their replies; 95% intervals"
+            " are of the change, paired over lists (Student's)."
+        )
+    elif figures.compared is None:
         note = f"The {figures.label} model has not been evaluated."
     head = ["measure", "start", figures.label, "change", "95% interval"]
     return join([*lines, tag("div", table(head, rows), class_="headline"), tag("p", note, class_="note")])

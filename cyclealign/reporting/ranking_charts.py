@@ -44,7 +44,8 @@ def confusion_grids(run: RunDir) -> Iterator[Grid]:
 
 def both_rankings(interaction: InteractionDir) -> list[Pair]:
     """The rankings of every list that both boxes ranked whole; what a cascade pruned is not the black box's order."""
-    black, white = read_rankings(interaction.black_box), read_rankings(interaction.white_box)
+    white = read_rankings(interaction.white_box)
+    black = read_rankings(interaction.black_box) if white else {}
     whole = {i: r for i, r in black.items() if len(r.judged) == len(r.order)}
     pairs = [(ranking, white[i]) for i, ranking in whole.items() if i in white]
     return [(b, w) for b, w in pairs if len(b.order) >= 2 and sorted(b.order) == sorted(w.order)]

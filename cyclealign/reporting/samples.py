@@ -100,7 +100,12 @@ def rankings(run: RunDir) -> Html | None:
 
 
 def _shown_interactions(run: RunDir) -> list[InteractionDir]:
-    """The latest, the first, and some between them, evenly spaced; of those that have verdicts. Latest first."""
+    """The latest, the first, and some between them, evenly spaced; of those that have verdicts. Latest first.
+
+    None of lists that exist: one ranker ranked them, and they are of any number.
+    """
+    if run.lists_file.exists():
+        return []
     found = [i for i in run.interactions() if read_verdicts(i.black_box)]
     if len(found) > INTERACTIONS:
         places = {round(n * (len(found) - 1) / (INTERACTIONS - 1)) for n in range(INTERACTIONS)}

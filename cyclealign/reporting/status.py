@@ -27,7 +27,8 @@ class Status:
     seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
     ``batches``: of the judge, under way. ``planned``: most interactions of the run; fewer are needed where prompts
     settle. ``consistency``: how far the judge agrees with itself, empty where no list was shown in both orders.
-    ``judges``: a line for each of several. ``first_judge``: of a cascade; empty where there is none.
+    ``judges``: a line for each of several. ``first_judge``: of a cascade; empty where there is none. ``lists``: how
+    many were taken from elsewhere, empty where the run samples its own.
     """
 
     stage: str
@@ -52,6 +53,7 @@ class Status:
     consistency: str
     judges: tuple[str, ...] = ()
     first_judge: str = ""
+    lists: str = ""
 
 
 def read_status(run: RunDir) -> Status:
@@ -62,7 +64,7 @@ def read_status(run: RunDir) -> Status:
     settled = {a.prompt_id for i in interactions for a in read_records(Agreement, i.agreement) if a.settled}
     settings = read_settings(run)
     done, total = (None, None) if state is None else _stage_progress(run, state)
-    prompts = _lines(run.prompts / "train.jsonl")
+    prompts, taken = _lines(run.prompts / "train.jsonl"), run.lists()
     paid = state is not None and state.judge == "openai"
     spend, measured, batches = _spend(run) if paid else (None, Spend(), ())
     return Status(
@@ -87,7 +89,8 @@ def read_status(run: RunDir) -> Status:
         consistency=judge_text(run),
         judges=tuple(jury_lines(run)),
         first_judge=first_judge_text(run) if paid else "",
-        planned=math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
+        planned=1 if taken else math.ceil(prompts / (settings.batch_size or 1)) * (settings.max_interactions or 1),
+        lists=f"{taken.trained} to train on, {taken.held_out} held out" if taken else "",
     )
 
 
@@ -113,14 +116,16 @@ def status_lines(status: Status) -> list[str]:
     lines = [f"stage: {status.stage} ({running}, last change {duration(status.quiet)} ago)"]
     if status.stopped:
         lines.append(f"stopped early: {status.stopped}")
-    if status.active and status.stage != "finished":
+    if status.lists:
+        lines.append(f"lists: {status.lists}")
+    elif status.active and status.stage != "finished":
         lines.append(
             f"interaction: {status.interaction}, {status.active} prompts, {status.candidates} with candidates,"
             f" {status.ranked} ranked"
         )
     lines += [
         f"trained: {status.trained} interactions",
-        f"settled: {status.settled} of {status.prompts} prompts",
+        *([] if status.lists else [f"settled: {status.settled} of {status.prompts} prompts"]),
         f"time: {duration(status.seconds)} in finished stages",
     ]
     if status.spend is not None:
@@ -170,7 +175,10 @@ def duration(seconds: float) -> str:
 
 
 def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
 
 
 def _spend(run: RunDir) -> tuple[Spend, Spend, tuple[Batch, ...]]:

@@ -23,7 +23,8 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     console = console or Console()
     figures = headline(run)
     if figures.rows:
-        table = Table(title=f"{figures.name}: held-out prompts, start model against {figures.label}")
+        what = "lists" if figures.lists else "prompts"
+        table = Table(title=f"{figures.name}: held-out {what}, start model against {figures.label}")
         table.add_column("measure")
         for column in ("start", figures.label, "change", "95% interval"):
             table.add_column(column, justify="right")

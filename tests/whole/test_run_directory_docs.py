@@ -16,7 +16,7 @@ from cyclealign.files.jsonl import read_json, read_jsonl
 from cyclealign.files.records import decode, read_record
 from cyclealign.files.run_figures import CascadeFit, Metrics, Summary
 from cyclealign.files.run_records import VerdictRecord, verdict_record
-from cyclealign.files.run_state import Canary, Kept, State, Versions
+from cyclealign.files.run_state import Canary, Kept, ListsTaken, State, Versions
 
 DOC = (Path(__file__).resolve().parents[2] / "docs" / "run_directory.md").read_text(encoding="utf-8")
 EXAMPLES = [json.loads(line) for block in re.findall(r"```json\n(.*?)```", DOC, re.S) for line in block.splitlines()]
@@ -56,7 +56,7 @@ def test_verdict_examples_are_verdicts() -> None:
 
 
 def test_examples_of_whole_files_are_read_by_their_records(tmp_path: Path) -> None:
-    kinds = (Began, State, Kept, Canary, Versions, Summary, Metrics, CascadeFit)
+    kinds = (Began, State, Kept, Canary, Versions, Summary, Metrics, CascadeFit, ListsTaken)
     read = []
     for number, example in enumerate(e for e in EXAMPLES if "format" in e):
         path = tmp_path / f"{number}.json"

@@ -1,0 +1,32 @@
+"""Rows as UltraFeedback has them, from real lists of eight replies that a judge scored."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cyclealign.files.jsonl import write_jsonl
+
+
+def ultrafeedback_rows(shared_data: Path, words: int) -> Iterator[dict[str, Any]]:
+    """The lists of alpacaeval_nc whose eight replies all have a score, and differ in their first ``words`` words."""
+    with gzip.open(shared_data / "alpacaeval_nc" / "rankings.jsonl.gz", "rt", encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            replies = [
+                {"response": " ".join(c["output"].split()[:words]), "overall_score": c["pref_vs_gpt4turbo"]}
+                for c in row["candidates"]
+                if c["pref_vs_gpt4turbo"] is not None
+            ]
+            if len({r["response"] for r in replies if r["response"]}) == 8:
+                yield {"source": row["dataset"], "instruction": row["instruction"], "completions": replies}
+
+
+def write_ultrafeedback(path: Path, shared_data: Path, count: int, *, words: int = 24) -> Path:
+    rows = list(islice(ultrafeedback_rows(shared_data, words), count))
+    assert len(rows) == count
+    write_jsonl(path, rows)
+    return path
