@@ -68,11 +68,13 @@ def write(name: str, *rows: object) -> Path:
 def test_help_names_the_commands(capsys: Captured) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    for command in ("run", "resume", "quickstart", "status", "rank", "judge", "export", "report", "doctor"):
+    for command in ("run", "resume", "train", "quickstart", "status", "rank", "judge", "export", "report", "doctor"):
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["run", "resume", "quickstart", "status", "rank", "export", "report", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "resume", "train", "quickstart", "status", "rank", "export", "report", "doctor"]
+)
 def test_every_command_has_help(command: str, capsys: Captured) -> None:
     assert main([command, "--help"]) == 0
     assert "Usage: cyclealign" in capsys.readouterr().out

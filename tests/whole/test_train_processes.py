@@ -82,12 +82,14 @@ def wait_for(moment: Moment, run: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.timeout(900)
 def test_two_processes_are_one(tmp_path: Path, shared_data: Path) -> None:
+    """By plain gradient descent: Adam makes a whole step of what is rounding in a gradient near 0."""
+    plain = ("training.optim=sgd", "training.learning_rate=0.1")
     source = write_ultrafeedback(tmp_path / "lists.jsonl", shared_data, 16)
-    code, output = finish(start(*arguments(source, tmp_path / "one")))
+    code, output = finish(start(*arguments(source, tmp_path / "one", *plain)))
     assert code == 0, output
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m")
     halved = "training.per_device_train_batch_size=1"
-    code, output = finish(start(*arguments(source, tmp_path / "two", halved), launcher=launcher))
+    code, output = finish(start(*arguments(source, tmp_path / "two", *plain, halved), launcher=launcher))
     assert code == 0, output
     one, two = tmp_path / "one" / "r", tmp_path / "two" / "r"
     for name, rows in results(one).items():
@@ -97,4 +99,4 @@ def test_two_processes_are_one(tmp_path: Path, shared_data: Path) -> None:
                 mine.pop(count, None), theirs.pop(count, None)
             assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-4)
     for name, tensor in weights(one).items():
-        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-5)
