@@ -9,6 +9,7 @@
 - Lists: ``candidates``, UltraFeedback's ``completions``, Nectar's ``answers``, or ``responses``: objects with a text
   and a grade (higher is better) or ``rank`` (lower is better); texts beside a list ``grades``, ``scores`` or
   ``ranks``; or objects with ``id`` and text beside ``tiers``: lists of ids, best first, those of one list equally good.
+  A chat in a text's place becomes its last reply; without a prompt's column all begin with the prompt.
   All replies of a row are graded by one key, the first of ``GRADES`` that all of them have.
 
 A row that could be read as several of these is read as votes, else as a graded list, else as a pair.
@@ -82,7 +83,7 @@ def _is_graded(row: Columns) -> bool:
     first = found[0] if isinstance(found, list) and found else None
     if isinstance(first, dict):
         return first_there(first, GRADES) is not None or row.get("tiers") is not None
-    return isinstance(first, str) and first_there(row, BESIDE) is not None
+    return isinstance(first, str | list) and first_there(row, BESIDE) is not None
 
 
 # Pairs --------------------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
     values, beside = row[name], first_there(row, BESIDE)
     if not isinstance(values, list) or not values:
         raise OddRow(f"{place}: {name}: expected a list of {{id, text, grade}}")
-    if beside is not None and _are_texts(values):
+    if beside is not None and (_are_texts(values) or _are_chats(values)):
         grades, key = row[beside], beside
         records: list[Mapping[str, Any]] = [{"text": text} for text in values]
         if not isinstance(grades, list) or len(grades) != len(values):
@@ -232,17 +233,20 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
         key = common[0] if common else "tiers"
         grades = [record[key] for record in records] if common else _places(row["tiers"], records, place)
     else:
-        raise OddRow(f"{place}: {name}: expected a list of {{id, text, grade}}, or of texts beside {', '.join(BESIDE)}")
+        raise OddRow(
+            f"{place}: {name}: expected a list of {{id, text, grade}}, or of texts or chats beside {', '.join(BESIDE)}"
+        )
     numbers = [_grade(g, f"{place}: {name} {n}: {key}") for n, g in enumerate(grades)]
-    texts = [_reply_text(record, f"{place}: {name} {n}") for n, record in enumerate(records)]
-    texts = _replies(row, texts, place)
+    sides = [_reply_side(record, f"{place}: {name} {n}") for n, record in enumerate(records)]
+    prompt, texts = _asked_of(row, [head for head, _ in sides], place), [text for _, text in sides]
+    texts = _replies(row, texts, place) if not sides[0][0] else texts
     ids = [str(record["id"] if record.get("id") is not None else n) for n, record in enumerate(records)]
     if len(set(ids)) < len(ids):
         raise OddRow(f"{place}: {name}: ids are not distinct")
     ranked = key in (*RANKS, "tiers")
     numbers = [0.0 - g for g in numbers] if ranked else numbers
     replies = tuple((Candidate(i, t), g) for i, t, g in zip(ids, texts, numbers, strict=True))
-    return LabelledRow(asked(row, place), replies, "order" if ranked else "magnitude")
+    return LabelledRow(prompt, replies, "order" if ranked else "magnitude")
 
 
 def _places(tiers: Any, records: Sequence[Mapping[str, Any]], place: str) -> list[int]:
@@ -255,13 +259,30 @@ def _places(tiers: Any, records: Sequence[Mapping[str, Any]], place: str) -> lis
     return [found[str(i)] for i in ids]
 
 
-def _reply_text(record: Mapping[str, Any], place: str) -> str:
-    key = first_there(record, REPLY_TEXTS)
-    return _text(record[key] if key is not None else None, f"{place}: {key or REPLY_TEXTS[0]}")
+def _reply_side(record: Mapping[str, Any], place: str) -> tuple[list[Message], str]:
+    """What comes before the reply, where it stands at the end of a chat of its own, and the reply."""
+    key = first_there(record, (*REPLY_TEXTS, "messages"))
+    value = record[key] if key is not None else None
+    where = f"{place}: {key or REPLY_TEXTS[0]}"
+    return _side(value, where, whole=False) if is_messages(value) else ([], _text(value, where))
+
+
+def _asked_of(row: Columns, heads: Sequence[list[Message]], place: str) -> tuple[Message, ...]:
+    """The prompt of a list: of its own column, or what all its chats begin with."""
+    if any(head != heads[0] for head in heads):
+        raise UnusableRow("have chats that do not share the prompt")
+    if first_there(row, PROMPTS) is None and heads[0]:
+        return checked(with_system(row, heads[0], place), place)
+    prompt = asked(row, place)
+    return checked(_shared(prompt, heads[0], place), place) if heads[0] else prompt
 
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and all(isinstance(v, str) for v in value)
+
+
+def _are_chats(value: list[Any]) -> bool:
+    return all(isinstance(v, list) and is_messages(v) for v in value)
 
 
 def _text(value: Any, place: str) -> str:

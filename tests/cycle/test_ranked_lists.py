@@ -66,6 +66,19 @@ ROWS: dict[str, tuple[dict[str, Any], list[list[str]], Gives]] = {
         [["b", "c"], ["a"]],
         "magnitude",
     ),
+    "chats with ranks": (
+        {"responses": [[QUESTION, {"role": "assistant", "content": t}] for t in "abc"], "ranks": [2, 3, 1]},
+        [["c"], ["a"], ["b"]],
+        "order",
+    ),
+    "replies as messages": (
+        {
+            "prompt": [QUESTION],
+            "candidates": [{"messages": [{"role": "assistant", "content": t}], "score": n} for n, t in enumerate("xy")],
+        },
+        [["y"], ["x"]],
+        "magnitude",
+    ),
     "graded": (
         {"prompt": "q", "candidates": [{"id": "m", "text": "x", "grade": 3}, {"text": "y", "grade": 1}]},
         [["x"], ["y"]],
