@@ -30,7 +30,12 @@ _SCORE = rf"{_ONE} *[:=] *[0-9]{{1,4}}(?:\.0)?(?![0-9/]|\.[0-9])"
 _SCORES = re.compile(rf"{_SCORE}(?:\s*[,;]\s*{_SCORE})+")
 _VERDICT = re.compile(r"\W*verdict\W*:(.*)", re.IGNORECASE)
 # What would turn a verdict that stands below it.
-_TURNED = re.compile(r"\bworst (?:to best|first)\b|\b(?:ascending|reverse|increasing) order\b", re.IGNORECASE)
+_TURNED = re.compile(
+    r"\bworst (?:to best|first)\b|\b(?:ascending|reverse|increasing) order\b"
+    r"|\b(?:least to most|lowest to highest|weakest to strongest)\b"
+    r"|\blow(?:er|est)(?: scores?| numbers?)? (?:is|are|means?|being) (?:the )?be(?:st|tter)\b",
+    re.IGNORECASE,
+)
 # A label as tokenizers have it: with a space, bracket or emphasis before it, or what follows it in a chain.
 _LABEL = re.compile(rf"[\s▁Ġ\"'(\[*_`]*([{LABELS}])[\s\"')\].:>*_`]*")
 _CERTAIN = math.log1p(1e-3)  # more than all the probability that there is, beyond rounding

@@ -188,6 +188,14 @@ HOSTILE = [
     (WHY, False, "At first [1] > [2] > [3].\nVerdict: [2] > [1] > [3]", "more than one"),
     (WHY, False, "The user wants this:\nVerdict: [2] > [1] > [3]", "may turn"),
     (WHY, False, "I go from worst to best.\nVerdict: [2] > [1] > [3]", "may turn"),
+    (WHY, False, "From least to most helpful.\nVerdict: [2] > [1] > [3]", "may turn"),
+    (Asked(answer="scores", explain=True), False, "Lower is better.\nVerdict: [1]: 3, [2]: 9, [3]: 1", "may turn"),
+    (
+        Asked(answer="scores", explain=True),
+        False,
+        "The lowest score is best.\nVerdict: [1]: 3, [2]: 9, [3]: 1",
+        "may turn",
+    ),
     (WHY, False, "Because.\nVerdict: perhaps [2] > [1] > [3]", "its last line"),
     (WHY, False, "<think>Because.\nVerdict: [2] > [1] > [3]", "thinking"),
 ]
