@@ -3,7 +3,7 @@
 The file is JSONL. A line names its prompt by ``prompt_id`` or by ``messages``, and gives one of
 
 - ``tiers``: lists of names, best first, those of one list tied (as in ``black_box.jsonl``, whose ``votes``,
-  ``scores``, ``confidence``, ``passes`` and ``cascade`` are taken over),
+  ``scores``, ``confidence``, ``passes``, ``reasons`` and ``cascade`` are taken over),
 - ``order`` or ``ranking``: names, best first,
 - ``scores``: a number for each name, higher is better,
 - ``unranked``: why there is none, with ``detail``.
@@ -36,6 +36,7 @@ from cyclealign.types import (
     Prompt,
     RankContext,
     Ranking,
+    Reason,
     Unranked,
     UnrankedReason,
     UserError,
@@ -148,6 +149,7 @@ def _renamed(ranking: Ranking, prompt_id: str, ids: Mapping[str, str]) -> Rankin
         votes=values(ranking.votes),
         confidence=ranking.confidence,
         passes=tuple(_renamed_pass(given, ids) for given in ranking.passes),
+        reasons=tuple(replace(r, shown=tuple(ids[name] for name in r.shown)) for r in ranking.reasons),
         cascade=cascade,
     )
 
@@ -227,10 +229,24 @@ def _ranking(where: str, prompt_id: str, tiers: list[list[str]], names: set[str]
         tiers=tuple(map(tuple, tiers)),
         confidence=confidence,
         passes=tuple(tuple(one if isinstance(one, str) else tuple(one) for one in given) for given in passes),
+        reasons=_reasons(where, judged, line),
         cascade=cascade,
         scores=graded.get("scores"),
         votes=graded.get("votes"),
     )
+
+
+def _reasons(where: str, judged: set[str], line: Line) -> tuple[Reason, ...]:
+    """What the judge wrote before its verdicts, each with what it was shown."""
+    found: tuple[Reason, ...] = ()
+    given = line.get("reasons") or []
+    try:
+        found = tuple(decode(Reason, one) for one in given) if isinstance(given, list) else ()
+        fine = isinstance(given, list) and all(sorted(r.shown) == sorted(judged) for r in found)
+    except ValueError:
+        fine = False
+    _expect(fine, where, "reasons: expected a list of objects with shown (the ranked candidates) and text")
+    return found
 
 
 def _cascade(where: str, names: set[str], line: Line) -> Cascaded | None:

@@ -15,6 +15,7 @@ from cyclealign.types import (
     Prompt,
     Ranker,
     Ranking,
+    Reason,
     Unranked,
     UserError,
 )
@@ -64,6 +65,7 @@ def test_the_verdicts_of_a_run_come_back_whole(tmp_path: Path) -> None:
         "votes": {"0": 0.5, "1": 0.25, "2": 0.25},
         "confidence": 0.5,
         "passes": [["0", "1", "2"], ["0", "2", "1"]],
+        "reasons": [{"shown": ["2", "0", "1"], "text": "It is kind."}],
     }
     path = write(here / "black_box.jsonl", line)
     texts = {"0": "good", "1": "bad", "2": "fair"}
@@ -77,6 +79,7 @@ def test_the_verdicts_of_a_run_come_back_whole(tmp_path: Path) -> None:
         votes={"1": 0.5, "0": 0.25, "2": 0.25},
         confidence=0.5,
         passes=(("1", "0", "2"), ("1", "2", "0")),
+        reasons=(Reason(shown=("2", "1", "0"), text="It is kind."),),
     )
     assert ReplayRanker(path).gives == "votes"
     assert replay(path) == [expected]
@@ -133,6 +136,9 @@ def test_a_recorded_refusal_stays_one(tmp_path: Path) -> None:
         ({"prompt_id": "p", "unranked": "bored"}, "unranked: got 'bored'"),
         ({"prompt_id": "p", "tiers": [["a"]], "votes": {"b": 1.0}}, "votes: expected a number for each"),
         ({"prompt_id": "p", "tiers": [["a"]], "passes": [["b"]]}, "passes: expected orders"),
+        ({"prompt_id": "p", "tiers": [["a"]], "reasons": [{"shown": ["b"], "text": "x"}]}, "reasons: expected a list"),
+        ({"prompt_id": "p", "tiers": [["a"]], "reasons": [{"shown": ["a"]}]}, "reasons: expected a list"),
+        ({"prompt_id": "p", "tiers": [["a"]], "reasons": "x"}, "reasons: expected a list"),
         ({"prompt_id": "p", "order": ["a"], "candidates": ["a"]}, "candidates: expected a list of objects"),
     ],
 )
