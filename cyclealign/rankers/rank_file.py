@@ -12,6 +12,7 @@ from pathlib import Path
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.locks import Lock
 from cyclealign.files.outputs import check_apart, output
+from cyclealign.files.printable import one_line
 from cyclealign.files.prompts import load_candidate_sets
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
@@ -69,12 +70,16 @@ def _ranked(job: RankJob, sets: Sequence[CandidateSet], spec: RankerSpec) -> str
         stack.enter_context(verdicts)
         for verdict in ranker.rank((s for s in sets if s.prompt.id not in verdicts.kept), context):
             verdicts.add(verdict)
-    unranked = sum(isinstance(v, Unranked) for v in (*verdicts.kept.values(), *verdicts.left))
+    unranked = [v for v in (*verdicts.kept.values(), *verdicts.left) if isinstance(v, Unranked)]
     failed = sum(v.reason == "error" for v in verdicts.left)
-    said = f"{len(sets) - unranked} sets ranked, {unranked} not"
+    said = f"{len(sets) - len(unranked)} sets ranked, {len(unranked)} not"
     if failed:
         raise RunStopped(f"{said}: {failed} of them because calls failed; start again to ask those, and only those")
-    return said
+    return f"{said} (the last: {_why(unranked[-1])})" if unranked else said
+
+
+def _why(verdict: Unranked) -> str:
+    return one_line(f"{verdict.reason}: {verdict.detail}" if verdict.detail else verdict.reason)
 
 
 def _ledger(path: Path, digest: str, stack: ExitStack) -> Ledger:

@@ -156,6 +156,13 @@ def test_where_nothing_can_be_written_a_ledger_must_be_named(file: Path, capsys:
     assert "--ledger PATH" in capsys.readouterr().err
 
 
+def test_why_a_set_is_not_ranked_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Loopback(judge=prefers(len), script=after_probe(*[Fault(text="{}")] * 10)) as server:
+        assert rank(file, server) == 0
+    said = 'the last: unusable: it is not a JSON object with the one key "ranking")'
+    assert f"0 sets ranked, 5 not ({said}" in capsys.readouterr().err
+
+
 def test_sets_that_are_left_because_calls_failed_are_an_exit_code_and_asked_again(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
