@@ -18,7 +18,7 @@ A row that could be read as several of these is read as votes, else as a graded 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -222,7 +222,7 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
         raise OddRow(f"{place}: {name}: expected a list of {{id, text, grade}}")
     if beside is not None and (_are_texts(values) or _are_chats(values)):
         grades, key = row[beside], beside
-        records: list[Mapping[str, Any]] = [{"text": text} for text in values]
+        records: list[Columns] = [{"text": text} for text in values]
         if not isinstance(grades, list) or len(grades) != len(values):
             raise OddRow(f"{place}: {beside}: expected a list of {len(values)} numbers, one for each of {name}")
     elif all(isinstance(value, dict) for value in values):
@@ -249,7 +249,7 @@ def _graded_list(row: Columns, place: str) -> LabelledRow:
     return LabelledRow(prompt, replies, "order" if ranked else "magnitude")
 
 
-def _places(tiers: Any, records: Sequence[Mapping[str, Any]], place: str) -> list[int]:
+def _places(tiers: Any, records: Sequence[Columns], place: str) -> list[int]:
     """The tier of each reply, from 0."""
     rows = tiers if isinstance(tiers, list) and all(isinstance(tier, list) for tier in tiers) else []
     found = {i: n for n, tier in enumerate(rows) for i in tier if isinstance(i, str)}
@@ -259,7 +259,7 @@ def _places(tiers: Any, records: Sequence[Mapping[str, Any]], place: str) -> lis
     return [found[str(i)] for i in ids]
 
 
-def _reply_side(record: Mapping[str, Any], place: str) -> tuple[list[Message], str]:
+def _reply_side(record: Columns, place: str) -> tuple[list[Message], str]:
     """What comes before the reply, where it stands at the end of a chat of its own, and the reply."""
     key = first_there(record, (*REPLY_TEXTS, "messages"))
     value = record[key] if key is not None else None

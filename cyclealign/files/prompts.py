@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from cyclealign.files.columns import asked, exchange, first_there, prompt_of
+from cyclealign.files.columns import Columns, asked, exchange, first_there, prompt_of
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.labels import has_labels, labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
@@ -63,7 +62,7 @@ def load_prompts(
     return list(found.values())
 
 
-def _answer(row: dict[str, Any], column: str | None, place: str) -> str | None:
+def _answer(row: Columns, column: str | None, place: str) -> str | None:
     """The reply in a row's column; None where it has none, or says nothing."""
     value = None if column is None else row.get(column)
     if value is not None and not isinstance(value, str):
@@ -99,7 +98,7 @@ def candidate_sets(file: Path) -> Iterator[tuple[str, CandidateSet]]:
         yield place, CandidateSet(prompt_of(row, asked(row, place), place), _candidates(row, place))
 
 
-def parse_row(row: dict[str, Any], place: str, format: str = "auto") -> Prompt:
+def parse_row(row: Columns, place: str, format: str = "auto") -> Prompt:
     """The prompt of one row; its best and its worst reply, where it has labels, become ``chosen`` and ``rejected``.
 
     Raises:
@@ -113,7 +112,7 @@ def parse_row(row: dict[str, Any], place: str, format: str = "auto") -> Prompt:
     return prompt_of(row, read.messages, place, read.extremes)
 
 
-def _check_format(row: dict[str, Any], place: str, format: str) -> None:
+def _check_format(row: Columns, place: str, format: str) -> None:
     """Which columns a row has decides how it is read; a demanded format only narrows what is accepted."""
     if format in ("auto", "parquet"):
         return
@@ -139,7 +138,7 @@ def _builtin(spec: str) -> str:
     return str(resource("assets", f"openers/{spec.rpartition('-')[2]}.jsonl"))
 
 
-def _candidates(row: dict[str, Any], place: str) -> tuple[Candidate, ...]:
+def _candidates(row: Columns, place: str) -> tuple[Candidate, ...]:
     name = first_there(row, ("candidates", "responses"))
     values = row[name] if name is not None else None
     if not isinstance(values, list) or not values:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cyclealign.files.printable import one_line
-from cyclealign.judge.call import Call
+from cyclealign.judge.call import Body, Call
 from cyclealign.judge.chat import error_of
 from cyclealign.judge.client import Answer, Client, attempted, body_of
 from cyclealign.judge.failures import Failure
@@ -83,7 +83,7 @@ class BatchClient:
         made_at: when we made it, in seconds since the epoch; what is older is not looked at.
         """
         batches = self._client.sdk.batches.with_raw_response
-        after: dict[str, Any] = {}
+        after: Body = {}
         for _ in range(PAGES):
             sent = await attempted(batches.list(limit=PAGE, timeout=self._deadline, **after), self._deadline)
             if isinstance(sent, Failure):
@@ -128,7 +128,7 @@ def read_lines(text: str) -> Iterator[tuple[int, Answer | Failure]]:
             yield int(row), found
 
 
-def _outcome(entry: dict[str, Any]) -> Answer | Failure | None:
+def _outcome(entry: Body) -> Answer | Failure | None:
     response, error = entry.get("response"), entry.get("error")
     status = response.get("status_code") if isinstance(response, dict) else None
     body = response.get("body") if isinstance(response, dict) else None
@@ -170,7 +170,7 @@ def _odd(sent: Answer) -> Failure:
     return Failure(detail=f"it answers with no batch: {one_line(sent.body) or 'nothing'}", status=sent.status, reply="")
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> Body:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -178,7 +178,7 @@ def _parsed(text: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _id(body: dict[str, Any]) -> str | None:
+def _id(body: Body) -> str | None:
     return _text(body.get("id"))
 
 

@@ -15,6 +15,8 @@ Purpose = Literal["rank", "again", "repair", "probe", "eval", "answer", "reflect
 
 # Fields of a request's body beside model and messages, by the API's own names.
 Options = Mapping[str, Any]
+# JSON of a provider's, or for one.
+Body = dict[str, Any]
 # Options that say how an answer is to be sent, not what is asked for: adapted to what a server takes.
 WIRE_OPTIONS = ("max_tokens", "max_completion_tokens", "temperature")
 # A schema, JSON of any shape, or a line of text.

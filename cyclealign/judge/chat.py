@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cyclealign.files.printable import one_line, well_formed
+from cyclealign.judge.call import Body
 from cyclealign.judge.usage import Usage, usage_of
 
 End = Literal["natural", "cut", "filtered", "failed", "unknown"]
@@ -182,7 +183,7 @@ def error_of(body: Any) -> tuple[str, str]:
     return (said if isinstance(said, str) else json.dumps(said)), code
 
 
-def _parsed(raw: str) -> dict[str, Any]:
+def _parsed(raw: str) -> Body:
     try:
         body = json.loads(raw, parse_int=_number, parse_float=_number)
     except (ValueError, RecursionError) as error:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from cyclealign.config.endpoints import OPENAI_URL, address_of, host_of
 from cyclealign.files.printable import one_line, well_formed
-from cyclealign.judge.call import Call
+from cyclealign.judge.call import Body, Call
 from cyclealign.judge.chat import BadBody, decoded, error_of
 from cyclealign.judge.failures import Failure
 from cyclealign.judge.limits import retry_after
@@ -47,7 +47,7 @@ class Raw(Protocol):
     def content(self) -> bytes: ...
 
 
-def body_of(call: Call) -> dict[str, Any]:
+def body_of(call: Call) -> Body:
     """The body of a request: the API's JSON."""
     messages = [{"role": m["role"], "content": well_formed(m["content"])} for m in call.messages]
     shape = {"response_format": call.schema} if call.schema else {}

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from cyclealign.judge.call import Body
 from cyclealign.judge.providers import PROFILES
 
 # Whoever answers, whatever stands in front of it: all places where any provider counts.
@@ -57,20 +58,20 @@ def usage_of(usage: Any) -> Usage:
     )
 
 
-def _most(usage: dict[str, Any], paths: Collection[str]) -> int | None:
+def _most(usage: Body, paths: Collection[str]) -> int | None:
     """The largest count at any of the paths: a server that has several says the same, or nothing, in the others."""
     counts = [count for path in paths if (count := _count(_at(usage, path))) is not None]
     return max(counts, default=None)
 
 
-def _at(usage: dict[str, Any], path: str) -> Any:
+def _at(usage: Body, path: str) -> Any:
     value: Any = usage
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
 
 
-def _cost(usage: dict[str, Any]) -> float | None:
+def _cost(usage: Body) -> float | None:
     """USD, where a provider that says so does; not what no call costs."""
     costs = [_at(usage, path) for path in COST_IN]
     known = [float(c) for c in costs if isinstance(c, int | float) and not isinstance(c, bool)]

@@ -14,20 +14,20 @@ from cyclealign.types import UserError
 
 
 def first_judge_text(run: RunDir) -> str:
-    """One line; empty where no judge stands before the judge, or its agreement was not asked for.
-
-    Raises UserError where the ledger's fact is damaged.
-    """
+    """One line; empty where no judge stands before the judge, or its agreement was not asked for."""
     if not run.ledger.exists():
         return ""
-    with Ledger(run.ledger, read_only=True) as ledger:
-        compared, said = len(ledger.facts(COMPARED)), ledger.fact(CALIBRATED)
+    try:
+        with Ledger(run.ledger, read_only=True) as ledger:
+            compared, said = len(ledger.facts(COMPARED)), ledger.fact(CALIBRATED)
+    except UserError as error:
+        return str(error)
     if said is None:
         return f"calibrating, {compared} lists compared so far" if compared else ""
     try:
         found = decode(Calibration, json.loads(said))
     except ValueError as error:
-        raise UserError(f"{run.ledger}: what the calibration of the first judge says is damaged: {error}") from error
+        return f"{run.ledger}: what the calibration of the first judge says is damaged: {error}"
     if found.alone_from is None:
         return calibration_text(found)
     alone, ranked = _alone(run)

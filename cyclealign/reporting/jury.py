@@ -17,7 +17,7 @@ from cyclealign.judge.call import Spend
 from cyclealign.judge.ledger import Ledger
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.reporting.markup import Html, join, table, tag
-from cyclealign.types import Vote
+from cyclealign.types import UserError, Vote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,11 @@ def _taus(vote: Vote, others: Sequence[Vote]) -> Iterator[float]:
 def _spent(run: RunDir) -> Mapping[str, Spend]:
     if not run.ledger.exists():
         return {}
-    with Ledger(run.ledger, read_only=True) as ledger:
-        found = ledger.spend_by_judge()
+    try:
+        with Ledger(run.ledger, read_only=True) as ledger:
+            found = ledger.spend_by_judge()
+    except UserError:  # what is paid is another line's, which says so
+        return {}
     return dict(zip(judge_names(list(found)), found.values(), strict=True))
 
 

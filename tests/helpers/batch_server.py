@@ -9,6 +9,7 @@ from __future__ import annotations
 import email
 import email.policy
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class BatchServer(Loopback):
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
     bill: list[tuple[int, int, float]] = field(default_factory=list)
     batched: list[Body] = field(default_factory=list)
+    turn: threading.RLock = field(default_factory=threading.RLock)  # ids are counted: one request at a time
 
     def handler(self) -> type[_Handler]:
         return _BatchHandler
@@ -187,7 +189,9 @@ class _BatchHandler(_Handler):
         if parts[0] == "files" and server.serves and parts[1] in server.files:
             self._say("lines", Fault(data=server.files[parts[1]][1]))
         elif parts[0] == "batches" and server.serves:
-            self._say("look", server.moved(parts[1]) if len(parts) > 1 else server.listed(parse_qs(where.query)))
+            with server.turn:
+                found = server.moved(parts[1]) if len(parts) > 1 else server.listed(parse_qs(where.query))
+            self._say("look", found)
         else:
             self._send(Fault(status=404, body='{"error": {"message": "no such path"}}'))
 
@@ -202,9 +206,13 @@ class _BatchHandler(_Handler):
         if not server.serves:
             self._send(Fault(status=404, body='{"error": {"message": "no such path"}}'))
         elif parts[0] == "files":
-            self._say("upload", server.upload(self.headers["Content-Type"], data))
+            with server.turn:
+                made = server.upload(self.headers["Content-Type"], data)
+            self._say("upload", made)
         else:
-            self._say("create", server.cancel(parts[1]) if len(parts) > 1 else server.create(json.loads(data)))
+            with server.turn:
+                made = server.cancel(parts[1]) if len(parts) > 1 else server.create(json.loads(data))
+            self._say("create", made)
 
     def _say(self, what: str, given: Fault) -> None:
         """The answer; or nothing, although what was asked is done."""

@@ -26,7 +26,7 @@ class NamedMutant:
 NAMED = (
     NamedMutant(
         "reserved_money_at_resume",
-        "cyclealign/judge/ledger.py",
+        "cyclealign/judge/ledger_tables.py",
         """ + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls WHERE state = 'started')\"""",
         '"',
         ("tests/judge/test_ledger.py::test_a_reservation_that_does_not_fit_leaves_no_row",),

@@ -22,4 +22,4 @@ def test_what_a_run_writes_is_typed_wherever_it_is_read() -> None:
     assert {p.name for p in raw} <= {"forest.py", "eval_figures.py"}, "these draw the figures of result files"
     reading = re.compile(r"\bread_jsonl?\(")
     foreign = {p.name for p in rooms if reading.search(p.read_text(encoding="utf-8"))}
-    assert foreign == {"tracking.py", "trusted_hosts.py"}  # a Trainer's state; the user's own hosts, of no run
+    assert foreign == {"tracking.py"}  # a Trainer's state
