@@ -120,7 +120,9 @@ def _as_words(box: BlackBoxConfig) -> tuple[str, tuple[str, ...]]:
     _check_one(box)
     kind = KINDS[box.judge]
     place = {"MODEL": box.model, "": None}.get(kind.place, box.path)
-    given = box.model_dump(mode="json", exclude_unset=True, exclude={"backend", "model", "path", "cascade", "passes"})
+    given = box.model_dump(
+        mode="json", exclude_unset=True, exclude={"backend", "model", "path", "cascade", "passes", "answers"}
+    )
     spec = kind.name if place is None else f"{kind.name}:{place}"
     return spec, tuple(f"{key}={json.dumps(value)}" for key, value in given.items())
 

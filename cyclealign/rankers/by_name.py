@@ -73,6 +73,8 @@ def ranker_spec(
     box = parsed_section(BlackBoxConfig, "black_box", {"backend": kind.name, **where}, options)
     if box.cascade is not None:
         raise UserError(f"black_box.cascade: {NO_CASCADE}")
+    if box.answers:
+        raise UserError("black_box.answers: its own replies join the candidates of a run; remove the key here")
     if box.backend != kind.name:
         raise UserError(f"{flag} {spec}: backend={box.backend} contradicts it; name the other kind instead")
     return _installed(RankerSpec(kind=kind, place=place, box=box, key=f"{flag} {kind.name}"))

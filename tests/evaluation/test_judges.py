@@ -212,7 +212,7 @@ def test_a_run_config_names_its_judge_with_all_that_it_is_asked_with() -> None:
     Path("mine.yaml").write_text(
         "name: x\ndata: {prompts: p}\nblack_box:\n  backend: cascade\n  cascade: {keep: 2}\n  model: m\n"
         "  passes: 3\n  base_url: http://h:1/v1\n  price: {input: 1.5, output: 1.0e-05}\n"
-        "  request: {seed: 3, stop: ['\"']}\n"
+        "  answers: true\n  request: {seed: 3, stop: ['\"']}\n"
     )
     (found,) = named_judges(["mine.yaml", "max_concurrency=3"], seed=1)
     box = found.judge.ranker().box

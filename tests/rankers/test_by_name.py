@@ -306,3 +306,8 @@ def test_the_page_has_a_row_for_each_kind() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
     assert [(row[0], row[2]) for row in rows] == [(f"`{kind.form}`", kind.gives) for kind in KINDS.values()]
     assert all(f"cyclealign[{KINDS[n].extra}]" in row[3] for n, row in zip(KINDS, rows, strict=True) if KINDS[n].extra)
+
+
+def test_own_replies_are_a_runs_alone() -> None:
+    with pytest.raises(UserError, match="its own replies join the candidates of a run"):
+        ranker_spec("openai:m", ["answers=true"])

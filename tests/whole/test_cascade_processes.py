@@ -43,7 +43,7 @@ def test_kills_change_nothing_and_repeat_only_what_was_in_flight(tmp_path: Path)
         assert calls == done_calls(whole)
         assert "lists pruned" in output
         flying = run_with_kills(
-            arguments(tmp_path / "killed", url, *CASCADE), tmp_path / "killed" / "r", kills=2, seed=1, spread=0.4
+            arguments(tmp_path / "killed", url, *CASCADE), tmp_path / "killed" / "r", kills=1, seed=1, spread=0.4
         )
         repeated = requests_answered(log) - 2 * calls
     killed = tmp_path / "killed" / "r"

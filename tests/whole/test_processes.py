@@ -27,7 +27,7 @@ SMALL = ("data.limit=12", "generator.chunk=4", "cycle.max_interactions=2")
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("kills", "more"), [(3, SMALL), pytest.param(20, (), marks=pytest.mark.long)])
+@pytest.mark.parametrize(("kills", "more"), [(2, SMALL), pytest.param(20, (), marks=pytest.mark.long)])
 def test_kills_change_nothing_and_repeat_only_what_was_in_flight(
     tmp_path: Path, kills: int, more: tuple[str, ...]
 ) -> None:

@@ -55,7 +55,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize(("moments", "count"), [((2, 4, 7), 24), pytest.param(range(10), 24, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("moments", "count"), [((4,), 24), pytest.param(range(10), 24, marks=pytest.mark.long)])
 def test_kills_change_nothing(tmp_path: Path, shared_data: Path, moments: tuple[int, ...], count: int) -> None:
     source = write_ultrafeedback(tmp_path / "lists.jsonl", shared_data, count)
     code, output = finish(start(*arguments(source, tmp_path / "whole")))
