@@ -38,6 +38,7 @@ FENCED = ("turn", "candidate", "rubric", "reference")  # the fields that bring i
 OPTIONAL = ("rubric", "reference")
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")
+_BREAKS = re.compile("[\r\x85\u2028\u2029]")
 _TAG = re.compile(r"</?([A-Za-z][\w-]*)")
 _FENCE = re.compile(r"<([A-Za-z][\w-]*)(?:\s[^<>]*)?>\s*\{text\}\s*</\1>")
 
@@ -159,7 +160,9 @@ class _Blocks(yaml.SafeDumper):
 
 
 def _block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    # What YAML, too, takes for an end of a line does not come back from a block.
+    style = '"' if _BREAKS.search(text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Blocks.add_representer(str, _block)
