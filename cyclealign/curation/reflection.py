@@ -27,7 +27,7 @@ from cyclealign.judge.prompting import estimate_message_tokens, neutralise
 from cyclealign.judge.replies import ReplyUnusable
 from cyclealign.judge.template import RankTemplate, fill, with_instruction
 from cyclealign.judge.thinking import set_aside
-from cyclealign.judge.wire import LENGTH_OPTIONS, Wire
+from cyclealign.judge.wire import Wire
 from cyclealign.types import BudgetExhausted, CandidateSet, Message, Ranking, RunStopped, UserError
 
 CASES = 8  # mistakes that one call shows
@@ -171,11 +171,7 @@ class Reflector:
 
     def _options(self) -> dict[str, object]:
         """As a judge's, but for the room of the answer."""
-        form = self._wire.form
-        fields = request_options(self._box, 2, form)
-        if not any(name in self._box.request for name in LENGTH_OPTIONS) and (name := form.named(form.length)):
-            fields[name] = form.limit(ROOM)
-        return fields
+        return request_options(self._box, 2, self._wire.form, tokens=ROOM)
 
 
 def read_proposal(reply: ChatReply, template: RankTemplate) -> RankTemplate:

@@ -166,34 +166,23 @@ def worst_case(
     in reverse where that is no pass of its own. Of several judges their sum. UserError as ``request_options`` and
     ``tariff_of``.
     """
-    if config.everyone not in ((), (config,)):
-        each = (
-            worst_case(
-                judge,
-                template,
-                demonstration_tokens=demonstration_tokens,
-                n_items=n_items,
-                k=k,
-                max_prompt_tokens=max_prompt_tokens,
-                max_new_tokens=max_new_tokens,
-                again=again,
-            )
-            for judge in config.everyone
-        )
-        return in_all(each)
-    orders = len(presentations(k, config.passes, seed=0))
-    asked = asked_of(config)
-    frame = _frame_tokens(template, k, asked)
     data = round(JUDGE_TOKENS_PER_POLICY_TOKEN * (max_prompt_tokens + k * max_new_tokens))
-    answer = output_bound(request_options(config, k)) or answer_tokens(k, asked)
-    first = frame + demonstration_tokens + data
-    repair = first + 2 * answer + 64  # the unusable reply and the words around it
-    pairs = n_items * orders + (0 if orders == 2 else again)
-    probes = PROBES if n_items else 0
-    calls = 2 * pairs + probes
-    input_tokens = pairs * (first + repair) + probes * frame
-    output_tokens = calls * answer
-    return WorstCase(calls, input_tokens, output_tokens, most_usd(config, calls, input_tokens, output_tokens))
+
+    def most(judge: BlackBoxConfig) -> WorstCase:
+        orders = len(presentations(k, judge.passes, seed=0))
+        asked = asked_of(judge)
+        frame = _frame_tokens(template, k, asked)
+        answer = output_bound(request_options(judge, k)) or answer_tokens(k, asked)
+        first = frame + demonstration_tokens + data
+        repair = first + 2 * answer + 64  # the unusable reply and the words around it
+        pairs = n_items * orders + (0 if orders == 2 else again)
+        probes = PROBES if n_items else 0
+        calls = 2 * pairs + probes
+        input_tokens = pairs * (first + repair) + probes * frame
+        output_tokens = calls * answer
+        return WorstCase(calls, input_tokens, output_tokens, most_usd(judge, calls, input_tokens, output_tokens))
+
+    return in_all(map(most, config.everyone or (config,)))
 
 
 def typical_case(
@@ -208,27 +197,17 @@ def typical_case(
 ) -> WorstCase:
     """What ranking takes where no reply needs its repair, and nothing is thought: the arguments of ``worst_case``, with
     prompts and candidates of their usual length. UserError as there."""
-    if config.everyone not in ((), (config,)):
-        each = (
-            typical_case(
-                judge,
-                template,
-                demonstration_tokens=demonstration_tokens,
-                n_items=n_items,
-                k=k,
-                prompt_tokens=prompt_tokens,
-                new_tokens=new_tokens,
-            )
-            for judge in config.everyone
-        )
-        return in_all(each)
-    calls = n_items * len(presentations(k, config.passes, seed=0))
     data = JUDGE_TOKENS_PER_POLICY_TOKEN * (prompt_tokens + k * new_tokens)
-    asked = asked_of(config)
-    given = round(calls * TYPICAL * (_frame_tokens(template, k, asked) + demonstration_tokens + data))
-    made = calls * usual_answer(k, asked)
-    price = price_of(config, given / max(calls, 1))
-    return WorstCase(calls, given, made, None if price is None else usd(price, given, made))
+
+    def usual(judge: BlackBoxConfig) -> WorstCase:
+        calls = n_items * len(presentations(k, judge.passes, seed=0))
+        asked = asked_of(judge)
+        given = round(calls * TYPICAL * (_frame_tokens(template, k, asked) + demonstration_tokens + data))
+        made = calls * usual_answer(k, asked)
+        price = price_of(judge, given / max(calls, 1))
+        return WorstCase(calls, given, made, None if price is None else usd(price, given, made))
+
+    return in_all(map(usual, config.everyone or (config,)))
 
 
 def schema_tokens(k: int, asked: Asked) -> int:

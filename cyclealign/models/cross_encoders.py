@@ -28,9 +28,11 @@ def _is_ours(folder: Path) -> bool:
         return False
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        modules = [str(found[i]["type"]) for i in range(len(found) or 1)]  # a list, and not an empty one
-    except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
-        raise UserError(f"{file}: expected a list of modules, each with its type; put it back from a copy") from error
+        modules = [str(module["type"]) for module in found] if isinstance(found, list) else []
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        modules = []
+    if not modules:
+        raise UserError(f"{file}: expected a list of modules, each with its type; put it back from a copy")
     foreign = [name for name in modules if not _known(name)]
     return bool(foreign) and all(name in OURS for name in foreign)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.judge.answers import answer_format
@@ -87,10 +88,9 @@ class BlackBoxRanker:
     An item is ranked when all of its passes are (a consensus of fewer would weigh its presentation orders unevenly),
     else it is Unranked: ``unusable`` or ``refusal`` after one repair call, ``error`` after all attempts or where
     the server refuses this one request, ``budget``, ``too_few`` without a call. Scores of several passes are averaged.
-    A list that the context wants
-    ``shown_again`` is asked about once more, from the end of its first order. Presentation orders are a function of
-    the context and the prompt alone where it stands once in a call (``presenting.Seeds`` says what else), so that a
-    resumed run finds its calls on the ledger.
+    A list that the context wants ``shown_again`` is asked about once more, from the end of its first order.
+    Presentation orders are a function of the context and the prompt alone where it stands once in a call
+    (``presenting.Seeds`` says what else), so that a resumed run finds its calls on the ledger.
     """
 
     def __init__(
@@ -131,18 +131,14 @@ class BlackBoxRanker:
             self._callers = sum(len(item.asked) for item in together)
             yield from stream(together, self.opened, window=len(together))
         if self.exhausted:
-            raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover the next call")
+            raise not_covered(self._config, "the next call")
 
     def preflight(self, k: int) -> None:
         """Find out whether the endpoint answers at all, and in which form: one tiny call, none if it is on the ledger.
 
         Raises UserError as ``rank`` would, and BudgetExhausted where not even this call fits.
         """
-
-        try:
-            asyncio.run(self.probed(k))
-        except BudgetSpent as error:
-            raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover one call") from error
+        run_probe(self.probed(k), self._config)
 
     async def probed(self, k: int) -> None:
         """``preflight`` in an event loop of the caller's. Raises UserError and BudgetSpent."""
@@ -294,6 +290,19 @@ class BlackBoxRanker:
             interaction=item.context.interaction,
             pass_number=number,
         )
+
+
+def not_covered(config: BlackBoxConfig, what: str) -> BudgetExhausted:
+    """That the budget ends before ``what``."""
+    return BudgetExhausted(f"black_box.budget_usd={config.budget_usd} does not cover {what}")
+
+
+def run_probe(probe: Coroutine[Any, Any, None], config: BlackBoxConfig) -> None:
+    """Probe in an event loop of its own. Raises what the probe does, and BudgetExhausted where no call fits."""
+    try:
+        asyncio.run(probe)
+    except BudgetSpent as error:
+        raise not_covered(config, "one call") from error
 
 
 def _read(reply: ChatReply, k: int, asked: Asked) -> Said:

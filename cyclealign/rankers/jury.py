@@ -12,14 +12,14 @@ from typing import Literal
 from cyclealign.config.endpoints import judge_names
 from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
-from cyclealign.judge.limits import BudgetSpent, RetryPolicy
+from cyclealign.judge.limits import RetryPolicy
 from cyclealign.judge.streaming import Work, stream
 from cyclealign.judge.template import RankTemplate
-from cyclealign.rankers.black_box import PRECEDENCE, BlackBoxRanker, Item
+from cyclealign.rankers.black_box import PRECEDENCE, BlackBoxRanker, Item, not_covered, run_probe
 from cyclealign.rankers.consensus import aggregate
 from cyclealign.rankers.presenting import Seeds, orders_of_judge
 from cyclealign.rankers.scored import too_few
-from cyclealign.types import BudgetExhausted, CandidateSet, RankContext, Ranking, RunStopped, Unranked, UserError, Vote
+from cyclealign.types import CandidateSet, RankContext, Ranking, RunStopped, Unranked, UserError, Vote
 
 log = logging.getLogger(__name__)
 # A judge that has no usable reply to its first so many lists is not asked about the others.
@@ -96,7 +96,7 @@ class JuryRanker:
         """
         yield from stream(self._questions(sets, context), self._opened, window=2 * self._config.max_concurrency)
         if self._exhausted:
-            raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover the next call")
+            raise not_covered(self._config, "the next call")
 
     def preflight(self, k: int) -> None:
         """Find out which judges answer, and in which form; as ``BlackBoxRanker.preflight``, and it goes on without
@@ -108,10 +108,7 @@ class JuryRanker:
                 self._without(seat, error)
             self._check_quorum()
 
-        try:
-            asyncio.run(probe())
-        except BudgetSpent as error:
-            raise BudgetExhausted(f"black_box.budget_usd={self._config.budget_usd} does not cover one call") from error
+        run_probe(probe(), self._config)
 
     @property
     def _exhausted(self) -> bool:
