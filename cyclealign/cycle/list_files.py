@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import overload
 
 from cyclealign.config.schema import ListsConfig
 from cyclealign.cycle.agreeing import training_example
 from cyclealign.cycle.ranked_lists import RankedList, ranked_lists
 from cyclealign.files.atomic import flush_tree
 from cyclealign.files.jsonl import Appender, Lines
+from cyclealign.files.lazy import Lazy
 from cyclealign.files.records import decode, write_record
 from cyclealign.files.run_dir import InteractionDir, RunDir
 from cyclealign.files.run_records import SetRecord, VerdictRecord, set_record, verdict_record
@@ -75,7 +75,7 @@ def given(one: RankedList, loss: RankingLoss) -> Gives:
     return found
 
 
-class StoredLists(Sequence[tuple[CandidateSet, Ranking]]):
+class StoredLists(Lazy[tuple[CandidateSet, Ranking]]):
     """The lists of an interaction's records, each read when it is asked for."""
 
     def __init__(self, files: InteractionDir) -> None:
@@ -89,19 +89,13 @@ class StoredLists(Sequence[tuple[CandidateSet, Ranking]]):
     def __len__(self) -> int:
         return len(self._sets)
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[CandidateSet, Ranking]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[CandidateSet, Ranking]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[CandidateSet, Ranking] | list[tuple[CandidateSet, Ranking]]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> tuple[CandidateSet, Ranking]:
         verdict = decode(VerdictRecord, self._verdicts[index]).verdict
         assert isinstance(verdict, Ranking)  # nothing else is taken
         return decode(SetRecord, self._sets[index]).set, verdict
 
 
-class StoredExamples(Sequence[RankingExample]):
+class StoredExamples(Lazy[RankingExample]):
     """The same as what a policy is trained on; ``votes``: with win rates for utilities."""
 
     def __init__(self, lists: StoredLists, *, votes: bool) -> None:
@@ -110,11 +104,5 @@ class StoredExamples(Sequence[RankingExample]):
     def __len__(self) -> int:
         return len(self._lists)
 
-    @overload
-    def __getitem__(self, index: int) -> RankingExample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[RankingExample]: ...
-    def __getitem__(self, index: int | slice) -> RankingExample | list[RankingExample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> RankingExample:
         return training_example(*self._lists[index], votes=self._votes)

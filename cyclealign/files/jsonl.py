@@ -6,11 +6,12 @@ import errno
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NoReturn, overload
+from typing import IO, Any, NoReturn
 
 from cyclealign.files.atomic import write_atomic
+from cyclealign.files.lazy import Lazy
 from cyclealign.types import RunStopped, UserError
 
 
@@ -60,7 +61,7 @@ def whole_lines(path: Path) -> Iterator[str]:
         yield last.decode()
 
 
-class Lines(Sequence[Any]):
+class Lines(Lazy[Any]):
     """The values of a finished file by number; a place in the file is all that is held of each. UserError as
     ``read_jsonl``."""
 
@@ -74,14 +75,7 @@ class Lines(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Any: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+    def at(self, index: int) -> Any:
         start = self._starts[index]
         try:
             with self._path.open("rb") as file:

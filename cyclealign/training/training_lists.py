@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cyclealign.files.lazy import Lazy
 from cyclealign.losses import RankingLoss
 from cyclealign.models.encoded_lists import EncodedList, encode
 from cyclealign.training.batches import TrainingList
@@ -24,7 +25,7 @@ from cyclealign.types import RankingExample
 CHUNK = 1024  # lists that a frozen model is shown at once
 
 
-class SpilledRows(Sequence[tuple[Tensor, ...]]):
+class SpilledRows(Lazy[tuple[Tensor, ...]]):
     """For each list its rows of numbers (log-probs of a response's tokens, a vector): float32, in a file.
 
     The file is opened anew for each list: a loader's worker processes share no place in it.
@@ -52,13 +53,7 @@ class SpilledRows(Sequence[tuple[Tensor, ...]]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[Tensor, ...]]: ...
-    def __getitem__(self, index: int | slice) -> tuple[Tensor, ...] | list[tuple[Tensor, ...]]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> tuple[Tensor, ...]:
         widths = self._widths[self._first[index] : self._first[index + 1]]
         with self._path.open("rb") as file:
             file.seek(self._starts[index] * 4)
@@ -69,7 +64,7 @@ class SpilledRows(Sequence[tuple[Tensor, ...]]):
 
 
 @dataclass(frozen=True)
-class TrainingLists(Sequence[TrainingList]):
+class TrainingLists(Lazy[TrainingList]):
     """Examples as lists to train on, of each the candidates that the loss reads.
 
     ``reference``, ``previous``, ``vectors``: as in ``TrainingList``, where they are asked for.
@@ -87,13 +82,7 @@ class TrainingLists(Sequence[TrainingList]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    @overload
-    def __getitem__(self, index: int) -> TrainingList: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[TrainingList]: ...
-    def __getitem__(self, index: int | slice) -> TrainingList | list[TrainingList]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def at(self, index: int) -> TrainingList:
         example = self._example(index)
         return TrainingList(
             encoded=self._encoded(example),
