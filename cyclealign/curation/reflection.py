@@ -21,7 +21,7 @@ from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import WorstCase, asked_options, most_usd, output_bound, request_options
 from cyclealign.judge.failures import CallFailed
 from cyclealign.judge.ledger import Ledger
-from cyclealign.judge.limits import BudgetSpent, RetryPolicy
+from cyclealign.judge.limits import BudgetSpent
 from cyclealign.judge.paid_calls import PaidCalls
 from cyclealign.judge.prompting import estimate_message_tokens, neutralise
 from cyclealign.judge.replies import ReplyUnusable
@@ -112,7 +112,7 @@ class Reflector:
     def __init__(self, box: BlackBoxConfig, ledger: Ledger) -> None:
         """UserError where the key is missing, or the request cannot be held to a budget."""
         self._box = box
-        self._calls = PaidCalls(box, ledger, RetryPolicy(attempts=box.attempts, deadline=box.timeout_s))
+        self._calls = PaidCalls(box, ledger)
         self._wire = Wire(box, ledger, self._calls.endpoint, self._calls.model)
 
     def propose(self, template: RankTemplate, mistakes: Sequence[Mistake], asked: int) -> RankTemplate:

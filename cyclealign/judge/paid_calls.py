@@ -40,14 +40,14 @@ FILE_SECONDS = 600.0  # that one request about a batch may take, its files being
 class PaidCalls:
     """The calls of one ranker: its key, its ledger, and the limits that outlast one ``open``."""
 
-    def __init__(self, config: BlackBoxConfig, ledger: Ledger, retry: RetryPolicy) -> None:
+    def __init__(self, config: BlackBoxConfig, ledger: Ledger, retry: RetryPolicy | None = None) -> None:
         self.endpoint = config.base_url or OPENAI_URL
         self.model = config.model or ""
         self.greeting: Call | None = None  # a tiny call that a judge which is there answers
         self._config = config
         self._ledger = ledger
         self._outage = 60 * config.outage_minutes
-        self._retry = retry
+        self._retry = retry or RetryPolicy(attempts=config.attempts, deadline=config.timeout_s)
         self._key = self._checked(config)
         self._adaptive = Adaptive(config.max_concurrency)
         self._requests = TokenBucket(config.requests_per_minute) if config.requests_per_minute else None

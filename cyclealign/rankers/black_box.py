@@ -110,9 +110,7 @@ class BlackBoxRanker:
         self._template = template
         self._ledger = ledger
         self._callers = 0  # of a batch: the presentations that are asked about
-        self._calls = PaidCalls(
-            config, ledger, retry or RetryPolicy(attempts=config.attempts, deadline=config.timeout_s)
-        )
+        self._calls = PaidCalls(config, ledger, retry)
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """Rankings in order of completion, while ``sets`` is still being produced in a thread of its own; in batches

@@ -15,7 +15,7 @@ from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import asked_options, request_options
 from cyclealign.judge.failures import CallFailed
 from cyclealign.judge.ledger import Ledger
-from cyclealign.judge.limits import BudgetSpent, RetryPolicy
+from cyclealign.judge.limits import BudgetSpent
 from cyclealign.judge.paid_calls import PaidCalls
 from cyclealign.judge.streaming import Work, stream
 from cyclealign.judge.thinking import set_aside
@@ -35,7 +35,7 @@ class OwnReplies:
     def __init__(self, config: BlackBoxConfig, ledger: Ledger, *, tokens: int) -> None:
         """UserError where the key is missing, or the request cannot be held to a budget."""
         self._config, self._ledger, self._tokens = config, ledger, tokens
-        self._calls = PaidCalls(config, ledger, RetryPolicy(attempts=config.attempts, deadline=config.timeout_s))
+        self._calls = PaidCalls(config, ledger)
 
     def ask(self, prompts: Sequence[Prompt], *, interaction: int) -> Iterator[AnswerRecord]:
         """A record for each prompt, in order of completion; nothing is paid for that the ledger has.
