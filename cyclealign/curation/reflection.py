@@ -26,6 +26,7 @@ from cyclealign.judge.paid_calls import PaidCalls
 from cyclealign.judge.prompting import estimate_message_tokens, neutralise
 from cyclealign.judge.replies import ReplyUnusable
 from cyclealign.judge.template import RankTemplate, fill, with_instruction
+from cyclealign.judge.text_calls import reply_in_form
 from cyclealign.judge.thinking import set_aside
 from cyclealign.judge.wire import Wire
 from cyclealign.types import BudgetExhausted, CandidateSet, Message, Ranking, RunStopped, UserError
@@ -152,8 +153,9 @@ class Reflector:
 
     async def _asked(self, messages: Sequence[Message], *, repairs: bool) -> ChatReply:
         """The reply, in the wire form that the endpoint takes."""
-        while True:
-            call = Call(
+
+        def made() -> Call:
+            return Call(
                 endpoint=self._calls.endpoint,
                 model=self._calls.model,
                 messages=messages,
@@ -163,11 +165,8 @@ class Reflector:
                 purpose="reflect",
                 repairs=repairs,
             )
-            try:
-                return await self._calls.reply(call)
-            except CallFailed as error:
-                if not self._wire.adapt(error.failure, call.options):
-                    raise
+
+        return await reply_in_form(self._calls, self._wire, made)
 
     def _options(self) -> dict[str, object]:
         """As a judge's, but for the room of the answer."""

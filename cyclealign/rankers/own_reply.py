@@ -10,7 +10,6 @@ from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.run_records import AnswerRecord
 from cyclealign.generation.sampling import Draw, trimmed
 from cyclealign.judge.call import Call
-from cyclealign.judge.capability import MOST_FORMS
 from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import asked_options, request_options
 from cyclealign.judge.failures import CallFailed
@@ -18,6 +17,7 @@ from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import BudgetSpent
 from cyclealign.judge.paid_calls import PaidCalls
 from cyclealign.judge.streaming import Work, stream
+from cyclealign.judge.text_calls import reply_in_form
 from cyclealign.judge.thinking import set_aside
 from cyclealign.judge.wire import Wire
 from cyclealign.types import Prompt, UnrankedReason
@@ -54,7 +54,8 @@ class OwnReplies:
 
     async def _answered(self, wire: Wire, interaction: int, prompt: Prompt) -> AnswerRecord:
         try:
-            return read_answer(prompt.id, await self._reply(wire, interaction, prompt))
+            reply = await reply_in_form(self._calls, wire, partial(self._call, wire, interaction, prompt))
+            return read_answer(prompt.id, reply)
         except CallFailed as error:
             refusal = error.failure.moderation or error.failure.status == 403
             reason: UnrankedReason = "refusal" if refusal else "error"
@@ -62,32 +63,18 @@ class OwnReplies:
         except BudgetSpent:
             return AnswerRecord(prompt_id=prompt.id, unanswered="budget")
 
-    async def _reply(self, wire: Wire, interaction: int, prompt: Prompt) -> ChatReply:
-        for left in reversed(range(MOST_FORMS)):
-            call = self._call(wire, interaction, prompt)
-            try:
-                return await self._calls.reply(call)
-            except CallFailed as error:
-                learnt = self._options(wire) != call.options  # by another call, meanwhile
-                if left == 0 or not (learnt or wire.adapt(error.failure, call.options)):
-                    raise
-        raise AssertionError("the last form is answered or raises")
-
     def _call(self, wire: Wire, interaction: int, prompt: Prompt) -> Call:
         return Call(
             endpoint=self._calls.endpoint,
             model=self._calls.model,
             messages=prompt.messages,
             schema=None,
-            options=self._options(wire),
+            options=request_options(self._config, K, wire.form, tokens=self._tokens),
             asked=asked_options(self._config),
             purpose="answer",
             prompt_id=prompt.id,
             interaction=interaction,
         )
-
-    def _options(self, wire: Wire) -> dict[str, object]:
-        return request_options(self._config, K, wire.form, tokens=self._tokens)
 
 
 def read_answer(prompt_id: str, reply: ChatReply) -> AnswerRecord:
