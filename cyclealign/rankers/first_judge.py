@@ -13,6 +13,7 @@ from typing import Literal
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.schema import BlackBoxConfig, CascadeConfig
 from cyclealign.files.records import encode
+from cyclealign.files.run_records import Verdict
 from cyclealign.judge.costs import asked_options
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate
@@ -29,8 +30,6 @@ from cyclealign.rankers.calibration import (
 )
 from cyclealign.rankers.cascade import Course, Opinion
 from cyclealign.types import CandidateSet, RankContext, Ranker, Ranking, Unranked, sha256_hex
-
-Verdict = Ranking | Unranked
 
 log = logging.getLogger(__name__)
 
