@@ -26,7 +26,8 @@ import aiohttp
 import httpx2
 import openai
 
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
 from cyclealign.files.records import encode

@@ -24,7 +24,7 @@ from cyclealign.cli.results import checked, finish
 from cyclealign.files.printable import say
 
 if TYPE_CHECKING:
-    from cyclealign.config.schema import BlackBoxConfig
+    from cyclealign.config.black_box import BlackBoxConfig
     from cyclealign.curation.instruction_search import ImprovePlan
     from cyclealign.evaluation.statistics import Figure
     from cyclealign.judge.demonstrations import DemonstrationPool

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.errors import Raw, check_keys, is_free, readable, show
-from cyclealign.config.schema import BlackBoxConfig, Config, Section
+from cyclealign.config.schema import Config
+from cyclealign.config.section import Section
 from cyclealign.config.training_keys import check_training
 from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource_dir

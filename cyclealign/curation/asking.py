@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import OPENAI_URL
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.evaluation.labelled_pairs import labelled_credit, labelled_pairs
 from cyclealign.evaluation.statistics import Figure
 from cyclealign.files.prompts import load_prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.asking import Question
 from cyclealign.judge.asked import PLAIN, Asked, asked_of
 from cyclealign.judge.costs import (

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.config.loading import black_box_of
-from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.curation.templates import LONG_HEAD, head_tokens, lint_template
 from cyclealign.files.printable import well_formed
 from cyclealign.files.run_records import Verdict

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Literal
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.cycle.interaction import Interaction
 from cyclealign.files.run_dir import InteractionDir
 from cyclealign.files.run_figures import AnswerFigures, Summary

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.cycle.interaction import Interaction
 from cyclealign.evaluation.consistency import consistency, consistency_text, reversal_tau
 from cyclealign.evaluation.statistics import Estimate

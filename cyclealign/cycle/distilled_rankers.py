@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cyclealign.config.schema import CascadeConfig
+from cyclealign.config.black_box import CascadeConfig
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import CascadeFit

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import Config
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 

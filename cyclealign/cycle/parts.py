@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from itertools import islice
 from typing import Literal
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.list_config import warm_start_config
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.schema import Config
 from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers
 from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator

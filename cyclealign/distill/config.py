@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cyclealign.config.schema import LeafAuxiliary, Loss, Section
+from cyclealign.config.schema import LeafAuxiliary, Loss
+from cyclealign.config.section import Section
 from cyclealign.losses import MarginMSE, RankingLoss
 from cyclealign.scores.formats import READERS, detect, read_as
 from cyclealign.scores.sidecar import Gives, recorded_gives

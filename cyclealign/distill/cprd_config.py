@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from cyclealign.config.schema import Loss, Section
+from cyclealign.config.schema import Loss
+from cyclealign.config.section import Section
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.losses import CPRD
 

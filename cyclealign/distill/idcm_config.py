@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from cyclealign.config.schema import Loss, Section
+from cyclealign.config.schema import Loss
+from cyclealign.config.section import Section
 from cyclealign.distill.config import DistillConfig, EncoderShape, ScoresConfig, check_loss
 from cyclealign.losses import NDCG2
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from cyclealign.config.schema import Section
+from cyclealign.config.section import Section
 from cyclealign.distill.config import DistillConfig, EncoderShape
 from cyclealign.losses import EmbeddingMatch
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from cyclealign.config.loading import find_config
-from cyclealign.config.schema import Loss, Section
+from cyclealign.config.schema import Loss
+from cyclealign.config.section import Section
 from cyclealign.distill.config import DistillConfig, ListDistillConfig, check_loss
 from cyclealign.files.foreign import read_text
 from cyclealign.files.strict_yaml import read_yaml

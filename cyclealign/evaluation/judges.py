@@ -12,9 +12,9 @@ from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.loading import black_box_of
 from cyclealign.config.ranker_kinds import KINDS
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.evaluation.judging import Judge, Judged, judged
 from cyclealign.evaluation.ranker import accuracies, item_of, ranker_metrics, unasked, value_of
 from cyclealign.evaluation.result import Difference, Item, Result, make_result

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.run_records import Verdict
 from cyclealign.judge.asked import asked_of
 from cyclealign.judge.costs import (

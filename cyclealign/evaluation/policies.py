@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.loading import load_config
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.schema import Config
 from cyclealign.files.run_dir import RunDir
 from cyclealign.models.policy_files import adapter_base
 from cyclealign.types import PolicyVersion, UserError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import host_of, in_the_clear, is_loopback
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.types import UserError
 
 

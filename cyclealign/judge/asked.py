@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cyclealign.config.schema import Answer, BlackBoxConfig
+from cyclealign.config.black_box import Answer, BlackBoxConfig
 
 LABELS = "ABCDEFGHIJKLMNOP"  # of the responses, where the first token of the answer is one of them
 LOWEST, HIGHEST = 1, 10  # scores are whole numbers between these

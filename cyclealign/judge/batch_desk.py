@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.files.locks import Lock
 from cyclealign.judge.batch_client import request_body, request_lines
 from cyclealign.judge.batches import TOO_MANY, Batches, Outcome

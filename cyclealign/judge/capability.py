@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.judge.answers import answer_format
 from cyclealign.judge.asked import ENUM_UP_TO, Asked, asked_of
 from cyclealign.judge.call import AnswerForm, Call

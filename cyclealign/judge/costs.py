@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.answers import REASON_WORDS, answer_format
 from cyclealign.judge.asked import PLAIN, Asked, asked_of
 from cyclealign.judge.call import Call, Options, content_options

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.call import Call
 from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.costs import input_bound, output_bound, usage_usd, usd

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import OPENAI_URL
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.printable import scrubbed
 from cyclealign.judge.api_key import api_key
 from cyclealign.judge.batch_client import BatchClient

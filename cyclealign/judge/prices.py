@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.config.endpoints import OPENAI_URL, host_of
-from cyclealign.config.schema import BlackBoxConfig, Price
 from cyclealign.judge.providers import profile_of
 from cyclealign.types import UserError
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from cyclealign.config.black_box import BlackBoxConfig, Provider, Reasoning
 from cyclealign.config.endpoints import OPENAI_URL, host_of
-from cyclealign.config.schema import BlackBoxConfig, Provider, Reasoning
 from cyclealign.types import UserError
 
 MAX_TOKENS, MAX_COMPLETION_TOKENS = "max_tokens", "max_completion_tokens"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cyclealign.config.schema import Section
+from cyclealign.config.section import Section
 from cyclealign.types import UserError
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.judge.answers import answer_format
 from cyclealign.judge.asked import LABELS, Asked, asked_of
 from cyclealign.judge.call import AnswerForm, Call, Purpose

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import OPENAI_URL
 from cyclealign.config.extras import require_extra
 from cyclealign.config.loading import RESUMABLE, parsed_section
 from cyclealign.config.ranker_kinds import KINDS, NEEDED, Kind, Need, forms, named_kind
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import CascadeFit

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cyclealign.config.schema import CascadeConfig
+from cyclealign.config.black_box import CascadeConfig
 from cyclealign.rankers.calibration import ROUNDING
 from cyclealign.rankers.distilled import Distilled, Features, expected_agreement
 from cyclealign.rankers.pruning import assembled

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
+from cyclealign.config.black_box import BlackBoxConfig, CascadeConfig
 from cyclealign.config.endpoints import OPENAI_URL
-from cyclealign.config.schema import BlackBoxConfig, CascadeConfig
 from cyclealign.files.records import encode
 from cyclealign.files.run_records import Verdict
 from cyclealign.judge.costs import asked_options

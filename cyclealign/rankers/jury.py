@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import judge_names
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.judge.ledger import Ledger, LedgerUnavailable
 from cyclealign.judge.limits import RetryPolicy
 from cyclealign.judge.streaming import Work, stream

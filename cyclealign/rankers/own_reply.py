@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.files.run_records import AnswerRecord
 from cyclealign.generation.sampling import Draw, trimmed
 from cyclealign.judge.call import Call

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.config.schema import CascadeConfig
+from cyclealign.config.black_box import CascadeConfig
 from cyclealign.evaluation.arms import POWER80, conclusion
 from cyclealign.evaluation.intervals import Z95
 from cyclealign.evaluation.ranker import ndcg

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"
 from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.asking import judge
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.curation.search import METHODS, Method, SearchPlan, search

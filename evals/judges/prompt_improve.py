@@ -36,7 +36,8 @@ from planted_rules import (
     rules_of,
 )
 
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.asking import judge
 from cyclealign.curation.improving import improve
 from cyclealign.curation.instruction_search import ImprovePlan

@@ -16,7 +16,7 @@ from asking import by_length, item
 from loopback import Body, Fault, Loopback, after_probe, prefers
 
 from cyclealign.cli.main import main
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.files.outputs import output
 from cyclealign.rankers.by_name import ledger_of_judge
 from cyclealign.rankers.rank_file import RankJob, rank_file

@@ -12,7 +12,8 @@ import pytest
 from loopback import Fault, Loopback, Script
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.accuracy import Accuracy, Paid, accuracy_of, gain, gains
 from cyclealign.curation.asking import LabelledJudge, Outcome, Question, black_box_section, judge, labelled
 from cyclealign.curation.metering import Lap, MeteredLedger

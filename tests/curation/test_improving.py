@@ -26,7 +26,8 @@ from planted_rules import (
 )
 
 from cyclealign.cli.main import main
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.curation.accuracy import Paid
 from cyclealign.curation.asking import Outcome, judge
 from cyclealign.curation.improving import Improved, improve, last_word

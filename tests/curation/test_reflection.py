@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.curation.reflection import CASES, Mistake, _messages, read_proposal, reflecting_box
 from cyclealign.judge.chat import ChatReply
 from cyclealign.judge.replies import ReplyUnusable

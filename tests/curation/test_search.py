@@ -15,7 +15,7 @@ import pytest
 from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.accuracy import Paid
 from cyclealign.curation.asking import Question, judge
 from cyclealign.curation.metering import MeteredLedger

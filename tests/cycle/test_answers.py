@@ -13,8 +13,9 @@ import pytest
 from fakes import Fuse, Killed, config_in, make_cycle
 from loopback import CANDIDATE, Body, Fault, Loopback, prefers
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.loading import load_config
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.schema import Config
 from cyclealign.cycle.agreeing import training_examples
 from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers, with_answer
 from cyclealign.cycle.dry_run import describe_worst_case, run_worst_case

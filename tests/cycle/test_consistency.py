@@ -14,7 +14,8 @@ import pytest
 from fakes import config_in, make_cycle, prompts
 from loopback import JUDGES, Body, Judge, Loopback, answer, shown
 
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import Config
 from cyclealign.cycle.consistency import JudgeWatch, advice, shown_again
 from cyclealign.cycle.interaction import Interaction
 from cyclealign.cycle.loop import Loop

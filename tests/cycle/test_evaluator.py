@@ -8,7 +8,7 @@ from pathlib import Path
 from fakes import FakeGenerator, FakeTrainer, Fuse
 from loopback import Loopback, prefers
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.team import Team
 from cyclealign.files.jsonl import read_json

@@ -12,8 +12,8 @@ from fakes import Fuse, Killed, config_in, make_cycle
 from finished_run import finished_run
 
 from cyclealign.cli.main import main
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.loading import dump_config, load_config
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.cycle import starting
 from cyclealign.cycle.kept_code import as_kept
 from cyclealign.files.jsonl import read_jsonl

@@ -11,7 +11,7 @@ from typing import Any
 
 from loopback import Loopback, text_hash
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import RetryPolicy
 from cyclealign.judge.template import RankTemplate, load_template

@@ -7,16 +7,9 @@ from pathlib import Path
 import torch
 from tiny_policy import save_tiny, tiny_llama
 
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.config.loading import dump_config
-from cyclealign.config.schema import (
-    BlackBoxConfig,
-    Config,
-    DataConfig,
-    GeneratorConfig,
-    LoraConfig,
-    PolicyConfig,
-    Price,
-)
+from cyclealign.config.schema import Config, DataConfig, GeneratorConfig, LoraConfig, PolicyConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.records import write_record, write_records

@@ -13,7 +13,8 @@ from cyclealign.config.loading import (
     load_sections,
     with_override,
 )
-from cyclealign.config.schema import Config, Section
+from cyclealign.config.schema import Config
+from cyclealign.config.section import Section
 from cyclealign.distill.config import ListDistillConfig
 from cyclealign.distill.cprd_config import CPRDConfig
 from cyclealign.distill.idcm_config import IDCMConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.answers import answer_format
 from cyclealign.judge.call import Call
 from cyclealign.judge.costs import (

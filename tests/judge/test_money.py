@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge import paid_calls
 from cyclealign.judge.call import Call
 from cyclealign.judge.chat import ChatReply

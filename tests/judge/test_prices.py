@@ -10,7 +10,7 @@ import pytest
 from genai_prices import calc_price
 from genai_prices.types import Usage as Listed
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.costs import most_usd, usage_usd
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.money import Money

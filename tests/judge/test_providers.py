@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from cyclealign.config.schema import REASONING_REQUEST_KEYS, BlackBoxConfig, Provider
+from cyclealign.config.black_box import REASONING_REQUEST_KEYS, BlackBoxConfig, Provider
 from cyclealign.judge.call import Call
 from cyclealign.judge.costs import asked_options, request_options
 from cyclealign.judge.failures import Failure

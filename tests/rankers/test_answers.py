@@ -15,7 +15,7 @@ from answering import Grade, first_letter, grader, length_grade, likely, said
 from asking import CONTEXT, asking, item, rows, verdicts
 from loopback import Body, Fault, Loopback, faults, shown
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.agreement import kendall_tau
 from cyclealign.types import CandidateSet, Ranking, Unranked, UserError

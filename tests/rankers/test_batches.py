@@ -14,7 +14,7 @@ from asking import CONTEXT, PRICE, QUICK, Verdicts, by_length, item, rows, verdi
 from batch_server import BatchServer, Fate
 from loopback import Body, Fault, Loopback, answer, prefers, shown
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.metering import MeteredLedger
 from cyclealign.judge import batch_desk, batches
 from cyclealign.judge.costs import PROBES

@@ -34,7 +34,7 @@ from loopback import (
     text_hash,
 )
 
-from cyclealign.config.schema import BlackBoxConfig, Price
+from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import RetryPolicy
 from cyclealign.judge.template import load_template
@@ -645,7 +645,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from test_black_box import CONTEXT, QUICK, item
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker

@@ -17,9 +17,9 @@ from loopback import Loopback
 from tiny_policy import save_tiny
 
 from cyclealign.cli.main import app, main
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.loading import load_config
 from cyclealign.config.ranker_kinds import KINDS, Need, forms, kinds_help, named_kind
-from cyclealign.config.schema import BlackBoxConfig
 from cyclealign.curation.asking import black_box_section
 from cyclealign.files.records import write_record
 from cyclealign.judge.ledger import Ledger

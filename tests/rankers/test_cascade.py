@@ -19,7 +19,8 @@ from replayed import CONTEXT, PROMPT, SET, write
 from scipy.optimize import minimize
 
 from cyclealign.cli.main import main
-from cyclealign.config.schema import CascadeConfig, Config
+from cyclealign.config.black_box import CascadeConfig
+from cyclealign.config.schema import Config
 from cyclealign.cycle.agreeing import trusted
 from cyclealign.cycle.distilled_rankers import RunRankers, held_back
 from cyclealign.cycle.export import preference_rows

@@ -16,7 +16,8 @@ from asking import CONTEXT, PRICE, QUICK, by_length, item
 from fakes import config_in, make_cycle
 from loopback import Body, Fault, Loopback, answer, prefers, shown
 
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import Config
 from cyclealign.cycle.dry_run import run_worst_case
 from cyclealign.cycle.starting import _hosts
 from cyclealign.files.run_records import read_rankings

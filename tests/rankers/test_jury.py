@@ -15,9 +15,10 @@ from fakes import config_in, make_cycle
 from loopback import Body, Fault, Loopback, Script, prefers, same_slot
 
 from cyclealign.cli.main import main
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import judge_names
 from cyclealign.config.loading import check_resume_changes, load_config
-from cyclealign.config.schema import BlackBoxConfig, Config
+from cyclealign.config.schema import Config
 from cyclealign.evaluation.consistency import reversal_tau
 from cyclealign.files.records import decode
 from cyclealign.files.run_records import VerdictRecord, read_rankings, verdict_record

@@ -15,7 +15,8 @@ from loopback import Loopback, same_slot
 from report_page import Node, axis, drawn_lines, figure, page
 from report_run import STAGES, call, hand_made_run
 
-from cyclealign.config.schema import BlackBoxConfig, DemonstrationsConfig
+from cyclealign.config.black_box import BlackBoxConfig
+from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.evaluation.intervals import wilson
 from cyclealign.files.jsonl import read_jsonl, write_jsonl
 from cyclealign.files.run_records import read_sets, verdict_record

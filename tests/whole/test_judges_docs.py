@@ -9,7 +9,7 @@ import pytest
 import yaml
 from manners import MANNERS
 
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.evaluation.result import read_result
 from cyclealign.files.labelled import JUDGE_LISTS, load_labelled
 from cyclealign.judge.prices import tariff_of

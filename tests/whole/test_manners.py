@@ -23,7 +23,7 @@ from manners import CONTEXT, MANNERS, PRICE, SLY, Bill, Provider, Proxy
 from processes import arguments, finish, start
 
 from cyclealign.cli.main import main
-from cyclealign.config.schema import BlackBoxConfig
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.limits import RetryPolicy
 from cyclealign.judge.template import load_template
