@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from planted_rules import (
     right,
     rules_of,
 )
+from processes import kill_after
 
 from cyclealign.cli.main import main
 from cyclealign.config.black_box import BlackBoxConfig
@@ -215,12 +214,7 @@ def test_the_command_killed_goes_on_and_writes_a_template_with_its_figures(tmp_p
             called = [sys.executable, "-m", "cyclealign", *command(server, name)]
             return subprocess.Popen(called, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-        killed = start("first")
-        until = time.monotonic() + 60
-        while len(server.requests) < 120 and time.monotonic() < until:
-            time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        kill_after(start("first"), 120, server)
         assert not (tmp_path / "first.yaml").exists()
         before = len(server.requests)
         assert 120 <= before < CALLS

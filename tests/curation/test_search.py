@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
+from processes import kill_after
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.accuracy import Paid
@@ -133,12 +132,7 @@ def test_a_killed_search_goes_on_and_pays_for_no_call_twice(tmp_path: Path) -> N
             ]
             return subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-        killed = start("first")
-        until = time.monotonic() + 60
-        while len(server.requests) < 80 and time.monotonic() < until:
-            time.sleep(0.02)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        kill_after(start("first"), 80, server)
         assert not (tmp_path / "first.jsonl").exists()
         before = len(server.requests)
         assert 80 <= before < 290

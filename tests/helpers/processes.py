@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from loopback import Loopback
+
 from cyclealign.files.jsonl import read_jsonl
 
 HELPERS = Path(__file__).resolve().parent
@@ -135,3 +137,12 @@ def arguments(folder: Path, url: str, *more: str) -> list[str]:
         "training.per_device_train_batch_size=4",
         *more,
     ]
+
+
+def kill_after(process: subprocess.Popen[bytes], requests: int, server: Loopback) -> None:
+    """Kill a process once the server has had so many requests, or after a minute."""
+    until = time.monotonic() + 60
+    while len(server.requests) < requests and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
