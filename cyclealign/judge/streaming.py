@@ -76,8 +76,8 @@ class _Pump(Generic[T, R]):
     def stop(self) -> None:
         with self._lock:
             self._stopping = True
-            if self._loop is not None and self._main is not None:
-                self._loop.call_soon_threadsafe(self._main.cancel)
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._cancel)
         self._room.release()
         self._worker.join()
         if self._feeder.ident is not None:
@@ -106,15 +106,27 @@ class _Pump(Generic[T, R]):
                 return
             self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         try:
-            async with self._open_work() as work, asyncio.TaskGroup() as tasks:
-                self._begin = lambda item: tasks.create_task(self._one(work, item))
-                self._feeder.start()
-                await self._fed.wait()
+            async with self._open_work() as work:
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        self._begin = lambda item: tasks.create_task(self._one(work, item))
+                        self._feeder.start()
+                        await self._fed.wait()
+                finally:
+                    self._out_of_reach()  # a cancellation now would leave connections open that are being closed
         finally:
-            with self._lock:
-                self._loop = None  # from here on the feeder's calls would reach a closed loop
+            self._out_of_reach()
         if self._source_error is not None:
             raise self._source_error
+
+    def _cancel(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _out_of_reach(self) -> None:
+        """From here on no thread calls into the loop, and nothing cancels what runs in it."""
+        with self._lock:
+            self._loop = self._main = None
 
     async def _one(self, work: Work[T, R], item: T) -> None:
         try:
@@ -132,8 +144,8 @@ class _Pump(Generic[T, R]):
     def _end_of_source(self, error: BaseException | None) -> None:
         self._source_error = error
         self._fed.set()
-        if error is not None and not isinstance(error, Exception) and self._main is not None:
-            self._main.cancel()
+        if error is not None and not isinstance(error, Exception):
+            self._cancel()
 
     # The thread of the source ------------------------------------------------------------------------------------
 

@@ -161,6 +161,26 @@ def test_closing_early_cancels_and_closes_everything() -> None:
     assert closed == [True]
 
 
+def test_closing_while_the_work_is_being_closed_lets_it_close() -> None:
+    """All results are there, the connections are being closed, and whoever listened wants no more of them."""
+    closing, closed = threading.Event(), threading.Event()
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[Work[int, int]]:
+        try:
+            yield Fixture().work
+        finally:
+            closing.set()
+            await asyncio.sleep(0.2)
+            closed.set()
+
+    results = stream([0, 1], slow, window=8)
+    assert next(results) == 0
+    assert closing.wait(5)
+    results.close()  # type: ignore[attr-defined]
+    assert closed.is_set()
+
+
 def test_a_failure_to_open_is_raised() -> None:
     @asynccontextmanager
     async def broken() -> AsyncIterator[Work[int, int]]:
