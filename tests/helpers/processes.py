@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,9 @@ ENVIRONMENT = {
 }
 
 
+WARM = (sys.executable, "-S", "-E", str(HELPERS / "warm.py"))
+
+
 @contextmanager
 def judge_server(log: Path, *, judge: str = "hash", delay: float = 0.0) -> Iterator[str]:
     """A real HTTP server on loopback that ranks deterministically; gives its base URL."""
@@ -41,12 +48,36 @@ def judge_server(log: Path, *, judge: str = "hash", delay: float = 0.0) -> Itera
             server.kill()
 
 
-def start(*arguments: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
-    """``cyclealign ARGUMENTS`` in a process group of its own, both outputs in one pipe."""
-    command = [sys.executable, *(launcher or ("-m",)), "cyclealign", *arguments]
+def start(*arguments: str, launcher: Sequence[str] = (), anew: bool = False) -> subprocess.Popen[str]:
+    """``cyclealign ARGUMENTS`` in a process group of its own, both outputs in one pipe.
+
+    anew: by a Python that imports everything itself, with a hash seed of its own.
+    """
+    anew = anew or bool(launcher) or any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
+    cold = [sys.executable, *(launcher or ("-m",)), "cyclealign", *arguments]
+    command = cold if anew else [*WARM, warm_socket(), "run", *arguments]
     return subprocess.Popen(
-        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
     )
+
+
+@cache
+def warm_socket() -> str:
+    """Of the process that forks others; it ends with this one."""
+    folder = tempfile.mkdtemp()
+    path = Path(folder, "socket")
+    server = subprocess.Popen([sys.executable, WARM[-1], str(path), "serve"], env=ENVIRONMENT)
+
+    def end() -> None:
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
+
+    atexit.register(end)
+    while not path.exists():
+        assert server.poll() is None
+        time.sleep(0.02)
+    return str(path)
 
 
 def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int, str]:
