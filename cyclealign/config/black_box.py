@@ -34,28 +34,35 @@ REASONING_REQUEST_KEYS = (
 
 
 class Price(Section):
-    """USD per million tokens. What has no price of its own costs as all input, or all output, does.
-
-    cached_input, cache_write: input tokens that a provider's cache served, or took in. thinking: output tokens that
-    were thought. batch: what each costs in a batch, times its price.
-    """
+    """USD per million tokens. What has no price of its own costs as all input, or all output, does."""
 
     input: float = Field(ge=0)
+    """Input tokens."""
     output: float = Field(ge=0)
+    """Output tokens."""
     cached_input: float | None = Field(default=None, ge=0)
+    """Input tokens that a provider's cache served."""
     cache_write: float | None = Field(default=None, ge=0)
+    """Input tokens that a provider's cache took in."""
     thinking: float | None = Field(default=None, ge=0)
+    """Output tokens that were thought."""
     batch: float = Field(default=0.5, ge=0, le=1)
+    """What each costs in a batch, times its price."""
 
 
 class JudgeConfig(Section):
     """One judge of several: what it does not say itself is as in ``black_box``."""
 
     model: str = Field(min_length=1)
+    """The name that its API knows."""
     base_url: str | None = None
+    """Address of its API."""
     api_key_env: str | None = None
+    """Environment variable that holds its key."""
     provider: Provider | None = None
+    """Whose manners the first request takes."""
     price: Price | Literal["auto"] | None = None
+    """USD per million tokens, or ``auto``."""
 
     @field_validator("api_key_env")
     @classmethod
@@ -71,30 +78,32 @@ class JudgeConfig(Section):
 
 
 class FirstJudge(JudgeConfig):
-    """The cheap judge of a cascade. passes: orders that it is shown each list in; how far its answers agree with each
-    other is how sure it is."""
+    """The cheap judge of a cascade."""
 
     passes: int = Field(default=2, ge=2)
+    """Orders that it is shown each list in; how far its answers agree with each other is how sure it is."""
 
 
 class CascadeConfig(Section):
-    """A cheap ranker decides what the judge is asked.
-
-    judge: who is asked, by the other keys of black_box. first: the cheap one; ``local``: distilled from the judge's
-    rankings so far. keep: candidates that the judge ranks; null: all. min_agreement: the first answers alone where it
-    is so sure that, with error at most alpha, this share of pairs is ordered as by the judge; null: never.
-    calibration: lists that both rank to find out from where on that holds. audit: share of lists that are sent whole
-    all the same. warm_up: lists that the judge has ranked before the local ranker prunes.
-    """
+    """A cheap ranker decides what the judge is asked."""
 
     judge: Literal["openai", "replay"] = "openai"
+    """Who is asked, by the other keys of ``black_box``."""
     first: Literal["local"] | FirstJudge = "local"
+    """The cheap one; ``local``: distilled from the judge's rankings so far."""
     keep: int | None = Field(default=None, ge=2)
+    """Candidates that the judge ranks; null: all."""
     min_agreement: float | None = Field(default=None, gt=0.5, lt=1)
+    """The first answers alone where it is so sure that, with error at most ``alpha``, this share of pairs is ordered as
+    by the judge; null: never."""
     alpha: float = Field(default=0.1, gt=0, lt=0.5)
+    """Error that the promise of ``min_agreement`` allows."""
     calibration: int = Field(default=200, ge=50)
+    """Lists that both rank to find out from where on the promise holds."""
     audit: float = Field(default=0.1, gt=0, le=1)
+    """Share of lists that are sent whole all the same."""
     warm_up: int = Field(default=100, ge=10)
+    """Lists that the judge has ranked before the local ranker prunes."""
 
     @model_validator(mode="after")
     def _spares_something(self) -> CascadeConfig:
@@ -107,68 +116,79 @@ class CascadeConfig(Section):
 
 
 class BlackBoxConfig(Section):
-    """``backend``: a kind of ``ranker_kinds``; what follows its name elsewhere is ``path`` here, of openai ``model``.
-    ``cascade`` learns from the run's own rankings, or with ``path`` ranks by what another run has learnt so.
-    ``request``: provider options, sent verbatim.
-
-    judges: several, in place of ``model`` and ``base_url``: pass i goes to judge i mod n. quorum: so many of them must
-    have answered for an item to be ranked; null: all. passes: by default 1, of several judges one each.
-
-    provider: whose manners the first request takes; ``auto``: by the host's name or a server's usual port. reasoning:
-    how much the model may think, said as that provider wants it; null: as the model does. price: USD per million
-    tokens; ``auto``: by the list that is installed. timeout_s: of one attempt; null: by the limit of the answer.
-    answer: what it is asked for. ``ranking``: an order, with ``ties`` where it may tie. ``scores``: a whole number from
-    1 to 10 for each response. ``first_token``: an order, of which only the probabilities of its first letter are read.
-    explain: it may write why, before its verdict. form: how it is asked; ``schema`` is refused where the server does
-    not hold its answers to one. rubric: what to judge by, for all prompts. scale: by what scores, centred on their
-    list, are divided to be utilities; null: of a judge by the spread of the run's own, of any other ranker's they are
-    utilities as they come.
-
-    attempts: at most so many a request. outage_minutes: a judge that answers no call for so long ends the run, with all
-    that was ranked. plain_http: the key may go to another machine over http, which all on the way can read. batch:
-    calls are collected and go out by the provider's batch API, which answers within a day at ``price.batch`` of the
-    price.
-
-    answers: the black box's own reply to a prompt joins the candidates: true asks for it, a name is a column of the
-    data.
-    repeat: share of the lists after a run's first 32 that are also shown in reverse; null: 0.05 at one pass, else 0.
-    min_consistency: a run stops at 32 lists where the mean tau of an order and its reverse is surely below 0, and at
-    128 unless it is surely above this; null: never.
-    """
+    """Who is asked, how, at what price, and within which limits."""
 
     backend: str = "openai"
+    """A kind of ranker by its name in the table of rankers."""
     model: str | None = None
+    """The name that the API knows (backend ``openai``)."""
     base_url: str | None = None
+    """Address of the API; null: OpenAI's."""
     judges: tuple[JudgeConfig, ...] = ()
+    """Several judges in place of ``model`` and ``base_url``: pass i goes to judge i mod n."""
     quorum: int | None = Field(default=None, ge=1)
+    """So many judges must have answered for a list to be ranked; null: all."""
     provider: Provider = "auto"
+    """Whose manners the first request takes; ``auto``: by the host's name or a server's usual port."""
     reasoning: Reasoning | None = None
+    """How much the model may think, said as the provider wants it; null: as the model does."""
     api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; its name ends in ``_API_KEY``."""
     template: str = "rank"
+    """The ranking template: a packaged name or a path."""
     answer: Answer = "ranking"
+    """What is asked for: ``ranking``, an order; ``scores``, a whole number from 1 to 10 for each response;
+    ``first_token``, an order of which only the probabilities of its first letter are read."""
     form: Literal["auto", "schema", "text"] = "auto"
+    """How the answer is asked for; ``schema`` is refused where the server does not hold its answers to one."""
     ties: bool = False
+    """The order may tie responses."""
     explain: bool = False
+    """The judge may write why, before its verdict."""
     rubric: str | None = Field(default=None, min_length=1)
+    """What to judge by, for all prompts."""
     scale: float | None = Field(default=None, gt=0)
+    """By what scores, centred on their list, are divided to be utilities; null: of a judge by the spread of the run's
+    own, of any other ranker's they are utilities as they come."""
     passes: int = Field(default_factory=lambda given: max(len(given.get("judges", ())), 1), ge=1)
+    """Orders that each list is shown in; by default 1, of several judges one each."""
     max_concurrency: int = Field(default=64, ge=1)
+    """Most calls under way at once."""
     requests_per_minute: int | None = Field(default=None, ge=1)
+    """Most calls begun in a minute; null: no limit."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Most tokens sent and asked for in a minute; null: no limit."""
     price: Price | Literal["auto"] | None = None
+    """USD per million tokens; ``auto``: by the list of prices that is installed; null: money is not counted."""
     budget_usd: float | None = Field(default=None, ge=0)
+    """The run never spends more; null: no limit."""
     timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds that one attempt may take; null: by the limit of the answer."""
     attempts: int = Field(default=8, ge=1, le=100)
+    """Most attempts of a request."""
     outage_minutes: float = Field(default=10, gt=0)
+    """A judge that answers no call for so long ends the run, with all that was ranked."""
     max_unranked: float = Field(default=0.2, ge=0, le=1)
+    """A run stops where a larger share of a batch has no verdict."""
     repeat: float | None = Field(default=None, ge=0, le=1)
+    """Share of the lists after a run's first 32 that are also shown in reverse; null: 0.05 at one pass, else 0."""
     min_consistency: float | None = Field(default=0.0, ge=-1, lt=1)
+    """A run stops at 32 lists where the mean tau of an order and its reverse is surely below 0, and at 128 unless it is
+    surely above this; null: never."""
     batch: bool = False
+    """Calls are collected and go out by the provider's batch API, which answers within a day at ``price.batch`` of the
+    price."""
     plain_http: bool = False
+    """The key may go to another machine over http, which all on the way can read."""
     path: Path | None = None
+    """What follows the name of a kind in the table of rankers: a directory, a file, a hub id or
+    ``FILE.py:FUNCTION``."""
     request: dict[str, Any] = Field(default_factory=dict)
+    """Options of the provider, sent verbatim with each call."""
     cascade: CascadeConfig | None = None
+    """A cheap ranker first (backend ``cascade``); with ``path`` instead, what another run's cascade has learnt."""
     answers: bool | str = False
+    """The black box's own reply to a prompt joins the candidates: true asks for it, a name is a column of the data."""
 
     @property
     def answer_column(self) -> str | None:

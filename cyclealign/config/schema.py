@@ -42,33 +42,50 @@ MOST_CANDIDATES = 16
 
 
 class DataConfig(Section):
-    """``prompts`` and ``eval_prompts``: path, glob, hub id or ``builtin:openers-train`` / ``-eval`` / ``-report``.
-
-    ``system_turns``, where the chat template takes none: ``fold`` puts their words before the first user turn's,
-    ``skip`` leaves such prompts out.
-    """
+    """Where the prompts come from."""
 
     prompts: str = Field(min_length=1)
+    """Prompts to train on: path, glob, hub id or ``builtin:openers-train``."""
     format: Literal["auto", "hh_rlhf", "trl", "jsonl", "parquet"] = "auto"
+    """How rows are read; ``auto`` goes by their columns."""
     split: str = "train"
+    """Split of a hub dataset."""
     limit: int | None = Field(default=1000, ge=1)
+    """Most prompts that are read; null: all."""
     eval_prompts: str | None = None
+    """Held-out prompts: path, glob, hub id, ``builtin:openers-eval`` or ``builtin:openers-report``; null: nothing is
+    measured."""
     system_turns: Literal["keep", "fold", "skip"] = "keep"
+    """Where the chat template takes no system turn, ``fold`` puts its words before the first user turn's, ``skip``
+    leaves such prompts out."""
 
 
 class LoraConfig(Section):
+    """The adapter that is trained in place of the weights."""
+
     r: int = Field(default=16, ge=1)
+    """Rank of the adapter's matrices."""
     alpha: int = Field(default=32, ge=1)
+    """Scale of the adapter: its product is multiplied by alpha / r."""
     target_modules: str | tuple[str, ...] = "all-linear"
+    """Modules with an adapter: ``all-linear``, or a list of their names."""
 
 
 class PolicyConfig(Section):
+    """The model that learns."""
+
     model: str = BUILTIN_POLICY
+    """Directory or hub id of a causal language model, or ``builtin:tiny-chat``."""
     max_prompt_tokens: int = Field(default=512, ge=8)
+    """Of a longer chat the oldest turns are left out, whole, until it fits."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """What the model computes in on a GPU; on a CPU it is float32 always."""
     lora: LoraConfig | None = LoraConfig()
+    """The adapter; null: all weights are trained."""
     quantization: Literal["4bit"] | None = None
+    """Hold the frozen weights in 4 bits (needs a GPU and an adapter)."""
     chat_template: str | None = None
+    """File with a Jinja chat template, or a packaged one (``builtin:human-assistant``); null: the tokenizer's own."""
 
     @model_validator(mode="after")
     def _quantised_weights_need_an_adapter(self) -> PolicyConfig:
@@ -78,14 +95,26 @@ class PolicyConfig(Section):
 
 
 class GeneratorConfig(Section):
+    """Who samples the candidates, and how."""
+
     backend: Literal["vllm", "server", "transformers", "auto"] = "auto"
+    """``vllm`` in this process, ``server``: running vLLM servers, ``transformers``; ``auto``: vLLM where it can run,
+    else transformers."""
     candidates: int = Field(default=3, ge=1, le=MOST_CANDIDATES)
+    """Replies sampled for each prompt."""
     temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the sampling."""
     top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus of the sampling: the likeliest tokens whose probabilities add up to this."""
     max_new_tokens: int = Field(default=128, ge=1)
+    """Longest reply, in tokens."""
     chunk: int = Field(default=64, ge=1)
+    """Prompts sampled at a time; what is sampled is kept before the next chunk begins."""
     endpoints: tuple[str, ...] = ()
+    """Addresses of the vLLM servers of backend ``server``, e.g. ``[http://127.0.0.1:8000/v1]``."""
     adapter_root: Path | None = None
+    """Directory that the servers see too, where each interaction's adapter is copied for them; null: they see the run
+    directory."""
 
     @model_validator(mode="after")
     def _server_has_endpoints(self) -> GeneratorConfig:
@@ -97,18 +126,26 @@ class GeneratorConfig(Section):
 
 
 class DemonstrationsConfig(Section):
-    """``static``: a packaged file (``builtin:rank``) or a path. ``gate``: least chance-corrected agreement.
-    ``encoder``: of ``select: nearest``, a sentence-transformers directory or hub id; null: all-MiniLM-L6-v2."""
+    """The ranked lists that the judge is shown before the one it ranks."""
 
     static: str = "builtin:rank"
+    """Demonstrations that are always there: a packaged set (``builtin:rank``) or a path."""
     capacity: int = Field(default=8, ge=0)
+    """Most of the run's own demonstrations that are kept, and shown."""
     token_budget: int = Field(default=2048, ge=0)
+    """Most tokens that all demonstrations together may take in a judge's prompt, estimated."""
     scope: Literal["shared", "prompt"] = "shared"
+    """``shared``: one pool, of which a prompt sees all but its own; ``prompt``: it sees its own alone."""
     select: Literal["recent", "agreement", "nearest"] = "recent"
+    """Which of the pool are shown: the latest, those with the highest agreement, or those nearest to the prompt."""
     encoder: str | None = None
+    """Of ``select: nearest``, a sentence-transformers directory or hub id; null: all-MiniLM-L6-v2."""
     evict: Literal["oldest", "agreement"] = "oldest"
+    """Who leaves a full pool: the oldest, or the one with the lowest agreement."""
     gate: float = Field(default=0.3, ge=-1, le=1)
+    """Least chance-corrected agreement of both rankings that makes a demonstration."""
     tie_break: Literal["black_box"] = "black_box"
+    """Whose order stands where the agreement leaves candidates tied."""
 
     @model_validator(mode="after")
     def _encoder_is_used(self) -> DemonstrationsConfig:
@@ -118,49 +155,54 @@ class DemonstrationsConfig(Section):
 
 
 class AnchorConfig(Section):
-    """``weight`` times a distance from the start model, in nats per token (``trainer.anchor_terms``).
-
-    kl: the k3 estimate of KL(policy, start model) on the candidates. nll: by how much the teacher-best candidate
-    has become less likely than under the start model, where it has.
-    """
+    """``weight`` times a distance from the start model (``trainer.anchor_terms``)."""
 
     weight: float = Field(default=0.0, ge=0)
+    """Weight of the distance, which is in nats per token; 0: none."""
     kind: Literal["kl", "nll"] = "kl"
+    """``kl``: the k3 estimate of KL(policy, start model) on the candidates; ``nll``: by how much the teacher-best
+    candidate has become less likely than under the start model, where it has."""
 
 
 class LeafAuxiliary(Section):
-    """LEAF's embedding match, ``weight`` times beside the ranking loss, which alone gives the order. ``teacher``: a
-    sentence-transformers directory or hub id. Directions are compared: both vectors have length 1."""
+    """LEAF's embedding match beside the ranking loss, which alone gives the order. Directions are compared: both
+    vectors have length 1."""
 
     teacher: str = Field(min_length=1)
+    """The big encoder: a sentence-transformers directory or hub id."""
     weight: float = Field(default=1.0, gt=0)
+    """Weight of the match beside the ranking loss."""
     power: Literal[1, 2] = 2
+    """Power of the distance of two vectors."""
 
 
 class ListsConfig(Section):
-    """Ranked lists that exist, which ``cyclealign train`` learns from instead of sampling its own; it sets ``source``.
-
-    verdicts: of ``cyclealign rank`` on the candidate sets in ``source``. split: of a hub dataset. limit: so many lists
-    are read. held_out: share of the prompts, drawn by their text, whose lists only measure. max_reply_tokens: longer
-    replies are cut; null: by what the context leaves beside ``policy.max_prompt_tokens``. checkpoint_steps: a resume
-    goes on from the training's state, which is saved every so many optimiser steps.
-    """
+    """Ranked lists that exist, which ``cyclealign train`` learns from instead of sampling its own; it sets
+    ``source``."""
 
     source: str = Field(min_length=1)
+    """The ranked lists: file, glob, hub id or run directory."""
     verdicts: Path | None = None
+    """Verdicts of ``cyclealign rank`` on the candidate sets in ``source``; all of them are held in memory."""
     split: str = "train"
+    """Split of a hub dataset."""
     limit: int | None = Field(default=None, ge=1)
+    """So many lists are read; null: all."""
     held_out: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the prompts, drawn by their text, whose lists only measure."""
     max_reply_tokens: int | None = Field(default=None, ge=1)
+    """Longer replies are cut; null: by what the context leaves beside ``policy.max_prompt_tokens``."""
     checkpoint_steps: int = Field(default=500, ge=1)
+    """A resume goes on from the training's state, which is saved every so many optimiser steps."""
 
 
 class WarmStart(Section):
-    """What the policy learns before the first interaction. sft: data with chosen replies, by fine-tuning on them.
-    lists: ranked lists, as ``cyclealign train`` takes them, by the run's own loss."""
+    """What the policy learns before the first interaction."""
 
     sft: str | None = None
+    """Data with chosen replies, to fine-tune on."""
     lists: str | None = None
+    """Ranked lists, as ``cyclealign train`` takes them, to learn by the run's own loss."""
 
     @model_validator(mode="after")
     def _one(self) -> WarmStart:
@@ -170,15 +212,20 @@ class WarmStart(Section):
 
 
 class CycleConfig(Section):
-    """``scorer``: a kind of ``ranker_kinds`` that scores single replies, as commands write it; takes no part in the
-    training."""
+    """The loop."""
 
     batch_size: int = Field(default=256, ge=1)
+    """Prompts of one interaction; further ones make batches, one after the other."""
     max_interactions: int = Field(default=5, ge=1)
+    """Most interactions of a batch, each of which samples, ranks and trains once."""
     target: Literal["black_box", "agreement"] = "black_box"
+    """Whose order is trained on: the black box's, or the agreement of both rankings."""
     warm_start: WarmStart | None = None
+    """What the policy learns before the first interaction; null: nothing."""
     eval_every: int = Field(default=1, ge=0)
+    """Interactions from one evaluation on the held-out prompts to the next; the last one is measured too; 0: none."""
     scorer: str | None = None
+    """Who scores held-out replies and takes no part in the training: a name of the table of rankers; null: nobody."""
 
     @field_validator("scorer")
     @classmethod
@@ -189,33 +236,55 @@ class CycleConfig(Section):
 
 
 class DriftConfig(Section):
-    """Limits against the start model; crossing one ends the run. ``keep``: which interaction is the product."""
+    """Limits against the start model; crossing one ends the run."""
 
     max_nll_rise: float | None = Field(default=None, gt=0)
+    """Largest rise of the NLL of the policy's replies under the start model, as a share of its first value; null: no
+    limit."""
     max_length_ratio: float | None = Field(default=None, gt=1)
+    """Largest factor by which the mean reply may be longer or shorter than the start model's; null: no limit."""
     min_distinct2: float | None = Field(default=None, gt=0, le=1)
+    """Least distinct-2 of the replies, as a share of the start model's; null: no limit."""
     keep: Literal["best", "last"] = "best"
+    """Which interaction is the product."""
 
 
 class Config(Section):
     """One run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run and of its directory: letters, digits, ``.``, ``_``, ``-``."""
     seed: int = Field(default=42, ge=0, lt=2**32)
+    """Of sampling, presentation orders, shuffling and new weights."""
     output_dir: Path = Path("runs")
+    """Where run directories lie."""
     data: DataConfig
+    """Where the prompts come from."""
     policy: PolicyConfig = PolicyConfig()
+    """The model that learns."""
     generator: GeneratorConfig = GeneratorConfig()
+    """Who samples the candidates, and how."""
     black_box: BlackBoxConfig
+    """Who judges."""
     demonstrations: DemonstrationsConfig = DemonstrationsConfig()
+    """The ranked lists that the judge is shown before the one it ranks."""
     loss: Loss = RRHF()
+    """The ranking loss, by its ``name`` and its own keys."""
     anchor: AnchorConfig = AnchorConfig()
+    """What holds the policy near the start model."""
     leaf: LeafAuxiliary | None = None
+    """LEAF's embedding match beside the ranking loss; null: none."""
     training: dict[str, Any] = Field(default_factory=dict)
+    """transformers' TrainingArguments by their own names; what the run sets itself is refused."""
     layout: Literal["auto", "cached_prefix", "padded"] = "auto"
+    """How lists are laid out for training: ``cached_prefix`` reads each prompt once, ``padded`` once a candidate;
+    ``auto``: the first where the model allows it."""
     cycle: CycleConfig = CycleConfig()
+    """The loop."""
     drift: DriftConfig = DriftConfig()
+    """Limits against the start model."""
     lists: ListsConfig | None = None
+    """Of ``cyclealign train``: the ranked lists that exist."""
 
     @property
     def run_dir(self) -> Path:

@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A part of the config: unknown keys are refused, values are frozen and finite."""
+    """A part of the config: unknown keys are refused, values are frozen and finite.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    The sentence below a key is its documentation: the reference, JSON Schemas and editors take it from there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)

@@ -15,25 +15,33 @@ from cyclealign.scores.sidecar import Gives, recorded_gives
 
 
 class EncoderShape(Section):
-    """``layers``: keep the first so many of the encoder. ``dropout``: every rate of it, None: as its config has it."""
+    """What is kept of an encoder."""
 
     layers: int | None = Field(default=None, ge=1)
+    """Keep the first so many layers of the encoder, which must have one list of them; null: all."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Every dropout rate, also of the saved config; null: as the encoder's config has it."""
 
 
 class StudentConfig(EncoderShape):
-    """``kind``: how a pair is scored. dot and cosine: one vector a text; colbert: MaxSim over token vectors;
-    cross_encoder: the pair read as one; prettr: read apart up to layer ``split`` (None: half of them), as one behind
-    it; tk: kernels over the cosines of term vectors. ``scale`` multiplies the student's score, ``learn_scale`` trains
-    it."""
+    """The model that learns, and how it scores a pair."""
 
     model: str = Field(min_length=1)
+    """A sentence-transformers or transformers encoder: directory or hub id."""
     kind: Literal["dot", "cosine", "colbert", "cross_encoder", "prettr", "tk"] = "dot"
+    """How a pair is scored. ``dot`` and ``cosine``: one vector a text; ``colbert``: MaxSim over token vectors;
+    ``cross_encoder``: the pair read as one; ``prettr``: read apart up to layer ``split``, as one behind it; ``tk``:
+    kernels over the cosines of term vectors."""
     split: int | None = Field(default=None, ge=1)
+    """Of ``prettr``, the layer up to which texts are read apart; null: half of them."""
     max_query_tokens: int = Field(default=30, ge=4)
+    """Longer queries are cut."""
     max_document_tokens: int = Field(default=200, ge=8)
+    """Longer documents are cut."""
     scale: float = Field(default=1.0, gt=0)
+    """Multiplies the student's score before the loss: a cosine needs some 20 under a softmax."""
     learn_scale: bool = False
+    """Train the scale too; no score of the saved model has it."""
 
     @property
     def has_vectors(self) -> bool:
@@ -42,18 +50,22 @@ class StudentConfig(EncoderShape):
 
 
 class ScoresConfig(Section):
-    """``scores``: a score file in a format of ``score_formats``; ``queries`` and ``documents``: texts of its ids.
-
-    ``teacher``: the scores of the file, or labels alone: what ``qrels`` judges relevant (TREC qrels, or TSV of query,
-    document, relevance), without it the file's known positives (a triple's second column)."""
+    """Lists of scored documents."""
 
     scores: Path
+    """A score file, as ``cyclealign score`` reads and writes them."""
     teacher: Literal["scores", "labels"] = "scores"
+    """The scores of the file, or labels alone: what ``qrels`` judges relevant, else the file's known positives."""
     qrels: Path | None = None
+    """Relevance judgements: TREC's, or tab-separated query, document, relevance."""
     format: str = "auto"
+    """Format of the score file; ``auto``: by its first line."""
     queries: Path | None = None
+    """Texts of the file's query ids: tab-separated, JSONL or Parquet."""
     documents: Path | None = None
+    """Texts of the file's document ids: tab-separated, JSONL or Parquet."""
     limit: int | None = Field(default=None, ge=1)
+    """The first so many lists; null: all."""
 
     @field_validator("format")
     @classmethod
@@ -90,29 +102,38 @@ class ScoresConfig(Section):
 
 
 class RetrievalConfig(Section):
-    """Retrieval before and after: (id, text) files, and qrels as TREC's or TSV of query, document, relevance."""
+    """Retrieval before and after."""
 
     queries: Path
+    """File of (id, text)."""
     documents: Path
+    """File of (id, text)."""
     qrels: Path
+    """Relevance judgements: TREC's, or tab-separated query, document, relevance."""
 
 
 class EffectivenessConfig(RetrievalConfig):
-    """Retrieval, where documents have vectors; ``candidates``: a TREC run whose documents are re-ranked besides."""
+    """Retrieval before and after, where documents have vectors, and re-ranking."""
 
     candidates: Path | None = None
+    """A TREC run whose documents are re-ranked besides; null: none."""
 
 
 class DistillConfig(Section):
-    """What every distillation has. ``steps``: optimiser steps instead of epochs; ``save_every``: steps between
-    checkpoints; ``training``: transformers.TrainingArguments by their own names."""
+    """What every distillation has."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of the run's directory: letters, digits, ``.``, ``_``, ``-``."""
     seed: int = Field(default=42, ge=0, lt=2**32)
+    """Of new weights, of the order of the data and of dropout."""
     output_dir: Path = Path("runs")
+    """Where run directories lie."""
     steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps, in the place of ``training.num_train_epochs``; null: by epochs."""
     save_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
     training: dict[str, Any] = Field(default_factory=dict)
+    """transformers' TrainingArguments by their own names; what the run sets itself is refused."""
 
     @property
     def run_dir(self) -> Path:
@@ -136,10 +157,15 @@ class ListDistillConfig(DistillConfig):
     """A teacher's scores of whole lists into a student."""
 
     student: StudentConfig
+    """The model that learns."""
     data: ScoresConfig
+    """The teacher's scores of whole lists."""
     evaluate: EffectivenessConfig | None = None
+    """Retrieval, measured before and after; null: not measured."""
     loss: Loss = MarginMSE()
+    """The ranking loss, by its ``name`` and its own keys."""
     leaf: LeafAuxiliary | None = None
+    """LEAF's match of vectors beside the loss; null: none."""
 
     @model_validator(mode="after")
     def _possible(self) -> ListDistillConfig:

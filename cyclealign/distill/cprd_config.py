@@ -11,19 +11,24 @@ from cyclealign.losses import CPRD
 
 
 class ImageEncoderConfig(Section):
-    """Queries are image files. ``size``: what they are scaled to; ``width``: channels of the encoder's first block."""
+    """Queries are image files."""
 
     size: int = Field(default=32, ge=8)
+    """Images are scaled to this many pixels on each side."""
     width: int = Field(default=32, ge=1)
+    """Channels of the encoder's first block."""
 
 
 class CPRDConfig(ListDistillConfig):
-    """``data``: scored lists of a query's positive and its mined negatives, in a format that tells them apart.
-    ``weight``: of the ranking loss beside InfoNCE. ``images``: an image encoder for the queries."""
+    """A cross-encoder's order of a query's positive and its mined negatives, in a format that tells them apart, into a
+    dual encoder."""
 
     images: ImageEncoderConfig | None = None
+    """An image encoder for the queries; null: they are texts."""
     loss: Loss = CPRD(threshold="mean")
+    """The ranking loss beside InfoNCE, by its ``name`` and its own keys."""
     weight: float = Field(default=1.0, ge=0)
+    """Weight of the ranking loss beside InfoNCE."""
 
     @model_validator(mode="after")
     def _dual(self) -> CPRDConfig:

@@ -17,31 +17,41 @@ from cyclealign.models.classifier import ClassifierConfig
 
 
 class ImagesConfig(Section):
-    """``train`` and ``test``: npz of images [N, H, W] or [N, H, W, C] and labels [N]. ``views``: of each training
-    image, itself and copies moved by up to ``shift`` pixels; the teacher reads each view once."""
+    """Labelled images: npz of images [N, H, W] or [N, H, W, C] and labels [N]."""
 
     train: Path
+    """The images to train on."""
     test: Path | None = None
+    """The images to measure on; null: nothing is measured."""
     views: int = Field(default=1, ge=1)
+    """Of each training image, itself and moved copies, so many in all; the teacher reads each once."""
     shift: int = Field(default=2, ge=0)
+    """Pixels by which copies are moved, at most."""
 
 
 class TeacherConfig(ClassifierConfig):
-    """``model``: a classifier that this command wrote. Without one, the network of ``kind`` and ``width`` is first
-    trained by cross-entropy for ``steps``."""
+    """The big classifier."""
 
     width: int = Field(default=32, ge=1)
+    """Channels of the first block, or units of a hidden layer."""
     model: Path | None = None
+    """A classifier that this command wrote; null: ``kind`` and ``width`` say a network, which is trained by
+    cross-entropy first."""
     steps: int = Field(default=1000, ge=1)
+    """Optimiser steps of that training."""
 
 
 class PLDConfig(DistillConfig):
     """A classifier's logits into another one over the same classes."""
 
     data: ImagesConfig
+    """The images."""
     teacher: TeacherConfig = TeacherConfig()
+    """The big classifier."""
     student: ClassifierConfig = ClassifierConfig()
+    """The small classifier."""
     loss: Loss = PLD()
+    """The loss, by its ``name`` and its own keys."""
 
     @model_validator(mode="after")
     def _possible(self) -> PLDConfig:
@@ -52,11 +62,12 @@ class PLDConfig(DistillConfig):
 
 
 class PLDListConfig(ListDistillConfig):
-    """A ranker's scores of whole lists into another one: the list distiller, by PLD. ``positive_first``: the first
-    document of every list is known to be the best one, whatever the teacher says."""
+    """A ranker's scores of whole lists into another one: the list distiller, by PLD."""
 
     loss: Loss = PLD()
+    """The loss, by its ``name`` and its own keys."""
     positive_first: bool = False
+    """The first document of every list is known to be the best one, whatever the teacher says."""
 
 
 def pld_schema(path_or_name: str) -> type[PLDConfig | PLDListConfig]:

@@ -13,26 +13,32 @@ from cyclealign.losses import MultiLevelRanking, QuantiDCEKD
 
 
 class EncoderConfig(EncoderShape):
-    """``max_tokens``: of context and response together."""
+    """The encoder of the metric."""
 
     model: str = Field(min_length=1)
+    """A transformers encoder: directory or hub id."""
     max_tokens: int = Field(default=128, ge=8)
+    """Of context and response together; longer ones are cut."""
 
 
 class StageConfig(Section):
-    """``validation``: rows like ``data``; the checkpoint with the lowest loss on them is kept. ``steps`` and
-    ``training`` stand over those of the whole distillation."""
+    """What both stages have."""
 
     data: Path
+    """Rows to train on."""
     validation: Path | None = None
+    """Rows like ``data``; the checkpoint with the lowest loss on them is kept; null: the last one."""
     steps: int | None = Field(default=None, ge=1)
+    """In the place of the whole distillation's ``steps``."""
     training: dict[str, Any] = Field(default_factory=dict)
+    """Stands over the whole distillation's ``training``, key by key."""
 
 
 class PretrainingConfig(StageConfig):
     """Levels of responses, as ``dialogues.read_levels`` reads them."""
 
     loss: MultiLevelRanking = MultiLevelRanking(squash="sigmoid")
+    """Multi-level ranking, by its own keys."""
 
     @model_validator(mode="after")
     def _of_a_metric(self) -> PretrainingConfig:
@@ -48,14 +54,18 @@ class FinetuningConfig(StageConfig):
     """Human ratings from 1 to 5, as ``dialogues.read_ratings`` reads them."""
 
     loss: QuantiDCEKD = QuantiDCEKD()
+    """Ratings beside the frozen model, by its own keys."""
 
 
 class QuantiDCEConfig(DistillConfig):
     """Both stages; without ratings the first alone makes the model."""
 
     student: EncoderConfig
+    """The encoder of the metric."""
     pretraining: PretrainingConfig
+    """The first stage: levels of responses."""
     finetuning: FinetuningConfig | None = None
+    """The second stage: human ratings; null: the first alone makes the model."""
 
     def of_stage(self, stage: StageConfig) -> QuantiDCEConfig:
         """The same run with a stage's own steps and training arguments."""

@@ -157,6 +157,7 @@ class SFTWeighted(RankingLoss):
     """A loss beside which ``sft_weight`` times the mean NLL per token of the teacher-best candidate may stand."""
 
     sft_weight: float = 0.0
+    """Weight of the NLL per token of the teacher-best candidate beside the loss."""
 
     def __post_init__(self) -> None:
         require_non_negative("sft_weight", self.sft_weight)
@@ -175,8 +176,12 @@ class ListLoss(SFTWeighted):
     """
 
     student_score: StudentScore = "mean"
+    """What is compared: ``mean``, log-likelihood in nats per token, or ``log_ratio``, ``beta`` times the log-ratio to
+    the reference."""
     beta: float = 1.0
+    """Factor of the log-ratio."""
     reference: Reference = "start"
+    """Of the log-ratio: the start model, or the weights before this interaction."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,11 +37,18 @@ class CPRD(ListLoss):
     """
 
     name: Literal["cprd"] = "cprd"
+    """Contrastive partial ranking distillation: each valid hard candidate against all that the teacher ranks below
+    it."""
     hard: int | None = None
+    """Candidates that are hard: so many that the student scores highest; null: all."""
     threshold: float | Literal["mean"] | None = None
+    """Valid is who has at least this teacher score, ``mean`` the list's own mean; null: no bound."""
     rank_cut: int | None = None
+    """Valid is who is among the teacher's first so many of the hard; null: no bound."""
     include_easy: bool = True
+    """The other candidates stand in every denominator."""
     temperature: float = 1.0
+    """The student's scores are divided by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,9 +23,13 @@ class DPO(RankingLoss):
     """
 
     name: Literal["dpo"] = "dpo"
+    """Direct preference optimisation: logistic loss on log-ratios to the reference."""
     beta: float = 0.1
+    """Factor of the log-ratio."""
     pairs: Pairs = "best_worst"
+    """Which pairs of a list count: the best against the worst, neighbours, or all."""
     reference: Reference = "start"
+    """Of the log-ratio: the start model, or the weights before this interaction."""
 
     @property
     def student_score(self) -> StudentScore:

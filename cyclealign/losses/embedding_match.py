@@ -43,9 +43,13 @@ class EmbeddingMatch:
     """
 
     name: Literal["leaf"] = "leaf"
+    """LEAF's match of the student's vectors to the teacher's."""
     power: Literal[1, 2] = 2
+    """Power of the distance of two vectors."""
     widths: tuple[int, ...] = ()
+    """The mean over these prefixes of the vectors in place of the whole; empty: the whole."""
     renormalise: bool = True
+    """Prefixes of both are brought back to length 1."""
 
     def __post_init__(self) -> None:
         if self.power not in (1, 2):

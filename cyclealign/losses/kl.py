@@ -19,7 +19,9 @@ class KL(ListLoss):
     """
 
     name: Literal["kl"] = "kl"
+    """KL divergence of the student's top-one distribution from the teacher's."""
     temperature: float = 1.0
+    """Both sides' scores are divided by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

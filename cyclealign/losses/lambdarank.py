@@ -29,7 +29,9 @@ class LambdaRank(ListLoss):
     """
 
     name: Literal["lambdarank"] = "lambdarank"
+    """Pairs weighted by what swapping them changes in nDCG."""
     k: int | None = None
+    """Only the teacher's first so many have gains; null: all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,9 @@ class ListMLE(ListLoss):
     """
 
     name: Literal["listmle"] = "listmle"
+    """Likelihood of the teacher's order under Plackett-Luce."""
     top: int | None = None
+    """Only the first so many places count; null: all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

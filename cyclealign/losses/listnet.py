@@ -19,7 +19,9 @@ class ListNet(ListLoss):
     """
 
     name: Literal["listnet"] = "listnet"
+    """Cross-entropy of the top-one distributions of teacher and student."""
     temperature: float = 1.0
+    """The teacher's scores are divided by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,7 +24,9 @@ class MarginMSE(ListLoss):
     """
 
     name: Literal["margin_mse"] = "margin_mse"
+    """The teacher's margins between candidates, regressed."""
     teacher_scale: float = 1.0
+    """The teacher's margins are multiplied by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,9 +29,13 @@ class MultiLevelRanking(SFTWeighted):
     """
 
     name: Literal["quantidce"] = "quantidce"
+    """Multi-level ranking: levels of quality apart, each together, and in order."""
     separation: float = 0.3
+    """Least distance of neighbouring levels' centres, in units of the score."""
     compactness: float = 0.1
+    """Mean distance within a level that costs nothing, in units of the score."""
     squash: Literal["none", "sigmoid"] = "none"
+    """``sigmoid`` maps scores to (0, 1) first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,9 @@ class NDCG2(SFTWeighted):
     """
 
     name: Literal["idcm"] = "idcm"
+    """nDCG-Loss2: the teacher's first ``k`` on top."""
     k: int = 4
+    """Only the teacher's first so many have gains."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

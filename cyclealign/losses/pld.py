@@ -23,7 +23,9 @@ class PLD(ListLoss):
     """
 
     name: Literal["pld"] = "pld"
+    """Plackett-Luce distillation: ListMLE weighted by the teacher's confidence."""
     teacher_temperature: float = 1.0
+    """The teacher's scores are divided by it before their softmax weighs the places."""
 
     def __post_init__(self) -> None:
         require_positive("teacher_temperature", self.teacher_temperature)

@@ -20,6 +20,7 @@ class PointwiseMSE(ListLoss):
     """
 
     name: Literal["mse"] = "mse"
+    """The teacher's scores themselves, regressed."""
 
     @property
     def needs(self) -> Needs:

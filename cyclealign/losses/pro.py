@@ -26,9 +26,13 @@ class PRO(RankingLoss):
     """
 
     name: Literal["pro"] = "pro"
+    """Preference ranking optimisation: each candidate against all worse ones."""
     gap_temperature: bool = True
+    """Gaps of the teacher's scores sharpen the comparisons; false: an order is enough."""
     sft_weight: float = 0.05
+    """Weight of the NLL of the teacher-best candidate, times (n - 1)^2 of a list of n."""
     sft_reduction: Reduction = "mean"
+    """That NLL is the mean per token, or the sum over the tokens as published."""
 
     def __post_init__(self) -> None:
         require_non_negative("sft_weight", self.sft_weight)

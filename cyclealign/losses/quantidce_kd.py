@@ -31,8 +31,11 @@ class QuantiDCEKD:
     """
 
     name: Literal["quantidce_kd"] = "quantidce_kd"
+    """Human ratings, while staying near the frozen model of the first stage."""
     kd_weight: float = 5.0
+    """Weight of staying near the frozen model."""
     rating_weight: float = 1.0
+    """Weight of the ratings' squared error."""
 
     def __post_init__(self) -> None:
         require_non_negative("kd_weight", self.kd_weight)

@@ -17,6 +17,7 @@ class RankNet(ListLoss):
     """Mean over the pairs t_i > t_j of -log sigmoid(s_i - s_j) (Burges et al. 2005); tied pairs do not count."""
 
     name: Literal["ranknet"] = "ranknet"
+    """Logistic loss on every pair that the teacher orders."""
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
         return mean_over_pairs(-torch.nn.functional.logsigmoid(student_margins(scores)), chosen_pairs(scores, "all"))

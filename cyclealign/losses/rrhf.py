@@ -22,7 +22,9 @@ class RRHF(SFTWeighted):
     """
 
     name: Literal["rrhf"] = "rrhf"
+    """Rank responses to align with human feedback: a hinge on every pair that the teacher orders."""
     sft_weight: float = 1.0
+    """Weight of the NLL per token of the teacher-best candidate beside the loss."""
 
     def list_losses(self, scores: RankedScores) -> Float[Tensor, " B"]:
         # relu, not clamp: at equal scores the published code has gradient 0, clamp would have 1.

@@ -23,9 +23,13 @@ class SimPO(RankingLoss):
     """
 
     name: Literal["simpo"] = "simpo"
+    """Simple preference optimisation: logistic loss with a margin on log-likelihoods per token."""
     beta: float = 2.0
+    """Factor of the difference of log-likelihoods per token."""
     gamma_ratio: float = 0.5
+    """Target margin, as a multiple of ``beta``."""
     pairs: Pairs = "best_worst"
+    """Which pairs of a list count: the best against the worst, neighbours, or all."""
 
     def __post_init__(self) -> None:
         require_positive("beta", self.beta)

@@ -31,8 +31,11 @@ class SPPO(RankingLoss):
     """
 
     name: Literal["sppo"] = "sppo"
+    """Self-play preference optimisation: each log-ratio is drawn to its candidate's win rate."""
     eta: float = 10.0
+    """Target of a candidate that wins always, twice over, in nats."""
     reference: Reference = "previous"
+    """Of the log-ratio: the start model, or the weights before this interaction."""
 
     def __post_init__(self) -> None:
         require_positive("eta", self.eta)

@@ -22,11 +22,13 @@ from cyclealign.types import UserError
 
 
 class ClassifierConfig(Section):
-    """``cnn``: three blocks of 3x3 convolution, batch norm, ReLU and halving, with ``width``, 2 and 4 ``width``
-    channels, and a linear layer; ``mlp``: two hidden layers of ``width`` units over the pixels."""
+    """A small image classifier."""
 
     kind: Literal["cnn", "mlp"] = "cnn"
+    """``cnn``: three blocks of 3x3 convolution, batch norm, ReLU and halving, with ``width``, 2 and 4 ``width``
+    channels, and a linear layer; ``mlp``: two hidden layers of ``width`` units over the pixels."""
     width: int = Field(default=8, ge=1)
+    """Channels of the first block, or units of a hidden layer."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""The reference of all config keys, as Markdown from the schemas."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+
+from config_keys import Choice, Key, keys_of, losses_of
+from pydantic import BaseModel
+
+from cyclealign.config.schema import Config
+from cyclealign.distill.config import ListDistillConfig
+from cyclealign.distill.cprd_config import CPRDConfig
+from cyclealign.distill.idcm_config import IDCMConfig
+from cyclealign.distill.leaf_config import LeafConfig
+from cyclealign.distill.pld_config import PLDConfig, PLDListConfig
+from cyclealign.distill.quantidce_config import QuantiDCEConfig
+from cyclealign.losses import AnyLoss
+
+DISTILLERS: dict[str, type[BaseModel]] = {
+    "margin_mse": ListDistillConfig,
+    "cprd": CPRDConfig,
+    "pld, with data.scores": PLDListConfig,
+    "pld, on images": PLDConfig,
+    "leaf": LeafConfig,
+    "idcm": IDCMConfig,
+    "quantidce": QuantiDCEConfig,
+}
+INTRODUCTION = """# Every key of a config
+
+A config is one YAML file. `key.below=value` on the command line stands over the file; an unknown key is refused, and
+the nearest known one is named. A key without a default has to be given. This page is made from the schema itself.
+
+"""
+
+
+def all_keys() -> Iterator[Key]:
+    """Every key of a run, of each loss and of each distiller."""
+    yield from keys_of(Config)
+    for loss in losses_of(AnyLoss):
+        yield from loss.keys
+    for schema in DISTILLERS.values():
+        yield from keys_of(schema)
+
+
+def config_page() -> str:
+    """Markdown: the run's sections, the losses, the distillers."""
+    return INTRODUCTION + "\n".join([*_run(), *_losses(losses_of(AnyLoss)), *_distillers()]) + "\n"
+
+
+def _run() -> Iterator[str]:
+    top = list(Config.model_fields)
+    keys = list(keys_of(Config))
+    plain = [key for key in keys if key.path in top and not any(k.path.startswith(f"{key.path}.") for k in keys)]
+    yield "## The run\n"
+    yield from _table(plain)
+    for name in (n for n in top if n not in {key.path for key in plain}):
+        [head] = [key for key in keys if key.path == name]
+        optional = " Left out by default." if head.default == "null" else ""
+        yield f"## {name}\n\n{head.sentence}{optional}\n"
+        yield from _table([key for key in keys if key.path.startswith(f"{name}.")])
+
+
+def _losses(losses: Iterable[Choice]) -> Iterator[str]:
+    yield "## loss\n\n`loss.name` says which; the other keys are that loss's own."
+    yield "Which to take: [Choose a loss](choose_loss.md). Their equations: [the method](method.md#losses).\n"
+    for loss in losses:
+        [name] = [key for key in loss.keys if key.path == "loss.name"]
+        yield f"### {loss.title}\n\n{name.sentence}\n"
+        yield from _table([key for key in loss.keys if key is not name])
+
+
+def _distillers() -> Iterator[str]:
+    yield "## Distillers\n\nThe configs of `cyclealign distill NAME CONFIG` ([what they share](distill.md)).\n"
+    for title, schema in DISTILLERS.items():
+        yield f"### {title}\n\n{inspect.getdoc(schema)}\n"
+        yield from _table(keys_of(schema))
+
+
+def _table(keys: Iterable[Key]) -> Iterator[str]:
+    rows = [f"| `{k.path}` | {k.type} | {_code(k.default)} | {cell(k.sentence)} |" for k in keys]
+    if rows:
+        yield "| key | type | default | |\n|---|---|---|---|"
+        yield "\n".join(rows) + "\n"
+
+
+def _code(default: str) -> str:
+    return "" if not default else default if default in ("section", "see there") else f"`{default}`"
+
+
+def cell(text: str) -> str:
+    """A docstring in a table's cell: one line, its code marked as Markdown's."""
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
