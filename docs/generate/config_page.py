@@ -78,14 +78,20 @@ def _distillers() -> Iterator[str]:
 
 
 def _table(keys: Iterable[Key]) -> Iterator[str]:
-    rows = [f"| `{k.path}` | {k.type} | {_code(k.default)} | {cell(k.sentence)} |" for k in keys]
+    rows = [row for key in keys for row in _row(key)]
     if rows:
-        yield "| key | type | default | |\n|---|---|---|---|"
-        yield "\n".join(rows) + "\n"
+        yield '<dl class="keys" markdown>\n' + "\n".join(rows) + "\n</dl>\n"
+
+
+def _row(key: Key) -> Iterator[str]:
+    """A key, what it may be and is by default, and its sentence: narrow enough for a phone."""
+    default = " · needed" if not key.default else f" · default {_code(key.default)}"
+    yield f'<dt markdown="span">`{key.path}` {key.type}{default}</dt>'
+    yield f'<dd markdown="span">{cell(key.sentence)}</dd>'
 
 
 def _code(default: str) -> str:
-    return "" if not default else default if default in ("section", "see there") else f"`{default}`"
+    return "its own keys'" if default == "section" else default if default == "see there" else f"`{default}`"
 
 
 def cell(text: str) -> str:

@@ -12,6 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 GENERATED = {
     "api.md": api_page,
@@ -20,6 +21,8 @@ GENERATED = {
     "messages.md": messages_page,
 }
 ALWAYS = "README.md"
+# The theme would fetch this for pages on the disk; docs/offline.js does the same.
+FETCHED, OURS = "https://unpkg.com/iframe-worker/shim", "offline.js"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,3 +46,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Links that leave docs/ lead to the site's own copies."""
     return for_site(page.file.src_uri, markdown)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """No page fetches anything."""
+    return output.replace(FETCHED, get_relative_url(OURS, page.url))
+
+
+def on_post_template(output_content: str, **_: object) -> str:
+    """Nor does the page for what is not there."""
+    return output_content.replace(FETCHED, OURS)
