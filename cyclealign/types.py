@@ -33,7 +33,11 @@ class UserError(Exception):
 
 
 class BudgetExhausted(Exception):
-    """The hard budget would be exceeded by the next call; everything ranked so far is kept."""
+    """The hard budget would be exceeded by the next call; everything ranked so far is kept. ``key``: of the budget."""
+
+    def __init__(self, message: str, *, key: str = "black_box.budget_usd") -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class RunStopped(Exception):
@@ -280,7 +284,8 @@ class Demonstration:
 class RankContext:
     """What a ranker may use besides the sets. ``demonstrations`` is the pool's selection function.
 
-    ``purpose``: what paid calls are filed as; ``eval`` where a verdict measures the ranker and teaches nobody.
+    ``purpose``: what paid calls are filed as; ``eval`` where a verdict measures the ranker and teaches nobody,
+    ``witness`` where it is of a run's witness.
     ``shown_again``: ids of the prompts whose lists a paid judge is also shown in reverse, to measure it.
     """
 
@@ -288,7 +293,7 @@ class RankContext:
     interaction: int
     seed: int
     demonstrations: DemonstrationSource
-    purpose: Literal["rank", "eval"] = "rank"
+    purpose: Literal["rank", "eval", "witness"] = "rank"
     shown_again: frozenset[str] = frozenset()
 
 

@@ -269,8 +269,10 @@ def _execute(make: Callable[[], Cycle | ListRun], path: Path) -> None:
         with shown(run):
             make().run()
     except (BudgetExhausted, RunStopped) as error:
-        more = " black_box.budget_usd=MORE" if isinstance(error, BudgetExhausted) else ""
-        raise type(error)(f"{error}; continue with: cyclealign resume {path}{more}") from error
+        then = f"continue with: cyclealign resume {path}"
+        if isinstance(error, BudgetExhausted):
+            raise BudgetExhausted(f"{error}; {then} {error.key}=MORE") from error
+        raise RunStopped(f"{error}; {then}") from error
     except KeyboardInterrupt:
         print(f"continue with: cyclealign resume {path}", file=sys.stderr)
         raise

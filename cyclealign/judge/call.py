@@ -10,8 +10,10 @@ from typing import Any, Literal
 from cyclealign.types import Message, sha256_hex
 
 # eval: calls that only measure a ranker on labelled pairs, their repairs included. answer: for a reply of its own.
-# reflect: of the model that proposes a better instruction.
-Purpose = Literal["rank", "again", "repair", "probe", "eval", "answer", "reflect"]
+# reflect: of the model that proposes a better instruction. witness: of who only watches a run, its probes included.
+Purpose = Literal["rank", "again", "repair", "probe", "eval", "answer", "reflect", "witness"]
+# Whose money it is: a budget holds within one of them.
+Account = Literal["judge", "witness"]
 
 # Fields of a request's body beside model and messages, by the API's own names.
 Options = Mapping[str, Any]

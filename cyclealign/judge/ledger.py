@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from cyclealign.judge.call import Answered, Call, Purpose, Recorded, Spend
+from cyclealign.judge.call import Account, Answered, Call, Purpose, Recorded, Spend
 from cyclealign.judge.ledger_batches import Batch, BatchTable, insert_batch
-from cyclealign.judge.ledger_tables import WRITING, insert_call, opened
+from cyclealign.judge.ledger_tables import OF_ACCOUNT, WRITING, insert_call, opened
 from cyclealign.judge.limits import InFlight
 from cyclealign.judge.spill import Outcome, Place, Spill, update
 from cyclealign.types import UserError
@@ -47,15 +47,17 @@ class Ledger:
     """The ledger file; several processes and threads may write to it, any number may read.
 
     A reply that cannot be written down at once is kept in memory and in a file beside the ledger, and is written with
-    the next call, or when the ledger is opened again. ``in_flight``: what judges of one budget wait for.
+    the next call, or when the ledger is opened again. ``in_flight``: what judges of one budget wait for. ``account``:
+    what is started is filed and limited there; a run's witness has its own.
 
     Raises UserError where the file is no ledger, or (``read_only``) is not there; LedgerUnavailable from all methods
     but ``received``, ``done`` and ``failed``.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, account: Account = "judge") -> None:
         self.path = path
         self.in_flight = InFlight()
+        self._account: Account = account
         self._lock = threading.Lock()
         self._spill = Spill(path)
         self._places: dict[int, Place] = {}  # of rows that this process is to settle
@@ -95,10 +97,10 @@ class Ledger:
     def start(self, call: Call, *, reserved_usd: float, limit: float | None = None) -> int | None:
         """Record an attempt that is about to be sent, and reserve its worst case; returns its row.
 
-        None, and nothing recorded, where all that was spent and is reserved, by whichever process, would exceed
-        ``limit`` (USD): looked up and written in one transaction.
+        None, and nothing recorded, where all that was spent and is reserved in its account, by whichever process, would
+        exceed ``limit`` (USD): looked up and written in one transaction.
         """
-        row = self._write(lambda: insert_call(self._db, call, reserved_usd, limit=limit))
+        row = self._write(lambda: insert_call(self._db, call, reserved_usd, limit=limit, account=self._account))
         if row is not None:
             self._places[row] = Place(row, call.endpoint, call.key)
         return row
@@ -216,9 +218,9 @@ class Ledger:
     def set_fact(self, name: str, value: str) -> None:
         self._write(lambda: self._db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value)))
 
-    def spend(self) -> Spend:
-        """Totals over all calls."""
-        row = self._one(f"{_SPEND} FROM calls", ())
+    def spend(self, account: Account | None = None) -> Spend:
+        """Totals over all calls, or those of an account."""
+        row = self._one(f"{_SPEND} FROM calls WHERE {OF_ACCOUNT[account] if account else 'TRUE'}", ())
         assert row is not None
         return _spend(row)
 
@@ -235,8 +237,11 @@ class Ledger:
         return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
 
     def spend_by_judge(self) -> dict[tuple[str, str], Spend]:
-        """Totals by endpoint and model."""
-        rows = self._all(f"{_SPEND}, endpoint, model FROM calls GROUP BY endpoint, model ORDER BY MIN(id)")
+        """Totals by endpoint and model, without the witness's."""
+        rows = self._all(
+            f"{_SPEND}, endpoint, model FROM calls WHERE {OF_ACCOUNT['judge']}"
+            " GROUP BY endpoint, model ORDER BY MIN(id)"
+        )
         return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
 
     def answered(self, purpose: Purpose) -> list[Answered]:

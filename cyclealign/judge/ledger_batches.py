@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cyclealign.judge.call import Call
-from cyclealign.judge.ledger_tables import COMMITTED, insert_call
+from cyclealign.judge.ledger_tables import committed, insert_call
 from cyclealign.judge.spill import Place
 
 _COLUMNS = "id, name, endpoint, model, requests, made_at, file, remote, status, answered, ended_at"
@@ -100,11 +100,11 @@ def insert_batch(
     """A batch of as many of the first calls as fit into ``limit`` (USD), and their rows, in a transaction that the
     caller ends; None: not even one fits."""
     db.execute("BEGIN IMMEDIATE")  # what is committed must not grow between its reading and our rows
-    (committed,) = db.execute(f"SELECT {COMMITTED}").fetchone()
+    (taken,) = db.execute(f"SELECT {committed('judge')}").fetchone()  # a witness sends no batches
     fitting = 0
     for reserved in reserved_usd:
-        committed += reserved
-        if limit is not None and committed > limit:
+        taken += reserved
+        if limit is not None and taken > limit:
             break
         fitting += 1
     if fitting == 0:

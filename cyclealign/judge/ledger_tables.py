@@ -6,10 +6,10 @@ import sqlite3
 import time
 from pathlib import Path
 
-from cyclealign.judge.call import Call
+from cyclealign.judge.call import Account, Call
 from cyclealign.types import canonical_json
 
-LAYOUT = 2
+LAYOUT = 3
 OPENING, WRITING = 30.0, 1.0  # seconds that another program may hold the file while we open it, and at each write
 TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -41,11 +41,12 @@ CREATE TABLE IF NOT EXISTS calls (
   batch INTEGER REFERENCES batches (id),
   UNIQUE (endpoint, key, attempt)
 ) STRICT;
-CREATE INDEX IF NOT EXISTS open_calls ON calls (reserved_usd) WHERE state = 'started';
-CREATE TABLE IF NOT EXISTS money (spent REAL NOT NULL) STRICT;
-INSERT INTO money SELECT 0.0 WHERE NOT EXISTS (SELECT 1 FROM money);
+CREATE INDEX IF NOT EXISTS open_calls ON calls (purpose, reserved_usd) WHERE state = 'started';
+CREATE TABLE IF NOT EXISTS money (account TEXT PRIMARY KEY, spent REAL NOT NULL) STRICT;
+INSERT OR IGNORE INTO money VALUES ('judge', 0.0), ('witness', 0.0);
 CREATE TRIGGER IF NOT EXISTS spending AFTER UPDATE OF usd ON calls WHEN NEW.usd <> OLD.usd
-  BEGIN UPDATE money SET spent = spent + (NEW.usd - OLD.usd); END;
+  BEGIN UPDATE money SET spent = spent + (NEW.usd - OLD.usd)
+    WHERE account = CASE NEW.purpose WHEN 'witness' THEN 'witness' ELSE 'judge' END; END;
 CREATE TABLE IF NOT EXISTS batches (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE,
@@ -78,18 +79,34 @@ def opened(path: Path, read_only: bool) -> sqlite3.Connection:
     return db
 
 
-COMMITTED = "(SELECT spent FROM money) + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls WHERE state = 'started')"
+# The rows of an account: its purpose tells.
+OF_ACCOUNT = {"judge": "purpose <> 'witness'", "witness": "purpose = 'witness'"}
+
+
+def committed(account: Account) -> str:
+    """SQL of what an account has spent and reserved, in USD."""
+    return (
+        f"(SELECT spent FROM money WHERE account = '{account}') + (SELECT COALESCE(SUM(reserved_usd), 0.0) FROM calls"  # noqa: S608  both words are ours
+        f" WHERE state = 'started' AND {OF_ACCOUNT[account]})"
+    )
 
 
 def insert_call(
-    db: sqlite3.Connection, call: Call, reserved_usd: float, *, limit: float | None = None, batch: int | None = None
+    db: sqlite3.Connection,
+    call: Call,
+    reserved_usd: float,
+    *,
+    limit: float | None = None,
+    batch: int | None = None,
+    account: Account = "judge",
 ) -> int | None:
-    """A row for the next attempt at a call; None where all that is committed would exceed ``limit`` (USD)."""
+    """A row for the next attempt at a call; None where all that its account has committed would exceed ``limit``
+    (USD). A witness's calls are all filed as such: its probes are paid from its budget, too."""
     columns = {
         "endpoint": call.endpoint,
         "key": call.key,
         "model": call.model,
-        "purpose": call.purpose,
+        "purpose": call.purpose if account == "judge" else account,
         "interaction": call.interaction,
         "prompt_id": call.prompt_id,
         "pass": call.pass_number,
@@ -101,7 +118,7 @@ def insert_call(
         "batch": batch,
     }
     marks = ", ".join("?" * len(columns))
-    fits = "" if limit is None else f" WHERE {COMMITTED} + ? <= ?"
+    fits = "" if limit is None else f" WHERE {committed(account)} + ? <= ?"
     names = ", ".join(columns)
     query = (
         f"INSERT INTO calls ({names}, attempt) SELECT {marks},"  # noqa: S608  names are those above, values are bound
