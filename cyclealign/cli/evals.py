@@ -74,8 +74,9 @@ def winrate(
     """How often a judge prefers A to B: both orders, ties kept, raw and at equal length."""
     from cyclealign.evaluation.calibration import load_calibration
     from cyclealign.evaluation.judging import Judge, price
+    from cyclealign.evaluation.reply_pairs import needs_judge
     from cyclealign.evaluation.responses import expected_responses, get_responses
-    from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, needs_judge, pairs_of, without_counterpart
+    from cyclealign.evaluation.winrate import WinRate, evaluate_winrate, pairs_of, without_counterpart
 
     judge = Judge(spec=ranker, options=tuple(options or ()), seed=seed)
     judge.ranker()  # a mistake in it is found before anything is sampled

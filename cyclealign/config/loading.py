@@ -40,6 +40,8 @@ RESUMABLE = (
     "black_box.timeout_s",
     "black_box.attempts",
     "black_box.batch",
+    "cycle.witness.price",
+    "cycle.witness.budget_usd",
     "training.report_to",
     "training.run_name",
     "training.project",

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from cyclealign.types import UserError
 
-Need = Literal["order", "scores", "demonstrations"]
+Need = Literal["order", "scores", "demonstrations", "witness"]
 NEEDED: dict[Need, str] = {
     "order": "an order",
     "scores": "scores of single replies",
     "demonstrations": "a judge that is shown demonstrations",
+    "witness": "scores of single replies, or a judge behind an API",
 }
 
 
@@ -44,7 +45,13 @@ class Kind:
         return "an order and scores" if self.scores else "an order alone"
 
     def serves(self, need: Need) -> bool:
-        return need == "order" or (self.scores if need == "scores" else self.demonstrations)
+        given = {
+            "order": True,
+            "scores": self.scores,
+            "demonstrations": self.demonstrations,
+            "witness": self.scores or self.demonstrations,
+        }
+        return given[need]
 
 
 _WITH_MODULES: dict[str, Any] = {"modules": ("sentence_transformers",), "extra": "retrieval"}

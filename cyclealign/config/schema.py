@@ -13,8 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import check_url
+from cyclealign.config.keeping import Keep, KeepRule, keep_rule, keep_text
 from cyclealign.config.ranker_kinds import named_kind
 from cyclealign.config.section import Section
+from cyclealign.config.witness import WitnessConfig
 from cyclealign.losses import RRHF, AnyLoss, feeds, unfed
 
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
@@ -225,14 +227,32 @@ class CycleConfig(Section):
     eval_every: int = Field(default=1, ge=0)
     """Interactions from one evaluation on the held-out prompts to the next; the last one is measured too; 0: none."""
     scorer: str | None = None
-    """Who scores held-out replies and takes no part in the training: a name of the table of rankers; null: nobody."""
+    """Short form of ``cycle.witness``: the name of its scorer alone; null: no witness."""
+    witness: WitnessConfig | None = None
+    """Who says whether the policy gets better, and takes no part in its training; null: nobody."""
+
+    @property
+    def watched_by(self) -> WitnessConfig | None:
+        """The witness, in whichever form it is named."""
+        return WitnessConfig(scorer=self.scorer) if self.scorer is not None else self.witness
+
+    @property
+    def watched_key(self) -> str:
+        """The key that names it."""
+        return "cycle.scorer" if self.scorer is not None else "cycle.witness.scorer"
 
     @field_validator("scorer")
     @classmethod
-    def _scores(cls, value: str | None) -> str | None:
+    def _watches(cls, value: str | None) -> str | None:
         if value is not None:
-            named_kind(value, flag="cycle.scorer", need="scores")
+            named_kind(value, flag="cycle.scorer", need="witness")
         return value
+
+    @model_validator(mode="after")
+    def _one_witness(self) -> CycleConfig:
+        if self.scorer is not None and self.witness is not None:
+            raise ValueError("scorer: the short form of cycle.witness, which is set too; remove one of them")
+        return self
 
 
 class DriftConfig(Section):
@@ -245,8 +265,10 @@ class DriftConfig(Section):
     """Largest factor by which the mean reply may be longer or shorter than the start model's; null: no limit."""
     min_distinct2: float | None = Field(default=None, gt=0, le=1)
     """Least distinct-2 of the replies, as a share of the start model's; null: no limit."""
-    keep: Literal["best", "last"] = "best"
-    """Which interaction is the product."""
+    keep: Keep = "auto"
+    """Which interaction is the product: the ``best`` of those within the limits by the witness (with it a run also ends
+    where the witness falls while the ranker is ever better pleased), the latest one ``within_limits``, the ``last``;
+    ``auto``: best with a witness, else within_limits."""
 
 
 class Config(Section):
@@ -291,9 +313,40 @@ class Config(Section):
         return self.output_dir / self.name
 
     @property
+    def kept_by(self) -> KeepRule:
+        """The rule by which an interaction is kept."""
+        return keep_rule(self.drift.keep, self._watched_by)
+
+    @property
+    def kept_by_text(self) -> str:
+        """The same, for people."""
+        return keep_text(self.drift.keep, self._watched_by)
+
+    @property
+    def _watched_by(self) -> str | None:
+        witness = self.cycle.watched_by
+        return None if witness is None else witness.scorer
+
+    @property
     def list_size(self) -> int:
         """Most candidates of a list: those that are sampled, and the black box's own reply."""
         return self.generator.candidates + bool(self.black_box.answers)
+
+    @model_validator(mode="after")
+    def _witness_can_be_believed(self) -> Config:
+        witness = self.cycle.watched_by
+        if witness is None:
+            if self.drift.keep == "best":
+                raise ValueError(
+                    "drift.keep: best is what a witness scores highest, and there is none; name one (cycle.scorer, or"
+                    " cycle.witness), or keep within_limits or last"
+                )
+        elif not witness.allow_same and witness.is_of(self.black_box):
+            raise ValueError(
+                f"{self.cycle.watched_key}: {witness.scorer} is the run's own judge: a gain by it shows only that the"
+                f" policy pleases it; name another, or set cycle.witness={{scorer: {witness.scorer}, allow_same: true}}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _teacher_can_serve_the_loss(self) -> Config:

@@ -42,6 +42,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
     if config is not None:
         yield from _keys(config)
         yield from _judge(config)
+        yield _witness(config)
         yield from _policy(config)
         yield _prompts(config)
         yield from _judge_prompt(config)
@@ -93,6 +94,9 @@ def _keys(config: Config) -> Iterator[Finding]:
     if box.judge != "openai":
         yield Finding("ok", "key", f"none needed (black_box.backend {box.backend})")
     yield from map(_key, box.everyone)
+    watching = _paid_witness(config)
+    if watching is not None:
+        yield _key(watching)
 
 
 def _key(box: BlackBoxConfig) -> Finding:
@@ -106,16 +110,32 @@ def _key(box: BlackBoxConfig) -> Finding:
     return Finding("broken", "key", f"${box.api_key_env} is not set; {host} needs it")
 
 
+def _paid_witness(config: Config) -> BlackBoxConfig | None:
+    """The section of a witness behind an API."""
+    witness = config.cycle.watched_by
+    return None if witness is None else witness.judge(config.black_box)
+
+
+def _witness(config: Config) -> Finding:
+    """Who watches, and what is kept by it."""
+    witness = config.cycle.watched_by
+    who = "none (cycle.scorer, cycle.witness)" if witness is None else witness.scorer
+    return Finding("note" if witness is None else "ok", "witness", f"{who}; drift.keep: {config.kept_by_text}")
+
+
 def _judge(config: Config) -> Iterator[Finding]:
-    """Whose manners are expected of the judge, and what its tokens cost."""
+    """Whose manners are expected of the judge and of a paid witness, and what their tokens cost."""
     from cyclealign.judge.costs import request_options
     from cyclealign.judge.prices import tariff_of
     from cyclealign.judge.providers import provider_of
 
-    for box in config.black_box.everyone:
-        name = "judge" if len(config.black_box.everyone) == 1 else f"judge {box.model}"
+    judges = config.black_box.everyone
+    asked = [(box, "judge" if len(judges) == 1 else f"judge {box.model}", config.list_size) for box in judges]
+    watching = _paid_witness(config)
+    asked += [] if watching is None else [(watching, "witness", 2)]
+    for box, name, k in asked:
         try:
-            options, tariff = request_options(box, config.list_size), tariff_of(box)
+            options, tariff = request_options(box, k), tariff_of(box)
         except UserError as error:
             yield Finding("broken", name, str(error))
             continue

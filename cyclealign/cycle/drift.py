@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from cyclealign.config.keeping import KeepRule
 from cyclealign.config.schema import DriftConfig
 from cyclealign.files.run_figures import Metrics
-from cyclealign.types import (
-    Generator,
-    PolicyTrainer,
-    Ranker,
-)
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Measured(Protocol):
-        """The parts that an evaluation needs."""
-
-        @property
-        def generator(self) -> Generator: ...
-        @property
-        def black_box(self) -> Ranker: ...
-        @property
-        def white_box(self) -> PolicyTrainer: ...
 
 
 def drift_broken(limits: DriftConfig, evaluations: Mapping[int, Metrics], trained: int) -> str | None:
@@ -47,17 +29,22 @@ def drift_broken(limits: DriftConfig, evaluations: Mapping[int, Metrics], traine
     return None
 
 
-def kept_interaction(limits: DriftConfig, evaluations: Mapping[int, Metrics], trained: int) -> tuple[int, str]:
-    """How many interactions the kept model has been trained for, and why.
+def kept_interaction(
+    rule: KeepRule, limits: DriftConfig, evaluations: Mapping[int, Metrics], trained: int
+) -> tuple[int, str]:
+    """How many interactions the kept model has been trained for, and why. Labels never choose.
 
-    ``best``: of those within the drift limits, the one with the highest mean reward on the choosing half; without
-    a scorer the latest within the limits. ``last``: the last one trained.
+    ``best``: of those within the drift limits, the one that the witness scores highest on the choosing half.
+    ``within_limits``: the latest of them; also where the witness has scored nothing. ``last``: the last one trained.
     """
-    if limits.keep == "last" or not evaluations:
+    if rule == "last" or not evaluations:
         return trained, "last interaction"
     within = [n for n in evaluations if drift_broken(limits, evaluations, n) is None]
     rewards = {n: reward for n in within if (reward := evaluations[n].reward_choosing) is not None}
-    if not rewards:
+    if rule == "within_limits" or not rewards:
         return max(within, default=0), "latest interaction within the drift limits"
     best = max(rewards, key=lambda n: (rewards[n], -n))
-    return best, f"highest reward on the choosing half within the drift limits ({rewards[best]:.4f})"
+    return best, (
+        f"highest score of the witness ({evaluations[best].scorer}) on the choosing half within the drift limits"
+        f" ({rewards[best]:.4f})"
+    )

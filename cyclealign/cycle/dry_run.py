@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.schema import Config
 from cyclealign.cycle.consistency import FIRST, is_drawn
 from cyclealign.cycle.prompts import run_prompts, try_template
 from cyclealign.evaluation.labelled_pairs import labelled_pairs
+from cyclealign.evaluation.reply_pairs import RANKER_PAIRS
 from cyclealign.judge.costs import (
     JUDGE_TOKENS_PER_POLICY_TOKEN,
     TYPICAL,
@@ -28,39 +30,82 @@ from cyclealign.judge.template import check_places, load_template
 from cyclealign.types import CandidateSet, Prompt
 
 
-def run_worst_case(config: Config, prompts: Sequence[Prompt], labelled: Sequence[CandidateSet]) -> WorstCase:
+def run_worst_case(
+    config: Config, prompts: Sequence[Prompt], labelled: Sequence[CandidateSet], held_out: Sequence[Prompt] = ()
+) -> WorstCase:
     """The most that the black box of a run can take; nothing but time where it is not an API.
 
     Every prompt stays unsettled through all interactions, every pass needs its repair, and every evaluation asks
-    about all labelled pairs.
+    about all labelled pairs; where a witness watches, also about new replies to some of the prompts that are held out,
+    beside the start model's. The witness's own calls are no part of it.
     """
     if config.black_box.judge != "openai":
         return WorstCase(0, 0, 0, 0.0)
-    answers = _answers(config, prompts)
+    cases = [_answers(config, prompts)]
     template = load_template(config.black_box.template)
     check_places(template, [*prompts, *(s.prompt for s in labelled)], config.black_box.rubric or "")
-    rankings = worst_case(
-        config.black_box,
-        template,
-        demonstration_tokens=config.demonstrations.token_budget,
-        n_items=len(prompts) * config.cycle.max_interactions,
-        k=config.list_size,
-        max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in prompts]),
-        max_new_tokens=config.generator.max_new_tokens,
-        again=_lists_shown_again(config, prompts),
+    cases.append(
+        worst_case(
+            config.black_box,
+            template,
+            demonstration_tokens=config.demonstrations.token_budget,
+            n_items=len(prompts) * config.cycle.max_interactions,
+            k=config.list_size,
+            max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in prompts]),
+            max_new_tokens=config.generator.max_new_tokens,
+            again=_lists_shown_again(config, prompts),
+        )
     )
-    if not labelled:
-        return in_all((rankings, answers))
-    pairs = worst_case(
-        config.black_box,
-        template,
-        demonstration_tokens=config.demonstrations.token_budget,
-        n_items=len(labelled) * evaluations(config, len(prompts)),
+    if labelled:
+        cases.append(
+            worst_case(
+                config.black_box,
+                template,
+                demonstration_tokens=config.demonstrations.token_budget,
+                n_items=len(labelled) * evaluations(config, len(prompts)),
+                k=2,
+                max_prompt_tokens=_policy_tokens([prompt_tokens(s.prompt) for s in labelled]),
+                max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
+            )
+        )
+    if config.cycle.watched_by is not None and held_out:
+        shown = config.demonstrations.token_budget
+        cases.append(_against_start(config, config.black_box, held_out[:RANKER_PAIRS], len(prompts), shown))
+    return in_all(cases)
+
+
+def _against_start(
+    config: Config, box: BlackBoxConfig, held_out: Sequence[Prompt], prompts: int, demonstration_tokens: int
+) -> WorstCase:
+    """The most that a judge takes to compare replies with the start model's, at all evaluations but the first."""
+    return worst_case(
+        box,
+        load_template(box.template),
+        demonstration_tokens=demonstration_tokens,
+        n_items=len(held_out) * max(evaluations(config, prompts) - 1, 0),
         k=2,
-        max_prompt_tokens=_policy_tokens([prompt_tokens(s.prompt) for s in labelled]),
-        max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
+        max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in held_out]),
+        max_new_tokens=config.generator.max_new_tokens,
     )
-    return in_all((rankings, pairs, answers))
+
+
+def _witness_lines(config: Config, prompts: Sequence[Prompt], held_out: Sequence[Prompt]) -> list[str]:
+    """What the witness takes, apart from the judge; nothing where there is none."""
+    witness = config.cycle.watched_by
+    judge = None if witness is None else witness.judge(config.black_box)
+    if witness is None or judge is None:
+        return [] if witness is None else [f"witness: {witness.scorer}, which is not paid"]
+    most = _against_start(config, judge, held_out, len(prompts), 0)
+    return [
+        f"witness: {witness.scorer}, at most {most.calls:,} calls, {most.input_tokens:,} tokens in,"
+        f" {most.output_tokens:,} out; {_money(most, judge, 'cycle.witness')}"
+    ]
+
+
+def _money(most: WorstCase, box: BlackBoxConfig, section: str) -> str:
+    money = f"unknown (set {section}.price, or price: auto)" if most.usd is None else f"${most.usd:,.2f}"
+    held = "" if box.budget_usd is None else f", held to {section}.budget_usd ${box.budget_usd:,.2f}"
+    return f"money: at most {money}{held}"
 
 
 def _answers(config: Config, prompts: Sequence[Prompt], *, typical: bool = False) -> WorstCase:
@@ -97,23 +142,23 @@ def evaluations(config: Config, prompts: int) -> int:
 def describe_worst_case(config: Config) -> list[str]:
     """Lines for ``cyclealign run --dry-run``. UserError as a run would raise it for its data and template."""
     prompts, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
-    most = run_worst_case(config, prompts, labelled_pairs(held_out))
+    most = run_worst_case(config, prompts, labelled_pairs(held_out), held_out)
+    watching = _witness_lines(config, prompts, held_out)
     lines = [
         f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
         try_template(config, prompts, held_out),
         f"interactions: at most {math.ceil(len(prompts) / config.cycle.batch_size) * config.cycle.max_interactions}",
+        f"drift.keep: {config.kept_by_text}",
     ]
     if config.black_box.judge != "openai":
-        return [*lines, f"paid calls: none (black_box.backend {config.black_box.backend})"]
-    money = "unknown (set black_box.price, or price: auto)" if most.usd is None else f"${most.usd:,.2f}"
-    if config.black_box.budget_usd is not None:
-        money += f", held to black_box.budget_usd ${config.black_box.budget_usd:,.2f}"
+        return [*lines, f"paid calls: none (black_box.backend {config.black_box.backend})", *watching]
     return [
         *lines,
         f"paid calls: at most {most.calls:,}",
         f"tokens: at most {most.input_tokens:,} in, {most.output_tokens:,} out",
-        f"money: at most {money}",
+        _money(most, config.black_box, "black_box"),
         f"typical: {_typical(config, prompts)}",
+        *watching,
     ]
 
 

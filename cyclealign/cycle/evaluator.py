@@ -5,20 +5,21 @@ Half of them choose the interaction that is kept, the others report (``evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from cyclealign.cycle.team import Team
+from cyclealign.cycle.witness import Witness, by_prompt
 from cyclealign.evaluation.halves import Halves
 from cyclealign.evaluation.labelled_pairs import accuracy, labelled_pairs
 from cyclealign.evaluation.replies import kept_of_drawn, reply_statistics
+from cyclealign.evaluation.reply_pairs import RANKER_PAIRS, against_start, ranker_gains
 from cyclealign.files.jsonl import Appender, write_jsonl
 from cyclealign.files.records import write_record
 from cyclealign.files.run_figures import Metrics
 from cyclealign.files.run_records import read_sets, set_record, verdict_record
-from cyclealign.rankers.scored import NamedScorer
 from cyclealign.types import (
     CandidateSet,
     Generator,
@@ -33,15 +34,16 @@ from cyclealign.types import (
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Held-out prompts and the independent scorer (None: no reward, only drift and accuracies)."""
+    """Held-out prompts and the witness (None: no reward, only drift and accuracies)."""
 
     prompts: tuple[Prompt, ...]
-    scorer: NamedScorer | None
+    witness: Witness | None
     chunk: int
 
     def evaluate(
         self,
         folder: Path,
+        start: Path | None,
         generator: Generator,
         black_box: Ranker,
         white_box: PolicyTrainer,
@@ -51,7 +53,8 @@ class Evaluator:
         context: RankContext,
         seed: int,
     ) -> None:
-        """Sample replies, score them, and write what came of it into ``folder``, ``metrics.json`` last.
+        """Sample replies, score them, and write what came of it into ``folder``, ``metrics.json`` last. ``start``: the
+        folder of the start model's evaluation, None where this is it.
 
         Called on every process; the seeds are the same at every evaluation, so that differences are paired.
         """
@@ -75,12 +78,18 @@ class Evaluator:
                 distinct2=said.distinct2,
                 kept_of_drawn=kept_of_drawn(sampled),
                 nll_start=fmean(nll) if nll else None,
-                nll_by_prompt=_by_prompt(sets, nll),
+                nll_by_prompt=by_prompt(sets, nll),
                 white_box_accuracy=accuracy(white),
                 black_box_accuracy=accuracy(black),
                 version=version.name,
             )
-            write_record(folder / "metrics.json", self._with_rewards(metrics, sets))
+            before = None if start is None else read_sets(start / "candidates.jsonl")
+            if self.witness is not None:
+                rewards = self.witness.rewards(list(sampled), before, folder, context)
+                metrics = self._with_rewards(metrics, self.witness.name, rewards)
+                gains = self._ranker_gains(sampled, before, black_box, context)
+                metrics = replace(metrics, ranker_by_prompt=gains)
+            write_record(folder / "metrics.json", metrics)
 
     def _sample(self, path: Path, generator: Generator, version: PolicyVersion, seed: int) -> None:
         done = read_sets(path)
@@ -94,25 +103,31 @@ class Evaluator:
                         file.add(set_record(item))
         generator.close()  # what follows needs the memory that an engine holds
 
-    def _with_rewards(self, metrics: Metrics, sets: Sequence[CandidateSet]) -> Metrics:
-        """Mean score per prompt over its replies; means over the reporting and the choosing half."""
-        if self.scorer is None:
-            return metrics
-        scores = self.scorer.score([(s.prompt.messages, c.text) for s in sets for c in s.candidates])
-        by_prompt = _by_prompt(sets, scores)
-        if not by_prompt:
+    def _with_rewards(self, metrics: Metrics, name: str, rewards: Mapping[str, float]) -> Metrics:
+        """Means over the reporting and the choosing half."""
+        if not rewards:
             return metrics
         halves = Halves.of(self.prompts)
         return replace(
             metrics,
-            scorer=self.scorer.name,
-            reward=fmean(by_prompt[i] for i in halves.reporting(by_prompt)),
-            reward_choosing=fmean(by_prompt[i] for i in halves.choosing(by_prompt)),
-            reward_by_prompt={p.id: by_prompt[p.id] for p in self.prompts if p.id in by_prompt},
+            scorer=name,
+            reward=fmean(rewards[i] for i in halves.reporting(rewards)),
+            reward_choosing=fmean(rewards[i] for i in halves.choosing(rewards)),
+            reward_by_prompt={p.id: rewards[p.id] for p in self.prompts if p.id in rewards},
         )
 
-
-def _by_prompt(sets: Sequence[CandidateSet], values: Sequence[float]) -> dict[str, float]:
-    """Mean over each prompt's replies of values that stand in the order of all replies."""
-    left = iter(values)
-    return {s.prompt.id: fmean(next(left) for _ in s.candidates) for s in sets}
+    def _ranker_gains(
+        self,
+        now: Collection[CandidateSet],
+        start: Mapping[str, CandidateSet] | None,
+        black_box: Ranker,
+        context: RankContext,
+    ) -> dict[str, float]:
+        """The ranker's own gains over the start model, of the first prompts of the half that chooses; 0 of that model
+        itself, unasked."""
+        replied = {s.prompt.id: s for s in now if s.candidates}
+        half = Halves.of(self.prompts).choosing(p.id for p in self.prompts if p.id in replied)[:RANKER_PAIRS]
+        if start is None:
+            return dict.fromkeys(half, 0.0)
+        pairs = against_start((replied[i] for i in half), start)
+        return ranker_gains(pairs, black_box, replace(context, purpose="eval"))

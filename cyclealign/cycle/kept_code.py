@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Literal
 
 from cyclealign.config.schema import Config
+from cyclealign.cycle.witness import witness_spec
 from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import CodeUsed, Versions
-from cyclealign.rankers.by_name import RankerSpec, ranker_spec, spec_of
+from cyclealign.rankers.by_name import RankerSpec, spec_of
 from cyclealign.rankers.own_function import Code, OwnFunction, read_code
 from cyclealign.rankers.trusted_code import is_trusted, remember_code
 from cyclealign.types import UserError
@@ -87,7 +88,7 @@ def _named(config: Config) -> dict[Role, RankerSpec]:
     found: dict[Role, RankerSpec] = {}
     if config.black_box.judge == "python":
         found["ranker"] = spec_of(config.black_box)
-    scorer = config.cycle.scorer
-    if scorer is not None and scorer.startswith("python:"):
-        found["scorer"] = ranker_spec(scorer, flag="cycle.scorer", need="scores")
+    witness = config.cycle.watched_by
+    if witness is not None and witness.scorer.startswith("python:") and (spec := witness_spec(config)) is not None:
+        found["scorer"] = spec
     return found

@@ -6,6 +6,7 @@ disk and does the rest: resuming a run is running it again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ from cyclealign.cycle.keeping import put_best, timed
 from cyclealign.cycle.learning_state import LearningState
 from cyclealign.cycle.run_metrics import NoTracker, Tracker, evaluation_metrics, interaction_metrics
 from cyclealign.cycle.team import Team
+from cyclealign.cycle.witness_rule import witness_fell
+from cyclealign.evaluation.halves import Halves
 from cyclealign.files.jsonl import Appender, write_jsonl
 from cyclealign.files.records import write_record, write_records
 from cyclealign.files.run_dir import RunDir
@@ -43,6 +46,7 @@ from cyclealign.types import (
     derive_seed,
 )
 
+log = logging.getLogger(__name__)
 # Mean |generator - trainer| log-probability gap of the canary, in nats per token, above which the generator is
 # taken to serve other weights than the trainer holds. Half-precision kernels differ by a few hundredths.
 CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
@@ -78,6 +82,8 @@ class Loop:
 
     def run(self) -> Path:
         """Run to the end, or to one of the run's own stops (RunStopped, BudgetExhausted)."""
+        if self.team.is_main:
+            log.info("drift.keep: %s", self.config.kept_by_text)
         try:
             self._evaluate(trained=0)
             stopped = self._all_batches()
@@ -251,7 +257,7 @@ class Loop:
     # Evaluation and the end
 
     def _evaluate(self, *, trained: int, last: bool = False) -> str | None:
-        """Measure the current policy on the held-out prompts; returns the drift limit that it crossed, or None.
+        """Measure the current policy on the held-out prompts; returns why the run should end here, or None.
 
         What was trained last is measured whatever ``eval_every`` is: else it could never be kept.
         """
@@ -266,6 +272,7 @@ class Loop:
             with self._timed("evaluate", trained):
                 self.parts.evaluator.evaluate(
                     folder,
+                    self.run_dir.evaluation(0) if trained else None,
                     self.parts.generator,
                     self.parts.black_box,
                     self.parts.white_box,
@@ -276,14 +283,22 @@ class Loop:
                 )
             if self.team.is_main:
                 self.parts.tracker.log(evaluation_metrics(self.run_dir, trained))
-        return self.team.share("drift", lambda: drift_broken(self.config.drift, self.run_dir.evaluations(), trained))
+        return self.team.share("drift", lambda: self._ended(trained))
+
+    def _ended(self, trained: int) -> str | None:
+        """The drift limit that an evaluation crosses, or that the witness has fallen."""
+        evaluations = self.run_dir.evaluations()
+        broken = drift_broken(self.config.drift, evaluations, trained)
+        if broken is None and self.config.kept_by == "best":
+            return witness_fell(evaluations, trained, Halves.of(self.parts.evaluator.prompts))
+        return broken
 
     def _keep_best(self, stopped: str | None) -> None:
         """``best/``: the weights of the interaction that the stated rule keeps, and why."""
 
         def work() -> None:
             trained = self.policy.trained + 1
-            kept, why = kept_interaction(self.config.drift, self.run_dir.evaluations(), trained)
+            kept, why = kept_interaction(self.config.kept_by, self.config.drift, self.run_dir.evaluations(), trained)
             weights = self.run_dir.interaction(kept - 1).weights if kept > 0 else None
             put_best(self.run_dir, weights, self.parts.check_weights)
             start = self.parts.start_model

@@ -16,6 +16,7 @@ from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.kept_code import as_kept
 from cyclealign.cycle.loop import Parts
 from cyclealign.cycle.team import Team, launch_team
+from cyclealign.cycle.witness import ScoringWitness, Witness, judging_witness, witness_spec
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir
@@ -24,8 +25,7 @@ from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate, load_template
 from cyclealign.losses import feeds, unfed
-from cyclealign.rankers.by_name import RankerSpec, open_ranker, open_scorer, ranker_spec, spec_of
-from cyclealign.rankers.scored import NamedScorer
+from cyclealign.rankers.by_name import RankerSpec, open_ranker, open_scorer, spec_of
 from cyclealign.types import (
     Answerer,
     CanarySample,
@@ -56,7 +56,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     named = _checked_parts(config)
     steps = _total_steps(config, run, team)
     tracking = Tracking(config, run, total_steps=steps)
-    scorer = NamedScorer(named.name, open_scorer(as_kept(named, run, "scorer"))) if named and team.is_main else None
+    witness = _witness(config, named, run, template) if named and team.is_main else None
     black_box: Ranker = _black_box(config, run, template) if team.is_main else Idle()
     answerer = _answerer(config, run) if team.is_main else None
     base = _start_model(config, run, team)
@@ -70,7 +70,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
         black_box=black_box,
         white_box=trainer,
         pool=_pool(config, run, template),
-        evaluator=Evaluator(tuple(run.eval_prompts()), scorer, config.generator.chunk),
+        evaluator=Evaluator(tuple(run.eval_prompts()), witness, config.generator.chunk),
         start_model=base,
         tracker=tracking,
         check_weights=check_weights,
@@ -80,7 +80,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
 
 
 def _checked_parts(config: Config) -> RankerSpec | None:
-    """Everything that can be found wrong without loading weights and without a paid call; returns who the scorer is.
+    """Everything that can be found wrong without loading weights and without a paid call; returns who the witness is.
 
     The black box is asked only after it: even its one probe is paid for.
     """
@@ -104,8 +104,14 @@ def _checked_parts(config: Config) -> RankerSpec | None:
     if warm is not None and warm.lists is not None:
         _check_lists(config, warm.lists)
     spec_of(config.black_box)
-    scorer = config.cycle.scorer
-    return ranker_spec(scorer, flag="cycle.scorer", need="scores") if scorer else None
+    return witness_spec(config)
+
+
+def _witness(config: Config, named: RankerSpec, run: RunDir, template: RankTemplate) -> Witness:
+    """Who watches the run, loaded; one behind an API judges by the run's own words."""
+    if named.kind.scores:
+        return ScoringWitness(named.name, open_scorer(as_kept(named, run, "scorer")))
+    return judging_witness(named.name, named.box, run, template, most_failed=config.black_box.max_unranked)
 
 
 def _check_lists(config: Config, source: str) -> None:

@@ -6,6 +6,7 @@ Transformers' integrations write names that begin with ``eval_`` as ``eval/…``
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Protocol
 
 from cyclealign.files.records import read_record
@@ -69,6 +70,7 @@ def evaluation_metrics(run: RunDir, trained: int) -> dict[str, float]:
     figures: Figures = {
         "reward": m.reward,
         "reward_choosing": m.reward_choosing,
+        "ranker_gain": fmean(m.ranker_by_prompt.values()) if m.ranker_by_prompt else None,
         "nll_start": m.nll_start,
         "mean_words": m.mean_words,
         "distinct1": m.distinct1,
@@ -93,6 +95,7 @@ def _spent(run: RunDir) -> dict[str, float]:
     if not run.ledger.exists():
         return {}
     with Ledger(run.ledger, read_only=True) as ledger:
-        spend = ledger.spend()
+        spend, watching = ledger.spend("judge"), ledger.spend("witness")
     tokens = spend.input_tokens + spend.output_tokens
-    return {"usd": spend.usd, "calls": float(spend.calls), "judge_tokens": float(tokens)}
+    witness = {"witness_usd": watching.usd, "witness_calls": float(watching.calls)} if watching.calls else {}
+    return {"usd": spend.usd, "calls": float(spend.calls), "judge_tokens": float(tokens), **witness}

@@ -60,8 +60,11 @@ def new_cycle(config: Config) -> Cycle:
         train, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
         template = find_template(config.black_box.template)
         words = load_template(str(template))
+        witness = config.cycle.watched_by
         if config.black_box.judge == "openai":
             check_places(words, [*train, *held_out], config.black_box.rubric or "")
+        elif witness is not None and witness.judges:
+            check_places(words, held_out, config.black_box.rubric or "")
         static = load_static(config.demonstrations.static)
         pool = DemonstrationPool.start(config.demonstrations, static=static, template=words)
         run.check_free()
@@ -131,9 +134,12 @@ def _check_words(run: RunDir) -> None:
 
 
 def _hosts(config: Config) -> list[tuple[str | None, str]]:
-    """Where a run sends which key: its judge's, and its generation servers' where there is one."""
+    """Where a run sends which key: its judge's and its witness's, and its generation servers' where there is one."""
     hosts: list[tuple[str | None, str]] = []
     hosts += [(judge.base_url, judge.api_key_env) for judge in config.black_box.everyone]
+    witness = config.cycle.watched_by
+    watching = None if witness is None else witness.judge(config.black_box)
+    hosts += [] if watching is None else [(watching.base_url, watching.api_key_env)]
     if config.generator.backend == "server" and SERVER_KEY in os.environ:
         hosts += [(url, SERVER_KEY) for url in config.generator.endpoints]
     return hosts

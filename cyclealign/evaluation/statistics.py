@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from cyclealign.evaluation.intervals import Z95, wilson
+from cyclealign.evaluation.intervals import wilson
 
 Vector = NDArray[np.float64]
 
@@ -77,9 +77,9 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0, draws: int = DRAWS
     return Estimate(mean, float(ends[0]), float(ends[1]), n)
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estimate | None:
+def paired_difference(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> Estimate | None:
     """Mean of ``second - first`` over the same items, with the one interval that this package has for it; None without
-    items.
+    items. ``level``: of the interval; above 95% for one of several that are to hold at once.
 
     The rule looks at the values alone, and draws nothing, so that the same figures have the same interval wherever
     they are shown. Verdicts (every value 0, 1/2 or 1) have the adjusted Wald interval for matched pairs (Agresti and
@@ -100,20 +100,22 @@ def paired_difference(first: Sequence[float], second: Sequence[float]) -> Estima
     gains = np.asarray([b - a for a, b in pairs], dtype=np.float64)
     mean, n = float(gains.mean()), len(pairs)
     if VERDICTS.issuperset(first) and VERDICTS.issuperset(second):
-        return Estimate(mean, *_adjusted_wald(gains), n)
+        return Estimate(mean, *_adjusted_wald(gains, level), n)
     if n == 1 or np.ptp(gains) == 0.0:
         return Estimate(mean, None, None, n)
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 0.975)) * float(gains.std(ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * float(gains.std(ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
 
 
-def _adjusted_wald(gains: Vector) -> tuple[float, float]:
+def _adjusted_wald(gains: Vector, level: float) -> tuple[float, float]:
+    from scipy.special import ndtri
+
     n = len(gains) + 2
     mean = float(gains.sum()) / n  # the items that are added sum to 0
     variance = (float((gains * gains).sum()) + 1) / n - mean * mean
-    half = Z95 * math.sqrt(variance / n)
+    half = float(ndtri((1 + level) / 2)) * math.sqrt(variance / n)
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 

@@ -13,6 +13,7 @@ from cyclealign.evaluation.judging import Judge, Judged, judged
 from cyclealign.evaluation.length_control import length_controlled
 from cyclealign.evaluation.policies import taught_by
 from cyclealign.evaluation.ranker import cost, with_verdict
+from cyclealign.evaluation.reply_pairs import judged_value, needs_judge, unjudged_value
 from cyclealign.evaluation.responses import Response, shared_prompts
 from cyclealign.evaluation.result import Item, Result, make_result
 from cyclealign.evaluation.statistics import Estimate, Figure, bootstrap_mean, share, sign_test
@@ -60,18 +61,12 @@ def without_counterpart(a: Mapping[str, Response], b: Mapping[str, Response]) ->
     return len(a.keys() - b.keys()), len(b.keys() - a.keys())
 
 
-def needs_judge(item: CandidateSet) -> bool:
-    """Equal responses are a tie and an empty one loses to any other, whoever judges."""
-    texts = [c.text.strip() for c in item.candidates]
-    return all(texts) and texts[0] != texts[1]
-
-
 def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> Result:
     """Ask the judge about every pair and measure how often ``a`` is preferred. Raises as ``judged``."""
     asked = [s for s in sets if needs_judge(s)]
     found = judged(asked, job.judge, ledger_beside(out))
     verdicts = iter(zip(found.verdicts, found.shown, strict=True))
-    outcomes = [_outcome(s, *next(verdicts)) if needs_judge(s) else _unjudged(s) for s in sets]
+    outcomes = [_outcome(s, *next(verdicts)) if needs_judge(s) else Outcome(s, unjudged_value(s), None) for s in sets]
     metrics = winrate_metrics(outcomes, seed=job.judge.seed)
     metrics["judged"] = {"asked": len(asked), "equal_or_empty": len(sets) - len(asked)}
     metrics["without_counterpart"] = dict(zip("ab", job.alone, strict=True))
@@ -93,15 +88,7 @@ def evaluate_winrate(job: WinRate, sets: Sequence[CandidateSet], out: Path) -> R
 
 
 def _outcome(item: CandidateSet, verdict: Verdict, shown: tuple[tuple[str, ...], ...]) -> Outcome:
-    if not isinstance(verdict, Ranking):
-        return Outcome(item, None, verdict, shown)
-    top = verdict.tiers[0]
-    return Outcome(item, 0.5 if len(top) == 2 else float(top[0] == "a"), verdict, shown)
-
-
-def _unjudged(item: CandidateSet) -> Outcome:
-    a, b = (c.text.strip() for c in item.candidates)
-    return Outcome(item, 0.5 if a == b else float(bool(a)), None)
+    return Outcome(item, judged_value(item, verdict), verdict, shown)
 
 
 def winrate_metrics(outcomes: Sequence[Outcome], *, seed: int) -> dict[str, Figure]:

@@ -122,10 +122,12 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """``metrics.json`` of an evaluation. The reward's fields are None without a scorer.
+    """``metrics.json`` of an evaluation. The fields of reward and ranker are None without a witness.
 
     ``nll_start``: nats a token under the frozen start model, None where every reply is empty. ``reward``: mean over the
-    reporting half, ``reward_choosing``: over the choosing half (``evaluation.halves``).
+    reporting half, ``reward_choosing``: over the choosing half (``evaluation.halves``). ``scorer``: the witness.
+    ``ranker_by_prompt``: how far the run's own ranker puts the first reply above the start model's
+    (``reply_pairs.ranker_gains``), of prompts of the choosing half.
     """
 
     FORMAT: ClassVar[int] = 1
@@ -141,6 +143,7 @@ class Metrics:
     reward: float | None = None
     reward_choosing: float | None = None
     reward_by_prompt: Mapping[str, float] | None = None
+    ranker_by_prompt: Mapping[str, float] | None = None
     white_box_accuracy: Accuracy | None
     black_box_accuracy: Accuracy | None
     version: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -19,17 +18,6 @@ class PairScorer(Protocol):
     def score(self, pairs: Sequence[Pair]) -> list[float]:
         """One score for each (messages, reply), in order."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class NamedScorer:
-    """A scorer with the name under which its scores are recorded."""
-
-    name: str
-    scorer: PairScorer
-
-    def score(self, pairs: Sequence[Pair]) -> list[float]:
-        return self.scorer.score(pairs)
 
 
 class ScoreRanker:

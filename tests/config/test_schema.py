@@ -60,7 +60,7 @@ def test_defaults_are_the_documented_ones(small: Path) -> None:
     assert (config.black_box.api_key_env, config.black_box.max_unranked) == ("OPENAI_API_KEY", 0.2)
     assert (config.demonstrations.gate, config.demonstrations.token_budget) == (0.3, 2048)
     assert config.loss == RRHF()
-    assert (config.anchor.weight, config.layout, config.drift.keep) == (0.0, "auto", "best")
+    assert (config.anchor.weight, config.layout, config.drift.keep) == (0.0, "auto", "auto")
     assert (config.cycle.batch_size, config.cycle.max_interactions, config.cycle.target) == (256, 5, "black_box")
 
 

@@ -41,6 +41,7 @@ def test_labelled_pairs_are_paid_for_as_eval(tmp_path: Path) -> None:
         team = Team(tmp_path / "state.json", judge="openai", launch="l")
         Evaluator(tuple(labelled), None, 8).evaluate(
             tmp_path / "e",
+            None,
             FakeGenerator(2, Fuse(None)),
             ranker,
             Labelled(Fuse(None)),

@@ -227,7 +227,7 @@ def test_whoever_only_looks_runs_nothing(
     evil.write_text(source(marker))
     config = load_config(run.config)
     box = BlackBoxConfig(backend="python", path=Path(f"{evil}:judge"))
-    scored = config.cycle.model_copy(update={"scorer": f"python:{evil}:judge"})
+    scored = config.cycle.model_copy(update={"scorer": f"python:{evil}:other"})
     run.config.write_text(dump_config(config.model_copy(update={"black_box": box, "cycle": scored})))
     again = tmp_path / "again"
     again.symlink_to(run.path)

@@ -10,6 +10,7 @@ from cyclealign.config.schema import Config
 from cyclealign.cycle.evaluator import Evaluator
 from cyclealign.cycle.loop import Loop, Parts
 from cyclealign.cycle.team import Team
+from cyclealign.cycle.witness import ScoringWitness
 from cyclealign.files.jsonl import write_json, write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import prompt_record
@@ -130,8 +131,6 @@ class FakeTrainer(FakeRanker):
 
 
 class LengthScorer:
-    name = "length"
-
     def score(self, pairs: Sequence[tuple[tuple[object, ...], str]]) -> list[float]:
         return [float(int(sha256_hex(text)[:4], 16)) for _, text in pairs]
 
@@ -161,7 +160,9 @@ def make_cycle(
         black_box=FakeRanker(fuse, unranked=unranked),  # type: ignore[arg-type]
         white_box=FakeTrainer(fuse, gap=gap),
         pool=DemonstrationPool.start(config.demonstrations, static=()),
-        evaluator=Evaluator(tuple(run.eval_prompts()), LengthScorer(), config.generator.chunk),
+        evaluator=Evaluator(
+            tuple(run.eval_prompts()), ScoringWitness("length", LengthScorer()), config.generator.chunk
+        ),
         start_model="start-model",
     )
     return Loop(config, run, parts, Team(run.state_file, judge=config.black_box.judge, launch="test"))
@@ -175,7 +176,7 @@ def config_in(folder: Path, **sections: dict[str, Any]) -> Config:
         "policy": {"dtype": "float32"},
         "generator": {"candidates": 4, "chunk": 3},
         "black_box": {"backend": "local"},
-        "cycle": {"batch_size": 5, "max_interactions": 3},
+        "cycle": {"batch_size": 5, "max_interactions": 3, "scorer": "overlap"},
     }
     for key, value in sections.items():
         base[key] = {**base.get(key, {}), **value}

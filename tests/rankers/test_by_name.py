@@ -245,7 +245,8 @@ def test_a_run_takes_every_kind_as_its_black_box(name: str, zoo: dict[str, str])
     needs_minilm(name)
     place = zoo[name].partition(":")[2]
     where = {"MODEL": [f"black_box.model={place}"], "": []}.get(KINDS[name].place, [f"black_box.path={place}"])
-    config = load_config("quickstart", [f"black_box.backend={name}", "loss.name=rrhf", *where])
+    other = "cycle.scorer=sentence_similarity" if name == "overlap" else "cycle.scorer=overlap"
+    config = load_config("quickstart", [f"black_box.backend={name}", "loss.name=rrhf", other, *where])
     spec = spec_of(config.black_box)
     assert (spec.kind.name, spec.place) == (name, place)
     if name != "openai":
@@ -255,11 +256,12 @@ def test_a_run_takes_every_kind_as_its_black_box(name: str, zoo: dict[str, str])
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_is_measured_by_who_gives_scores(name: str, zoo: dict[str, str]) -> None:
-    if name in SCORING:
-        assert load_config("quickstart", [f"cycle.scorer={zoo[name]}"]).cycle.scorer == zoo[name]
+    ranker = "black_box={backend: overlap}" if name == "local" else "black_box={backend: local}"
+    if name in SCORING or name == "openai":
+        assert load_config("quickstart", [f"cycle.scorer={zoo[name]}", ranker]).cycle.scorer == zoo[name]
         return
-    with pytest.raises(UserError, match=r"cycle\.scorer .*: expected scores of single replies"):
-        load_config("quickstart", [f"cycle.scorer={zoo[name]}"])
+    with pytest.raises(UserError, match=r"cycle\.scorer .*: expected scores of single replies, or a judge"):
+        load_config("quickstart", [f"cycle.scorer={zoo[name]}", ranker])
 
 
 @pytest.mark.parametrize(
