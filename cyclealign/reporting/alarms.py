@@ -110,15 +110,15 @@ def witness_alarms(facts: Facts, summaries: Sequence[Summary], trained: int) -> 
 def judge_alarms(settings: Settings) -> Iterator[Alarm]:
     """The evaluation's scorer is the judge: it cannot tell that the judge is wrong."""
     keys = dict(settings.leaves)
-    scorer = keys.get("cycle.scorer", "None")
+    scorer = settings.witness or "None"
     backend = keys.get("black_box.cascade.judge", keys.get("black_box.backend", "None"))
     kind, _, place = scorer.partition(":")
-    own = keys.get("black_box.path", "None").replace("None", "")
+    own = keys.get("black_box.model" if kind == "openai" else "black_box.path", "None").replace("None", "")
     if scorer != "None" and (place == own if kind == backend else place == own != ""):
         yield Alarm(
             name="judge_is_scorer",
             figure=1.0,
             limit=0.0,
             sentence=f"the scorer of the evaluations ({scorer}) is the judge itself: a gain by it shows no more than"
-            " that the policy pleases it; name another one in cycle.scorer",
+            " that the policy pleases it; name another one in cycle.witness",
         )

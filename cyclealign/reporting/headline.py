@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from cyclealign.config.keeping import keep_text
 from cyclealign.evaluation.labelled_pairs import labelled_credit
 from cyclealign.evaluation.statistics import paired_difference
 from cyclealign.evaluation.words import words
@@ -61,9 +62,9 @@ class Headline:
     """What the run achieved, from the start model (``start``) to the ``kept`` one (``latest`` while it goes on).
 
     ``label``: ``kept`` or ``latest``; ``compared``: how many interactions that model was trained for, or None;
-    ``prompts``: how many eval prompts the reward is paired over; ``spend``: one line; ``judge``: how far
-    it agrees with itself; ``cascade``; ``answers``: how it ranks its own replies; each one line, or empty. ``lists``:
-    how many held-out lists the rows are of, 0 where they are of prompts.
+    ``prompts``: how many eval prompts the reward is paired over; ``keeps``: the rule by which it keeps one; ``spend``:
+    one line; ``judge``: how far it agrees with itself; ``cascade``; ``answers``: how it ranks its own replies; each one
+    line, or empty. ``lists``: how many held-out lists the rows are of, 0 where they are of prompts.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Headline:
     label: str
     compared: int | None
     prompts: int
+    keeps: str
     spend: str
     judge: str
     cascade: str
@@ -99,6 +101,7 @@ def headline(run: RunDir) -> Headline:
         label=facts.label,
         compared=facts.compared,
         prompts=len(paired_ids(facts, facts.compared)) if facts.compared is not None else 0,
+        keeps=_keeps(run, facts),
         spend=spend_text(run, facts),
         judge=judge_text(run),
         cascade=cascade_text(run),
@@ -107,6 +110,12 @@ def headline(run: RunDir) -> Headline:
         rows=tuple(_rows(run, facts)),
         lists=len(run.held_out_lists(0)),
     )
+
+
+def _keeps(run: RunDir, facts: Facts) -> str:
+    """What ``drift.keep`` comes to; empty where the config does not say, or the run is over lists that exist."""
+    keep = facts.settings.keep
+    return "" if keep is None or run.lists() is not None else keep_text(keep, facts.settings.witness)
 
 
 def status(facts: Facts) -> str:

@@ -63,6 +63,7 @@ def _charts(run: RunDir, facts: Facts) -> Html | None:
 def _headline(figures: Headline) -> Html:
     lines = [tag("p", figures.status, class_="status")]
     lines += [tag("p", f"Kept: {figures.kept_text}.")] if figures.kept_text else []
+    lines += [tag("p", f"Keeps: {figures.keeps}.")] if figures.keeps else []
     lines.append(tag("p", f"Spend: {figures.spend}."))
     lines += [tag("p", f"The judge: {figures.judge}.")] if figures.judge else []
     lines += [tag("p", f"Cascade: {figures.cascade}.")] if figures.cascade else []

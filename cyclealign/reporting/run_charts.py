@@ -36,6 +36,7 @@ def charts_of(run: RunDir, facts: Facts) -> list[LineChart | BarChart | Grid]:
     """All charts that the run has records for."""
     found: list[LineChart | BarChart | Grid | None] = [
         reward_chart(facts),
+        witness_chart(facts),
         *agreement_charts(run, facts),
         accuracy_chart(facts),
         *confusion_grids(run),
@@ -79,6 +80,42 @@ def reward_chart(facts: Facts) -> LineChart | None:
         note="Band: 95% interval of the change since the start, paired over prompts. The choosing half picks"
         " the kept model, the reporting half is what is reported.",
     )
+
+
+def witness_chart(facts: Facts) -> LineChart | None:
+    """What a run's witness rule looks at: on how many prompts of the choosing half the witness and the ranker each put
+    the new replies above the start model's; nothing without either."""
+    start = facts.rewards(0)
+    witness, ranker = [], []
+    for n, metrics in sorted(facts.evaluations.items()):
+        ids = facts.halves.choosing(i for i in start if i in metrics.rewards)
+        witness.append((float(n), [metrics.rewards[i] - start[i] for i in ids]))
+        ranker.append((float(n), list((metrics.ranker_by_prompt or {}).values())))
+    name = facts.evaluations[0].scorer if 0 in facts.evaluations else None
+    lines = [
+        _above(said, [(n, gains) for n, gains in found if gains])
+        for said, found in ((f"witness ({name})", witness), (f"ranker ({facts.judge})", ranker))
+    ]
+    if not all(line.points for line in lines):
+        return None
+    return LineChart(
+        key="witness",
+        title="Witness and ranker",
+        x_label=TRAINED,
+        y_label="share of prompts above the start model",
+        lines=tuple(lines),
+        rules=(("start", 0.5),),
+        mark=_kept(facts),
+        note="On the half that chooses; a tie counts half. Bars: Wilson 95% intervals. A ranker that rises while the"
+        " witness falls is being deceived; drift.keep: best then ends the run.",
+    )
+
+
+def _above(name: str, found: list[tuple[float, list[float]]]) -> Line:
+    """Shares of gains above 0, with their intervals; of the start model against itself one half, by definition."""
+    shares = [(n, sum((gain > 0) + (gain == 0) / 2 for gain in gains) / len(gains), len(gains)) for n, gains in found]
+    intervals = tuple(wilson(share, size) if n else (share, share) for n, share, size in shares)
+    return Line(name, tuple((n, share) for n, share, _ in shares), intervals)
 
 
 def agreement_charts(run: RunDir, facts: Facts) -> Iterator[LineChart]:

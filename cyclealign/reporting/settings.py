@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
+from cyclealign.config.keeping import Keep
 from cyclealign.files.foreign import read_text
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.strict_yaml import read_yaml
@@ -16,7 +18,8 @@ from cyclealign.files.strict_yaml import read_yaml
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Keys of ``config.yaml`` by their last names; ``priced``: whether ``black_box.price`` is given.
+    """Keys of ``config.yaml`` by their last names; ``priced``: whether ``black_box.price`` is given. ``witness``: its
+    name, in whichever form it is given.
 
     ``leaves``: every key with its value, both as text, in the order of the file.
     """
@@ -28,6 +31,10 @@ class Settings:
     backend: str | None
     priced: bool
     budget_usd: float | None
+    keep: Keep | None
+    witness: str | None
+    witness_priced: bool
+    witness_budget_usd: float | None
     gate: float | None
     max_nll_rise: float | None
     max_length_ratio: float | None
@@ -46,6 +53,10 @@ def read_settings(run: RunDir) -> Settings:
         backend=_text(_at(config, "black_box", "backend")),
         priced=_at(config, "black_box", "price") is not None,
         budget_usd=_number(_at(config, "black_box", "budget_usd")),
+        keep=_keep(_at(config, "drift", "keep")),
+        witness=_text(_at(config, "cycle", "scorer")) or _text(_at(config, "cycle", "witness", "scorer")),
+        witness_priced=_at(config, "cycle", "witness", "price") is not None,
+        witness_budget_usd=_number(_at(config, "cycle", "witness", "budget_usd")),
         gate=_number(_at(config, "demonstrations", "gate")),
         max_nll_rise=_number(_at(config, "drift", "max_nll_rise")),
         max_length_ratio=_number(_at(config, "drift", "max_length_ratio")),
@@ -62,6 +73,10 @@ def _at(value: object, *path: str) -> object:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _keep(value: object) -> Keep | None:
+    return next((rule for rule in get_args(Keep) if rule == value), None)
 
 
 def _whole(value: object) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from cyclealign.files.records import read_records
 from cyclealign.files.run_dir import RunDir
@@ -23,45 +24,65 @@ PURPOSES = {
     "again": "lists shown again",
     "repair": "repairs",
     "answer": "own replies",
-    "eval": "labelled pairs",
+    "eval": "measuring the judge",
+    "witness": "witness",
     "probe": "probe",
 }
 Groups = dict[tuple[int | None, str], Spend]
 
 
-def spending(run: RunDir) -> tuple[Spend, Groups] | str:
-    """Totals over all, and by interaction and purpose; or why there are none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """Totals over ``all`` calls, those of the judge and those of the witness; and by interaction and purpose."""
+
+    all: Spend
+    judge: Spend
+    witness: Spend
+    groups: Groups
+
+
+def spending(run: RunDir) -> Paid | str:
+    """What a run paid, or why it paid nothing."""
     if not run.ledger.exists():
         return "no paid calls"
     try:
         with Ledger(run.ledger, read_only=True) as ledger:
-            return ledger.spend(), ledger.spend_by_stage()
+            return Paid(
+                all=ledger.spend(),
+                judge=ledger.spend("judge"),
+                witness=ledger.spend("witness"),
+                groups=ledger.spend_by_stage(),
+            )
     except (UserError, sqlite3.Error) as error:
         return f"the ledger cannot be read: {error}"
 
 
 def spend_text(run: RunDir, facts: Facts) -> str:
-    """One line on what was paid for."""
-    found = spending(run)
-    if isinstance(found, str) or not found[0].calls:
-        backend = facts.settings.backend or "unknown"
-        return f"{found if isinstance(found, str) else 'no paid calls'} (black box: {backend})"
-    total = found[0]
-    money = f"{total.usd:.4f} USD" if facts.settings.priced else "no price given"
-    if facts.settings.priced and facts.settings.budget_usd is not None:
-        money += f" of {facts.settings.budget_usd:g}"
-    open_calls = (
-        f"; {total.unfinished} without a reply, at most {total.reserved_usd:.4f} USD" if total.unfinished else ""
-    )
-    return f"{money}, {total.calls:,} calls ({total.failed:,} failed), {tokens(total)}{open_calls}"
+    """One line on what was paid for, the witness apart from the judge."""
+    found, known = spending(run), facts.settings
+    backend = known.backend or "unknown"
+    if isinstance(found, str):
+        return f"{found} (black box: {backend})"
+    none = f"no paid calls (black box: {backend})"
+    judge = _account_text(found.judge, known.priced, known.budget_usd) if found.judge.calls else none
+    if not found.witness.calls:
+        return judge
+    return f"{judge}; the witness {_account_text(found.witness, known.witness_priced, known.witness_budget_usd)}"
+
+
+def _account_text(spend: Spend, priced: bool, budget_usd: float | None) -> str:
+    money = f"{spend.usd:.4f} USD" if priced else "no price given"
+    if priced and budget_usd is not None:
+        money += f" of {budget_usd:g}"
+    waiting = f"; {spend.unfinished} without a reply, at most {spend.reserved_usd:.4f} USD" if spend.unfinished else ""
+    return f"{money}, {spend.calls:,} calls ({spend.failed:,} failed), {tokens(spend)}{waiting}"
 
 
 def spend_table(run: RunDir) -> Html | None:
     """Calls, tokens and money by purpose."""
     found = spending(run)
-    if isinstance(found, str) or not found[0].calls:
+    if isinstance(found, str) or not found.all.calls:
         return None
-    total, groups = found
     head = [
         "calls",
         "failed",
@@ -74,10 +95,10 @@ def spend_table(run: RunDir) -> Html | None:
     ]
     head += ["USD", "USD at most, no reply"]
     by_purpose: dict[str, list[Spend]] = defaultdict(list)
-    for (_, purpose), spend in groups.items():
+    for (_, purpose), spend in found.groups.items():
         by_purpose[purpose].append(spend)
     rows = [(PURPOSES.get(p, p), *_cells(by_purpose[p])) for p in _ordered(by_purpose)]
-    return table(["purpose", *head], [*rows, ("all", *_cells([total]))])
+    return table(["purpose", *head], [*rows, ("all", *_cells([found.all]))])
 
 
 def _cells(spends: list[Spend]) -> list[str]:
@@ -93,9 +114,9 @@ def _cells(spends: list[Spend]) -> list[str]:
 def spend_chart(run: RunDir) -> BarChart | None:
     """Money by interaction, stacked by what it was for; tokens where no call had a price."""
     found = spending(run)
-    if isinstance(found, str) or not found[0].calls:
+    if isinstance(found, str) or not found.all.calls:
         return None
-    total, groups = found
+    total, groups = found.all, found.groups
     purposes = _ordered({purpose for _, purpose in groups})
     interactions = sorted({n for n, _ in groups}, key=lambda n: -1 if n is None else n)
     money = total.usd + total.reserved_usd > 0
@@ -106,6 +127,7 @@ def spend_chart(run: RunDir) -> BarChart | None:
         paid = [s.usd if money else float(s.input_tokens + s.output_tokens) for s in spends]
         return (*paid, sum(s.reserved_usd for s in spends)) if open_calls else tuple(paid)
 
+    by_evaluation = {"eval", "witness"} & set(purposes)
     return BarChart(
         key="spend",
         title="Spend by stage",
@@ -113,7 +135,7 @@ def spend_chart(run: RunDir) -> BarChart | None:
         y_label="USD" if money else "tokens (no price given)",
         parts=(*(PURPOSES.get(p, p) for p in purposes), *(("without a reply, at most",) if open_calls else ())),
         bars=tuple(("probe" if n is None else str(n), bar(n)) for n in interactions),
-        note="Labelled pairs of evaluation n are counted with interaction n." if "eval" in purposes else "",
+        note="What evaluation n has paid for is counted with interaction n." if by_evaluation else "",
     )
 
 

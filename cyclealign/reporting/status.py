@@ -23,12 +23,12 @@ from cyclealign.reporting.settings import read_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """``measured``: the part of ``spend`` that went into labelled pairs. ``seconds``: in finished stages. ``quiet``:
-    seconds since the state file last changed. ``done`` of ``total``: of the present stage, None where nothing tells.
-    ``batches``: of the judge, under way. ``planned``: most interactions of the run; fewer are needed where prompts
-    settle. ``consistency``: how far the judge agrees with itself, empty where no list was shown in both orders.
-    ``judges``: a line for each of several. ``first_judge``: of a cascade; empty where there is none. ``lists``: how
-    many were taken from elsewhere, empty where the run samples its own.
+    """``spend``: of the judge; ``measured``: the part of it that went into measuring it; ``watching``: of the witness.
+    ``seconds``: in finished stages. ``quiet``: seconds since the state file last changed. ``done`` of ``total``: of
+    the present stage, None where nothing tells. ``batches``: of the judge, under way. ``planned``: most interactions
+    of the run; fewer are needed where prompts settle. ``consistency``: how far the judge agrees with itself, empty
+    where no list was shown in both orders. ``judges``: a line for each of several. ``first_judge``: of a cascade;
+    empty where there is none. ``lists``: how many were taken from elsewhere, empty where the run samples its own.
     """
 
     stage: str
@@ -44,6 +44,8 @@ class Status:
     measured: Spend
     batches: tuple[Batch, ...]
     budget_usd: float | None
+    watching: Spend
+    watching_budget_usd: float | None
     seconds: float
     quiet: float
     stopped: str | None
@@ -66,7 +68,7 @@ def read_status(run: RunDir) -> Status:
     done, total = (None, None) if state is None else _stage_progress(run, state)
     prompts, taken = _lines(run.prompts / "train.jsonl"), run.lists()
     paid = state is not None and state.judge == "openai"
-    spend, measured, batches = _spend(run) if paid else (None, Spend(), ())
+    spend, measured, watching, batches = _spend(run)
     return Status(
         stage="not begun" if state is None else state.stage,
         alive=state is not None and state.ended is None and state.stage != "finished" and _alive(state.pid),
@@ -77,10 +79,12 @@ def read_status(run: RunDir) -> Status:
         prompts=prompts,
         settled=len(settled),
         trained=sum(i.trained for i in interactions),
-        spend=spend,
+        spend=spend if paid else None,
         measured=measured,
         batches=batches,
         budget_usd=settings.budget_usd,
+        watching=watching,
+        watching_budget_usd=settings.witness_budget_usd,
         seconds=sum(row.seconds for row in read_records(Timing, run.timings)),
         quiet=0.0 if state is None else max(time.time() - state.at, 0.0),
         stopped=None if state is None else state.stopped,
@@ -129,10 +133,13 @@ def status_lines(status: Status) -> list[str]:
         f"time: {duration(status.seconds)} in finished stages",
     ]
     if status.spend is not None:
-        measured = f", {status.measured.calls} of them on labelled pairs" if status.measured.calls else ""
+        measured = f", {status.measured.calls} of them to measure it" if status.measured.calls else ""
         lines.append(f"spent: {money(status)}, {status.spend.calls} calls ({status.spend.failed} failed){measured}")
         if status.spend.input_tokens or status.spend.output_tokens:
             lines.append(f"used: {tokens(status.spend)}")
+    if status.watching.calls:
+        paid = dollars(status.watching, status.watching_budget_usd)
+        lines.append(f"witness: {paid}, {status.watching.calls} calls ({status.watching.failed} failed)")
     lines += [f"batch: {batch_text(batch)}" for batch in status.batches]
     if status.consistency:
         lines.append(f"judge: {status.consistency}")
@@ -157,11 +164,16 @@ def tokens(spend: Spend) -> str:
 
 
 def money(status: Status) -> str:
+    """What the judge has taken, as ``dollars`` has it."""
+    return dollars(status.spend or Spend(), status.budget_usd)
+
+
+def dollars(spend: Spend, budget_usd: float | None) -> str:
     """``$0.0123 of $5.00``; cents are split where the budget is small."""
-    spent = f"${status.spend.usd if status.spend else 0.0:.4f}"
-    if status.budget_usd is None:
+    spent = f"${spend.usd:.4f}"
+    if budget_usd is None:
         return spent
-    return f"{spent} of ${status.budget_usd:.{2 if status.budget_usd >= 1 else 4}f}"
+    return f"{spent} of ${budget_usd:.{2 if budget_usd >= 1 else 4}f}"
 
 
 def duration(seconds: float) -> str:
@@ -181,12 +193,13 @@ def _lines(path: Path) -> int:
         return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
 
 
-def _spend(run: RunDir) -> tuple[Spend, Spend, tuple[Batch, ...]]:
-    """All that was paid for, the part of it that only measured the black box, and batches under way."""
+def _spend(run: RunDir) -> tuple[Spend, Spend, Spend, tuple[Batch, ...]]:
+    """What the black box took, the part of it that only measured it, what the witness took, and batches under way."""
     if not run.ledger.exists():
-        return Spend(), Spend(), ()
+        return Spend(), Spend(), Spend(), ()
     with Ledger(run.ledger, read_only=True) as ledger:
-        return ledger.spend(), ledger.spend_by("purpose").get("eval", Spend()), tuple(ledger.batches.under_way())
+        measured = ledger.spend_by("purpose").get("eval", Spend())
+        return ledger.spend("judge"), measured, ledger.spend("witness"), tuple(ledger.batches.under_way())
 
 
 def _alive(pid: int) -> bool:

@@ -36,9 +36,10 @@ def show_summary(run: RunDir, console: Console | None = None) -> None:
     cascade = f"cascade: {figures.cascade}" if figures.cascade else ""
     own = f"its own replies: {figures.answers}" if figures.answers else ""
     kept = f"kept: {figures.kept_text}" if figures.kept_text else ""
+    keeps = f"keeps: {figures.keeps}" if figures.keeps else ""
     page = f"report: {write_report(run)}"
     judges = [judge, *jury_lines(run)]
-    lines = (figures.status, kept, figures.spend, *judges, cascade, own, *map(alarm_line, figures.alarms), page)
+    lines = (figures.status, kept, keeps, figures.spend, *judges, cascade, own, *map(alarm_line, figures.alarms), page)
     for line in lines:
         if line:
             console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -230,13 +230,13 @@ def test_spend_is_stacked_by_what_it_was_for(tmp_path: Path) -> None:
     root = page(run)
     rows = [[c.text for c in r.all("td")] for r in figure(root, "spend").all("tbody")[0].all("tr")]
     head = [c.text for c in figure(root, "spend").all("thead")[0].all("th")]
-    assert head == ["interaction", "ranking", "repairs", "labelled pairs", "without a reply, at most", "total"]
+    assert head == ["interaction", "ranking", "repairs", "measuring the judge", "without a reply, at most", "total"]
     assert rows == [
         ["0.01", "0.004", "0", "0", "0.014"], ["0.01", "0", "0.008", "0", "0.018"], ["0.01", "0", "0", "0.002", "0.012"]
     ]  # fmt: skip
     table = root.all("section", id="paid")[0]
     assert [r.all("th")[0].text for r in table.all("tbody")[0].all("tr")] == [
-        "ranking", "repairs", "labelled pairs", "all"
+        "ranking", "repairs", "measuring the judge", "all"
     ]  # fmt: skip
     used = [[c.text for c in r.all("td")][4:8] for r in table.all("tbody")[0].all("tr")]
     assert used[1:3] == [["9", "5", "4", "3"], ["18", "10", "8", "6"]]
