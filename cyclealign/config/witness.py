@@ -30,7 +30,7 @@ class WitnessConfig(Section):
     api_key_env: str | None = None
     """Environment variable that holds its key; null: ``OPENAI_API_KEY``."""
     price: Price | Literal["auto"] | None = None
-    """Its price in USD per million tokens; ``auto``: what its router names; null: its calls are counted in tokens alone."""
+    """USD per million tokens of it; ``auto``: by the list of prices that is installed; null: money is not counted."""
     budget_usd: float | None = Field(default=None, ge=0)
     """Most that it may cost, in USD, apart from the judge's budget; null: no limit."""
     allow_same: bool = False
