@@ -80,8 +80,9 @@ class PolicyConfig(Section):
     """Directory or hub id of a causal language model, or ``builtin:tiny-chat``."""
     max_prompt_tokens: int = Field(default=512, ge=8)
     """Of a longer chat the oldest turns are left out, whole, until it fits."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """What the model computes in on a GPU; on a CPU it is float32 always."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What the model computes in; ``auto``: bfloat16 on a GPU, float32 on a CPU. On a CPU that multiplies in it (AMX,
+    AVX512-BF16) bfloat16 is several times as fast for models of 100M parameters and more."""
     lora: LoraConfig | None = LoraConfig()
     """The adapter; null: all weights are trained."""
     quantization: Literal["4bit"] | None = None

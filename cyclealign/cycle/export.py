@@ -175,8 +175,9 @@ def write_merged(policy: PolicyConfig, run: RunDir, target: Path) -> None:
     import torch
 
     from cyclealign.models.checkpoints import save_policy
+    from cyclealign.models.policy import saved_dtype
     from cyclealign.models.saved import load_for_use
 
     base = str(run.start) if run.start.is_dir() else policy.model
     model, tokenizer = load_for_use(str(kept), dtype=torch.float32, base=base, chat_template=policy.chat_template)
-    save_policy(model.merge_and_unload().to(getattr(torch, policy.dtype)), target, tokenizer)
+    save_policy(model.merge_and_unload().to(saved_dtype(policy)), target, tokenizer)

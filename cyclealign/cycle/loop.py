@@ -141,10 +141,13 @@ class Loop:
             taken = self.parts.generator.canary(prompt, self.policy.version)
             return taken.token_ids, taken.logprobs
 
+        from cyclealign.models.policy import compute_dtype
+        from cyclealign.models.processes import default_device
+
         token_ids, logprobs = self.team.share("canary", sample)
         canary = CanarySample(prompt, tuple(token_ids), tuple(logprobs))
         gap = self.policy.load().canary_gap(canary)
-        limit = CANARY_TOLERANCE[self.config.policy.dtype]
+        limit = CANARY_TOLERANCE[str(compute_dtype(self.config.policy, default_device())).removeprefix("torch.")]
         if self.team.is_main:
             write_record(file, Canary(gap=gap, limit=limit, version=self.policy.version.name))
         if not gap <= limit:

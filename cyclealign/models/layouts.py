@@ -48,7 +48,7 @@ def choose_plan(
         model: prepared by ``logprobs.attach``, not yet wrapped; its gradients and mode are left as found.
         sample: a few lists of the run, of which two are used, shortened.
         requested: ``auto`` falls back to padded with a log line where the layouts differ.
-        dtype: what the forward pass computes in (autocast on a GPU).
+        dtype: what the forward pass computes in (autocast).
 
     Raises:
         UserError: ``cached_prefix`` was demanded and does not reproduce the padded layout on this model.
@@ -129,8 +129,8 @@ def _run(model: nn.Module, lists: Sequence[EncodedList], pad: int, plan: Plan, d
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Half-precision arithmetic on a GPU, nothing elsewhere: as the trainer runs its forward pass."""
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
+    """Half-precision arithmetic, as the trainer runs its forward pass; nothing where it computes in float32."""
+    if dtype in (torch.bfloat16, torch.float16):
         return torch.autocast(device.type, dtype)
     return nullcontext()
 

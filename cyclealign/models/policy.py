@@ -70,10 +70,24 @@ def check_policy(policy: PolicyConfig) -> None:
 
 
 def compute_dtype(policy: PolicyConfig, device: torch.device | str) -> torch.dtype:
-    """float32 on the CPU (half precision is slower, and exact resume is promised), else ``policy.dtype``."""
-    if torch.device(device).type == "cpu":
-        return torch.float32
+    """``policy.dtype``, by which ``auto`` means float32 on a CPU, where half precision is slower unless the processor
+    multiplies in it (AMX, AVX512-BF16), and bfloat16 on a GPU.
+
+    Raises:
+        UserError: float16 on a CPU, where its gradients are neither scaled nor fast.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    if policy.dtype == "auto":
+        return torch.float32 if on_cpu else torch.bfloat16
+    if on_cpu and policy.dtype == "float16":
+        raise UserError("policy.dtype: float16 is for a GPU; on a CPU use bfloat16 or float32")
     dtype: torch.dtype = getattr(torch, policy.dtype)
+    return dtype
+
+
+def saved_dtype(policy: PolicyConfig) -> torch.dtype:
+    """What a merged model is written in."""
+    dtype: torch.dtype = torch.bfloat16 if policy.dtype == "auto" else getattr(torch, policy.dtype)
     return dtype
 
 
@@ -152,7 +166,7 @@ def _quantization(policy: PolicyConfig) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, policy.dtype),
+        bnb_4bit_compute_dtype=saved_dtype(policy),
     )
 
 

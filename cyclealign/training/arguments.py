@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.utils import enable_tf32, is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from cyclealign.config.training_keys import check_training
+from cyclealign.models.policy import compute_dtype
 from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
@@ -25,6 +26,7 @@ NEED_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
 def training_defaults(config: Config) -> dict[str, Any]:
     """Where the ``training`` section is silent and transformers' defaults do not fit. Batches are lists."""
     cuda = default_device() == "cuda"
+    dtype = compute_dtype(config.policy, default_device())
     return {
         "learning_rate": 5e-6 if config.policy.lora is None else 1e-4,
         "num_train_epochs": 1.0,
@@ -36,8 +38,8 @@ def training_defaults(config: Config) -> dict[str, Any]:
         "run_name": config.name,
         "disable_tqdm": True,  # the run shows its own progress, over all stages
         "use_cpu": not cuda,
-        "bf16": cuda and config.policy.dtype == "bfloat16",
-        "fp16": cuda and config.policy.dtype == "float16",
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
         "dataloader_pin_memory": cuda,
         # Every list passes through every weight; looking for unused ones costs a walk over the graph each
         # step.

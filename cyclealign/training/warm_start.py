@@ -11,7 +11,7 @@ from transformers import PrinterCallback
 
 from cyclealign.models.chat_template import render_prompt, response_ids
 from cyclealign.models.checkpoints import save_policy
-from cyclealign.models.policy import load_model, load_tokenizer
+from cyclealign.models.policy import load_model, load_tokenizer, saved_dtype
 from cyclealign.models.processes import is_main, process_state
 from cyclealign.training.arguments import training_defaults
 from cyclealign.types import Message, UserError
@@ -61,7 +61,7 @@ def warm_start(config: Config, examples: Sequence[tuple[tuple[Message, ...], str
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if is_main():
-        merged = _whole(config, model).to(getattr(torch, config.policy.dtype))
+        merged = _whole(config, model).to(saved_dtype(config.policy))
         save_policy(merged, out, tokenizer)
         if work.exists():
             work.rmdir()

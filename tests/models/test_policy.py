@@ -17,7 +17,7 @@ from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tin
 from cyclealign.config.schema import PolicyConfig
 from cyclealign.models.chat_template import check_template, render_prompt, response_ids, stop_token_id
 from cyclealign.models.checkpoints import load_weights, save_policy
-from cyclealign.models.policy import check_room, load_model, load_tokenizer
+from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer, saved_dtype
 from cyclealign.models.policy_files import resolve_model
 from cyclealign.models.saved import load_for_use
 from cyclealign.types import Message, UserError
@@ -229,3 +229,15 @@ def test_an_adapter_s_settings_are_the_same_in_every_process(model_dir: Path, tm
     targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
     assert len(targets) == 14  # of two layers
     assert targets == sorted(targets)
+
+
+def test_what_a_model_computes_in() -> None:
+    found = [compute_dtype(PolicyConfig(dtype=d), "cpu") for d in ("auto", "float32", "bfloat16")]
+    assert found == [torch.float32, torch.float32, torch.bfloat16]
+    assert [compute_dtype(PolicyConfig(dtype=d), "cuda") for d in ("auto", "float16")] == [
+        torch.bfloat16,
+        torch.float16,
+    ]
+    with pytest.raises(UserError, match=r"^policy\.dtype: float16 is for a GPU; on a CPU use bfloat16 or float32$"):
+        compute_dtype(PolicyConfig(dtype="float16"), "cpu")
+    assert saved_dtype(PolicyConfig()) == torch.bfloat16
