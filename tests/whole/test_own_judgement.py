@@ -11,6 +11,7 @@ from loopback import CANDIDATE, Body, Loopback, prefers
 from cyclealign.cli.main import main
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_rankings, read_sets
+from cyclealign.judge.ledger import Ledger
 from cyclealign.types import OWN_REPLY
 
 FUNCTION = "def judge(messages, replies) -> list[float]:\n    return [len(r) for r in replies]\n"
@@ -65,6 +66,32 @@ def test_a_judge_that_replies_and_a_scorer_of_ones_own(keys: list[str], capsys: 
     page = run.report.read_text(encoding="utf-8")
     assert "Its own replies: first in 100.0% of 4 lists" in page
     assert "own reply · black box 1" in page
+
+
+def test_a_judge_that_watches(keys: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It is asked about the replies after training beside the start model's, and its calls are not the judge's."""
+    watched = [key for key in keys if not key.startswith("cycle.scorer")]
+    with Loopback(judge=prefers(len)) as server:
+        witness = (
+            f"cycle.witness={{scorer: 'openai:watcher', base_url: '{server.url}', price: {{input: 1, output: 1}}}}"
+        )
+        assert main(["run", "quickstart", "name=r", *watched, "cycle.scorer=null", witness]) == 0
+        said, asked = capsys.readouterr(), len(server.requests)
+        assert main(["resume", "runs/r"]) == 0
+        assert len(server.requests) == asked
+    assert "keeps: best (auto, with a witness): the interaction that openai:watcher scores highest" in said.out
+    run = RunDir(Path("runs/r"))
+    start, trained = run.evaluations().values()
+    assert set(start.rewards.values()) == {0.5}
+    assert set(trained.rewards) == set(start.rewards)
+    assert {m.scorer for m in (start, trained)} == {"openai:watcher"}
+    assert main(["status", "runs/r"]) == 0
+    assert f"{asked} calls (0 failed)" in capsys.readouterr().out
+    with Ledger(run.ledger, read_only=True) as ledger:
+        assert {purpose: spend.calls for purpose, spend in ledger.spend_by("purpose").items()} == {"witness": asked}
+    page = run.report.read_text(encoding="utf-8")
+    assert "no paid calls (black box: local); the witness" in page
+    assert "Witness and ranker" in page
 
 
 def test_python_of_ones_own_as_the_black_box_beside_a_column_of_replies(keys: list[str]) -> None:
