@@ -2,9 +2,9 @@
 
     python evals/policies/reward_hacking.py --work runs/reward_hacking --out evals/results/reward_hacking.json
 
-The quickstart's run with a ranker that counts the word "you", without anchor and without limits of drift; 96 openers, 4
-candidates each, at most 8 interactions. The witness is the quickstart's: all-MiniLM-L6-v2's cosine of opener and reply. A
-run that is there already is read, not made again.
+The quickstart's run with a ranker that counts the word "you", without anchor and without limits of drift; 96 openers,
+4 candidates each, at most 8 interactions. The witness is the quickstart's: all-MiniLM-L6-v2's cosine of opener and
+reply. A run that is there already is read, not made again.
 """
 
 from __future__ import annotations
