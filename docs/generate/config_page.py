@@ -91,7 +91,7 @@ def _row(key: Key) -> Iterator[str]:
 
 
 def _code(default: str) -> str:
-    return "its own keys'" if default == "section" else default if default == "see there" else f"`{default}`"
+    return "as below" if default == "section" else default if default == "see there" else f"`{default}`"
 
 
 def cell(text: str) -> str:
