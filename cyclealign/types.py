@@ -323,11 +323,17 @@ class DemonstrationSource(Protocol):
 
 
 class Generator(Protocol):
-    """Samples K responses a prompt. One call is one chunk: the same seed and prompts give the same sets."""
+    """Samples K responses a prompt. One call is one chunk: the same seed and prompts give the same sets.
+
+    ``pause``: what follows needs memory and no samples; the next call goes on. ``close``: the end, though a call after
+    it starts anew.
+    """
 
     def generate(self, prompts: Sequence[Prompt], version: PolicyVersion, *, seed: int) -> Iterator[CandidateSet]: ...
 
     def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample: ...
+
+    def pause(self) -> None: ...
 
     def close(self) -> None: ...
 

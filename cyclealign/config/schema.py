@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.endpoints import check_url
+from cyclealign.config.engine_keys import check_engine
 from cyclealign.config.keeping import Keep, KeepRule, keep_rule, keep_text
 from cyclealign.config.ranker_kinds import named_kind
 from cyclealign.config.section import Section
@@ -118,6 +119,16 @@ class GeneratorConfig(Section):
     adapter_root: Path | None = None
     """Directory that the servers see too, where each interaction's adapter is copied for them; null: they see the run
     directory."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """vLLM's own arguments by its names, e.g. ``{tensor_parallel_size: 2}``."""
+    warm: Literal["auto", "always", "never"] = "auto"
+    """Whether vLLM's process lives on between interactions; ``auto``: on a CPU."""
+
+    @field_validator("engine")
+    @classmethod
+    def _vllm_has_it(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_engine(value)
+        return value
 
     @model_validator(mode="after")
     def _server_has_endpoints(self) -> GeneratorConfig:
@@ -125,6 +136,16 @@ class GeneratorConfig(Section):
             raise ValueError("endpoints: needed for backend server, e.g. [http://127.0.0.1:8000/v1]")
         for url in self.endpoints:
             check_url("endpoints", url)
+        return self
+
+    @model_validator(mode="after")
+    def _engine_is_used(self) -> GeneratorConfig:
+        if self.engine and self.backend == "transformers":
+            raise ValueError("engine: used by vLLM only, got backend: transformers")
+        if self.backend in ("vllm", "auto") and self.engine.get("data_parallel_size", 1) > 1:
+            raise ValueError(
+                "engine.data_parallel_size: takes servers; start them by cyclealign serve, and set backend: server"
+            )
         return self
 
 

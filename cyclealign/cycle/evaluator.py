@@ -101,7 +101,7 @@ class Evaluator:
                 for item in generator.generate(chunk, version, seed=derive_seed(seed, "evaluate", number)):
                     if item.prompt.id not in done:
                         file.add(set_record(item))
-        generator.close()  # what follows needs the memory that an engine holds
+        generator.pause()  # what follows needs the memory that an engine holds
 
     def _with_rewards(self, metrics: Metrics, name: str, rewards: Mapping[str, float]) -> Metrics:
         """Means over the reporting and the choosing half."""

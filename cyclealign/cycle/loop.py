@@ -30,6 +30,7 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_figures import train_row
 from cyclealign.files.run_records import Verdict, read_sets, verdict_record
 from cyclealign.files.run_state import Canary, Kept, Place, Stage
+from cyclealign.generation.sampling import canary_tolerance
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.types import (
     Answerer,
@@ -47,9 +48,6 @@ from cyclealign.types import (
 )
 
 log = logging.getLogger(__name__)
-# Mean |generator - trainer| log-probability gap of the canary, in nats per token, above which the generator is
-# taken to serve other weights than the trainer holds. Half-precision kernels differ by a few hundredths.
-CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -141,13 +139,10 @@ class Loop:
             taken = self.parts.generator.canary(prompt, self.policy.version)
             return taken.token_ids, taken.logprobs
 
-        from cyclealign.models.policy import compute_dtype
-        from cyclealign.models.processes import default_device
-
         token_ids, logprobs = self.team.share("canary", sample)
         canary = CanarySample(prompt, tuple(token_ids), tuple(logprobs))
         gap = self.policy.load().canary_gap(canary)
-        limit = CANARY_TOLERANCE[str(compute_dtype(self.config.policy, default_device())).removeprefix("torch.")]
+        limit = canary_tolerance(self.config.policy)
         if self.team.is_main:
             write_record(file, Canary(gap=gap, limit=limit, version=self.policy.version.name))
         if not gap <= limit:
@@ -177,7 +172,7 @@ class Loop:
                     self._stop_if_too_many_failed(failed, it)
                     self.watch.saw(it, [verdict])
             finally:
-                self.parts.generator.close()
+                self.parts.generator.pause()
         # Calls that failed now are verdicts; one that failed before and was not paid for again is not.
         errors = sum(isinstance(v, Unranked) and v.reason == "error" for v in failed)
         missing = len(it.active) - len(final_verdicts(it)) - errors

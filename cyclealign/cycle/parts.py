@@ -94,7 +94,7 @@ def _checked_parts(config: Config) -> RankerSpec | None:
         check_servable(config.policy, backend)
     check_policy(config.policy)
     if backend == "server":
-        from cyclealign.generation.openai_server import check_endpoints
+        from cyclealign.generation.endpoint import check_endpoints
 
         check_endpoints(config.generator.endpoints)
     check_arguments(config)
@@ -245,5 +245,8 @@ class Idle:
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         raise RunStopped("only the main process asks the black box")
 
-    def close(self) -> None:
+    def pause(self) -> None:
         """Nothing to give back."""
+
+    def close(self) -> None:
+        """The same."""

@@ -9,14 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclealign.types import Candidate, CandidateSet, Prompt
+
+if TYPE_CHECKING:
+    from cyclealign.config.schema import PolicyConfig
 
 ROUNDS = 3
 # Models tuned on HH-RLHF's text go on as the user, to praise themselves (RRHF, section 4.1, cuts there too).
 FORGED_TURN = "\n\nHuman:"
 CANARY_TOKENS = 16
+CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
+
+
+def canary_tolerance(policy: PolicyConfig) -> float:
+    """Mean |generator - trainer| log-probability gap of the canary, in nats per token, above which the generator is
+    taken to serve other weights than the trainer holds. Half-precision kernels differ by a few hundredths."""
+    from cyclealign.models.policy import compute_dtype
+    from cyclealign.models.processes import default_device
+
+    return CANARY_TOLERANCE[str(compute_dtype(policy, default_device())).removeprefix("torch.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,10 @@ class TransformersGenerator:
         tokens, logprobs = greedy(self._model, self._ids(prompt), limit=CANARY_TOKENS, stops=self._stops, pad=pad)
         return CanarySample(prompt, tuple(tokens), tuple(logprobs))
 
+    def pause(self) -> None:
+        """The same as ``close``: to load again takes less than what the memory may be needed for."""
+        self.close()
+
     def close(self) -> None:
         """Give the memory back; the next call loads again."""
         self._model, self._base, self._version, self._merged = None, "", "", False

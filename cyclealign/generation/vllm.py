@@ -1,4 +1,4 @@
-"""Generation with vLLM in a child process, which gives the GPU's memory back by ending."""
+"""Generation with vLLM in a child process, which gives the GPU's memory back by ending, or stays warm on a CPU."""
 
 from __future__ import annotations
 
@@ -12,39 +12,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
+from cyclealign.generation.engine import child_environment
 from cyclealign.generation.sampling import collect
-from cyclealign.generation.serving import check_adapter, engine_rank
+from cyclealign.generation.serving import check_adapter
 from cyclealign.generation.vllm_worker import Job, Setup
 from cyclealign.models.chat_template import render_prompt
 from cyclealign.models.policy import load_tokenizer
+from cyclealign.models.processes import default_device
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError
 
-# Variables of accelerate and torchrun: with them vLLM would join the trainer's process group, or wait for it.
-LAUNCHER_NAMES = frozenset(
-    {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
-    | {f"{group}_{what}" for group in ("GROUP", "ROLE") for what in ("RANK", "WORLD_SIZE", "NAME")}
-)
-LAUNCHER_PREFIXES = ("TORCHELASTIC_", "TORCH_NCCL_", "ACCELERATE_", "FSDP_", "DEEPSPEED_", "PMI_", "OMPI_", "CCL_")
-# Set by the launchers for their own count of processes a machine; the engine is one process more.
-LAUNCHER_THREADS = frozenset(("OMP_NUM_THREADS", "KMP_AFFINITY", "KMP_BLOCKTIME"))
 SECONDS_TO_END = 15
 
 
-def child_environment(parent: dict[str, str]) -> dict[str, str]:
-    """The child's environment: the parent's without its launcher's variables, with what vLLM needs."""
-    dropped = LAUNCHER_NAMES | (LAUNCHER_THREADS if "RANK" in parent else frozenset())
-    kept = {n: v for n, v in parent.items() if n not in dropped and not n.startswith(LAUNCHER_PREFIXES)}
-    package_home = str(Path(__file__).resolve().parents[2])
-    path = [package_home, *filter(None, [kept.get("PYTHONPATH")])]
-    defaults = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    # On a CPU that others use too, threads that spin while they wait for each other bring everything to a halt.
-    defaults |= {"OMP_WAIT_POLICY": "PASSIVE"}
-    # The engine in the child's own process: its schedule then does not hang on timing.
-    return defaults | kept | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONPATH": os.pathsep.join(path)}
-
-
 class VllmGenerator:
-    """See ``types.Generator``. The child lives from first use to ``close``; its log is ``workdir/vllm.log``."""
+    """See ``types.Generator``. The child lives from first use to ``close``, or to ``pause`` where it is not kept warm.
+    Its log is ``workdir/vllm.log``."""
 
     def __init__(self, generator: GeneratorConfig, policy: PolicyConfig, *, workdir: Path) -> None:
         self._settings, self._policy = generator, policy
@@ -55,6 +37,8 @@ class VllmGenerator:
         self._base = ""
         self._jobs = 0
         self._adapters: dict[str, int] = {}
+        # A trainer on the same GPU needs what an engine holds; on a CPU, weights and cache are small beside the start.
+        self._warm = generator.warm == "always" or (generator.warm == "auto" and default_device() == "cpu")
 
     @property
     def pid(self) -> int | None:
@@ -69,6 +53,11 @@ class VllmGenerator:
         """A greedy continuation with vLLM's own raw log-probabilities."""
         [(_, (tokens, logprobs))] = self._run([prompt], version, None)
         return CanarySample(prompt, tuple(tokens), tuple(logprobs))
+
+    def pause(self) -> None:
+        """End the child, unless it is to stay warm (``generator.warm``)."""
+        if not self._warm:
+            self.close()
 
     def close(self) -> None:
         """End the child (and with it its hold on the GPU); the next call starts another."""
@@ -115,16 +104,16 @@ class VllmGenerator:
         with self._log.open("ab") as log, theirs:
             self._child = subprocess.Popen(  # noqa: S603  this Python, without words of others
                 command,
-                env=child_environment(dict(os.environ)),
+                # The engine in the child's own process: its schedule then does not hang on timing.
+                env=child_environment(dict(os.environ)) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         self._base = base
-        lora = self._policy.lora
         try:
-            self._send(Setup(self._settings, self._policy, base, 0 if lora is None else engine_rank(lora.r)))
+            self._send(Setup(self._settings, self._policy, base))
             self._receive()
         except RunStopped as error:
             raise UserError(f"generator.backend: {error}") from error

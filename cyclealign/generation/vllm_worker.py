@@ -18,24 +18,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclealign.generation.engine import engine_options, most_rows, step_tokens
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, Draw, collect, stop_token_ids, to_draw
 from cyclealign.types import Prompt, derive_seed
 
 if TYPE_CHECKING:
     from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 
-MOST_ROWS = 256  # sequences that decode together
-STEP_TOKENS = 16384  # prompt tokens that one engine step may read
-
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How the engine is started: ``model`` is a directory or hub id, ``rank`` the LoRA rank (0: none)."""
+    """How the engine is started: ``model`` is a directory or hub id."""
 
     generator: GeneratorConfig
     policy: PolicyConfig
     model: str
-    rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +69,8 @@ class Worker:
         self._settings = settings
         self._tokenizer = load_tokenizer(policy)
         self._stops = stop_token_ids(self._tokenizer, setup.model)
-        self._step_tokens = max(STEP_TOKENS, settings.candidates * policy.max_prompt_tokens)
-        self._engine = _engine(setup, self._step_tokens + MOST_ROWS, tokenizer=resolve_model(policy.model))
+        self._step_tokens, self._rows = step_tokens(settings, policy), most_rows(settings)
+        self._engine = _engine(setup, tokenizer=resolve_model(policy.model))
 
     def run(self, job: Job) -> Iterator[tuple[int, Any]]:
         """(index, draws) of each prompt as it is completed; for a canary (0, (token ids, log-probs))."""
@@ -105,7 +102,7 @@ class Worker:
     def _admit(self, job: Job, waiting: deque[_Sampling], running: dict[str, _Sampling]) -> None:
         """Start what the next step can read whole: the CPU build cannot split a prompt that samples by seed."""
         room = self._step_tokens
-        while waiting and (len(running) + 1) * self._k <= MOST_ROWS:
+        while waiting and (not running or (len(running) + 1) * self._k <= self._rows):
             item = waiting[0]
             room -= self._k * len(job.ids[item.index])
             if room < 0:
@@ -158,38 +155,20 @@ class Worker:
         self._engine.add_request(name, prompt, params, lora_request=lora)
 
 
-def _engine(setup: Setup, step_tokens: int, *, tokenizer: str) -> Any:
+def _engine(setup: Setup, *, tokenizer: str) -> Any:
     import torch
     from vllm import LLM
 
-    from cyclealign.models.policy import compute_dtype
     from cyclealign.models.processes import default_device
 
-    policy, settings = setup.policy, setup.generator
-    cuda = default_device() == "cuda"
+    device = default_device()
     options: dict[str, Any] = {}
-    if setup.rank:
-        options |= {"enable_lora": True, "max_lora_rank": setup.rank, "max_loras": 1}
-    if policy.quantization == "4bit":
-        options["quantization"] = "bitsandbytes"
-    if cuda:
+    if device == "cuda":
         # The trainer's own weights lie on this GPU too; vLLM refuses to start when it counts on more than is free.
         free, total = torch.cuda.mem_get_info()
         options["gpu_memory_utilization"] = round(0.9 * free / total, 3)
-    else:
-        options["enforce_eager"] = True  # compiling takes longer than a small model's whole chunk
-    engine = LLM(
-        setup.model,
-        tokenizer=tokenizer,
-        dtype=str(compute_dtype(policy, "cuda" if cuda else "cpu")).removeprefix("torch."),
-        max_model_len=policy.max_prompt_tokens + settings.max_new_tokens,
-        max_num_seqs=MOST_ROWS,
-        max_num_batched_tokens=step_tokens,
-        enable_prefix_caching=True,
-        logprobs_mode="raw_logprobs",
-        **options,
-    )
-    return engine.llm_engine
+    options |= engine_options(setup.generator, setup.policy, device=device, adapters=1)
+    return LLM(setup.model, tokenizer=tokenizer, **options).llm_engine
 
 
 def serve(connection: Connection) -> None:

@@ -24,10 +24,10 @@ from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation import backend as generation
 from cyclealign.generation.backend import build_generator
 from cyclealign.generation.decoding import ATTEMPTS, Batch, choose, greedy, prefer_folded_attention, sample
+from cyclealign.generation.engine import child_environment
 from cyclealign.generation.sampling import ROUNDS, Draw, collect, is_final, stop_token_ids, to_draw
 from cyclealign.generation.serving import check_adapter, check_servable, engine_rank
 from cyclealign.generation.transformers import TransformersGenerator
-from cyclealign.generation.vllm import child_environment
 from cyclealign.models.chat_template import render_prompt
 from cyclealign.types import CandidateSet, PolicyVersion, Prompt, UserError
 
@@ -372,7 +372,6 @@ def test_the_childs_environment_has_nothing_of_the_launcher() -> None:
     child = child_environment(own | launcher)
     assert not set(launcher) & set(child)
     assert {name: child[name] for name in own} == own
-    assert child["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     # A user's own choice of threads is kept where there is no launcher.
     assert child_environment({"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
 

@@ -66,6 +66,9 @@ class FakeGenerator:
     def canary(self, prompt: Prompt, version: PolicyVersion) -> CanarySample:
         return CanarySample(prompt, (1, 2), (-0.5, -0.25))
 
+    def pause(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -35,7 +35,7 @@ FLOORS = (
 HEIGHT = {name: -row for row, names in enumerate(FLOORS) for name in names}
 # Who may import what; a run that does not use it does not load it.
 OWNERS = {
-    "openai": {"judge.client", "generation.openai_server"},
+    "openai": {"judge.client", "generation.endpoint"},
     "httpx2": {"judge.client", "judge.bodies"},
     "genai_prices": {"judge.prices"},
     "gepa": {"curation.instruction_search"},
