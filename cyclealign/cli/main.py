@@ -24,6 +24,7 @@ from cyclealign.cli.evals import eval_app
 from cyclealign.cli.judge import judge
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
 from cyclealign.cli.score import score
+from cyclealign.cli.serve import serve
 from cyclealign.files.outputs import check_apart, release
 from cyclealign.files.printable import ForeignFormatter, one_line, readable_traceback, say
 from cyclealign.models.processes import is_main, leave_process_group
@@ -222,6 +223,7 @@ app.add_typer(cli_demos.app, name="demos")
 app.add_typer(cli_prompts.app, name="prompts")
 app.command()(judge)
 app.command()(score)
+app.command()(serve)
 app.add_typer(cli_distill.app, name="distill")
 
 
