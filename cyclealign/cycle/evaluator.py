@@ -5,7 +5,7 @@ Half of them choose the interaction that is kept, the others report (``evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +19,7 @@ from cyclealign.evaluation.reply_pairs import RANKER_PAIRS, against_start, ranke
 from cyclealign.files.jsonl import Appender, write_jsonl
 from cyclealign.files.records import write_record
 from cyclealign.files.run_figures import Metrics
-from cyclealign.files.run_records import read_sets, set_record, verdict_record
+from cyclealign.files.run_records import Verdict, read_sets, set_record, verdict_record
 from cyclealign.types import (
     CandidateSet,
     Generator,
@@ -30,6 +30,8 @@ from cyclealign.types import (
     Ranker,
     derive_seed,
 )
+
+AT_ONCE = 64  # prompts whose replies are scored between two looks at how far it is
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,20 @@ class Evaluator:
         team.share("evaluate", lambda: self._sample(folder / "candidates.jsonl", generator, version, seed))
         sampled = read_sets(folder / "candidates.jsonl").values()
         sets = [s for s in sampled if s.candidates]
-        pairs = [(s.prompt, c.text) for s in sets for c in s.candidates]
-        nll = white_box.nll(pairs, start_model=True)
+        nll: list[float] = []
+        for part in _told(sets, team, "compared with the start"):
+            nll += white_box.nll([(s.prompt, c.text) for s in part for c in s.candidates], start_model=True)
         labelled = labelled_pairs(self.prompts)
         white = list(white_box.rank(labelled, context)) if labelled else []
         if team.is_main:
-            black = list(black_box.rank(iter(labelled), replace(context, purpose="eval"))) if labelled else []
+            black: list[Verdict] = []
+            for verdict in black_box.rank(iter(labelled), replace(context, purpose="eval")) if labelled else ():
+                black.append(verdict)
+                team.progress(len(black), len(labelled), "labelled pairs judged")
             for name, verdicts in (("white_box", white), ("black_box", black)):
                 if verdicts:
                     write_jsonl(folder / f"{name}.jsonl", map(verdict_record, verdicts))
-            said = reply_statistics([text for _, text in pairs])
+            said = reply_statistics([c.text for s in sets for c in s.candidates])
             metrics = Metrics(
                 replies=said.replies,
                 mean_words=said.mean_words,
@@ -85,6 +91,7 @@ class Evaluator:
             )
             before = None if start is None else read_sets(start / "candidates.jsonl")
             if self.witness is not None:
+                team.progress(0, len(sets), "scored")
                 rewards = self.witness.rewards(list(sampled), before, folder, context)
                 metrics = self._with_rewards(metrics, self.witness.name, rewards)
                 gains = self._ranker_gains(sampled, before, black_box, context)
@@ -131,3 +138,10 @@ class Evaluator:
             return dict.fromkeys(half, 0.0)
         pairs = against_start((replied[i] for i in half), start)
         return ranker_gains(pairs, black_box, replace(context, purpose="eval"))
+
+
+def _told(sets: Sequence[CandidateSet], team: Team, unit: str) -> Iterator[Sequence[CandidateSet]]:
+    """All sets, some at once; how far it is stands in the run's state."""
+    for first in range(0, len(sets), AT_ONCE):
+        team.progress(first, len(sets), unit)
+        yield sets[first : first + AT_ONCE]

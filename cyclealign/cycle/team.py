@@ -50,7 +50,7 @@ class Team:
         self._turn += 1
         if not self.is_main:
             return self._wait()  # type: ignore[no-any-return]
-        self._publish(_moved(replace(self._state, stage=stage, done=None, of=None), at))
+        self._publish(_moved(replace(self._state, stage=stage, done=None, of=None, unit=None), at))
         try:
             value = work()
         except BaseException as error:
@@ -61,12 +61,13 @@ class Team:
         self._publish(replace(self._state, values=dict(list(values.items())[-KEPT_TURNS:])))
         return value
 
-    def progress(self, done: int, of: int) -> None:
-        """How far the present stage is, for those who watch; written at most once in ``TELL_SECONDS``."""
+    def progress(self, done: int, of: int, unit: str | None = None) -> None:
+        """How far the present stage is, for those who watch; written at most once in ``TELL_SECONDS``. ``unit``: what
+        is counted, in a stage that counts more than one thing."""
         now = time.monotonic()
         if self.is_main and now - self._told >= TELL_SECONDS:
             self._told = now
-            self._publish(replace(self._state, done=done, of=of))
+            self._publish(replace(self._state, done=done, of=of, unit=unit))
 
     def failed(self, error: BaseException) -> None:
         """The main process ends with an error: the others must not wait for it."""

@@ -36,11 +36,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """``state.json``. Its format is the run's: it goes up when a JSONL file of the run changes, too.
-
-    ``judge``: the back end that is asked (``BlackBoxConfig.judge``). ``values``: the latest results that the main
-    process shared, by turn, as JSON has them. ``done`` and ``of``: how far the stage is, where it tells. ``ended``,
-    ``why``: type and text of an exception that ended the main process. ``stopped``: the drift limit that ended the run.
+    """``state.json``. Its format is the run's: it goes up when a JSONL file of the run changes, too. ``judge``: the
+    back end that is asked (``BlackBoxConfig.judge``). ``values``: the latest results that the main process shared, by
+    turn, as JSON has them. ``done``, ``of`` and ``unit``: how far the stage is, where it tells, and what it counts.
+    ``ended``, ``why``: type and text of an exception that ended the main process. ``stopped``: the drift limit that
+    ended the run.
     """
 
     FORMAT: ClassVar[int] = 1
@@ -56,6 +56,7 @@ class State:
     prompts: int | None = None
     done: int | None = None
     of: int | None = None
+    unit: str | None = None
     values: Mapping[str, object]
     ended: str | None = None
     why: str | None = None

@@ -129,7 +129,7 @@ class Fleet:
                 self._left.append(self._alive.pop(url))
             others = len(self._alive)
         if not known and len(self._urls) > 1:
-            LOG.warning("%s; %d other%s take over", error, others, "" if others == 1 else "s")
+            LOG.warning("%s; %s over", error, "1 other takes" if others == 1 else f"{others} others take")
 
     def _some(self) -> None:
         if not self._alive:

@@ -1,4 +1,4 @@
-"""What a person sees of a running cycle: live bars on a terminal, one line a stage anywhere else.
+"""What a person sees of a running cycle: live bars on a terminal, lines anywhere else.
 
 Everything is read from the run's files, so that a resumed run and ``cyclealign status`` say the same.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 WINDOW_SECONDS = 60.0  # over which a rate is measured: sampling comes in chunks, and rates drift
-UNITS = {"generate_and_rank": "ranked", "train": "steps", "evaluate": "sampled"}
+LINE_SECONDS = 30.0  # between the lines of one stage, away from a terminal
 
 
 @contextmanager
@@ -49,8 +49,7 @@ def shown(run: RunDir) -> Iterator[None]:
 
 
 def _watch(run: RunDir, done: threading.Event, bars: Bars | None) -> None:
-    began = time.monotonic()
-    last_stage: tuple[str, int | None] | None = None
+    lines = Lines()
     while not done.wait(POLL_SECONDS):
         try:
             status = read_status(run)
@@ -58,18 +57,46 @@ def _watch(run: RunDir, done: threading.Event, bars: Bars | None) -> None:
             continue  # a file in the middle of its first write: the next look will find it whole
         if bars is not None:
             bars.update(status)
-        elif (status.stage, status.interaction) != last_stage:
-            print(progress_line(status, time.monotonic() - began), file=sys.stderr, flush=True)
-        last_stage = (status.stage, status.interaction)
+        elif line := lines.update(status, time.monotonic()):
+            print(line, file=sys.stderr, flush=True)
+
+
+class Lines:
+    """A line when a stage begins, and every ``LINE_SECONDS`` in which it moved."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._key: tuple[str, int | None, str] | None = None
+        self._pace = Pace()
+        self._told, self._units = 0.0, 0.0
+
+    def update(self, status: Status, now: float) -> str | None:
+        """Take in a look at the run; what is to be said now, if anything."""
+        key, units = (status.stage, status.interaction, status.unit), units_done(status)
+        begins = self._key is None or self._key[:2] != key[:2]
+        if key != self._key:
+            self._key, self._pace = key, Pace()
+        self._pace.saw(units, now)
+        if not begins and (units == self._units or now - self._told < LINE_SECONDS):
+            return None
+        self._told, self._units = now, units
+        return progress_line(status, self._pace, now - self._began)
+
+
+def units_done(status: Status) -> float:
+    """What a pace is measured in: of a list that is ranked, half is that it is sampled."""
+    if status.stage == "generate_and_rank" and status.done is not None and status.total:
+        return (status.done + max(status.done, min(status.candidates, status.total))) / 2
+    return float(status.done or 0)
 
 
 class Pace:
     """Units a second over the last ``WINDOW_SECONDS``, and the time that the rest takes at that pace."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
+        self._seen: deque[tuple[float, float]] = deque()
 
-    def saw(self, done: int, at: float) -> None:
+    def saw(self, done: float, at: float) -> None:
         """What was there at the first look was done before: it tells nothing of the pace."""
         self._seen.append((at, done))
         while len(self._seen) > 2 and at - self._seen[1][0] >= WINDOW_SECONDS:
@@ -118,7 +145,7 @@ class Bars:
             self._next_stage(status, key)
         assert self._stage is not None
         if status.done is not None:
-            self._pace.saw(status.done, time.monotonic())
+            self._pace.saw(units_done(status), time.monotonic())
         self.progress.update(
             self._stage, completed=status.done or 0, total=status.total or None, said=said(status, self._pace)
         )
@@ -141,10 +168,12 @@ class Bars:
 
 
 def said(status: Status, pace: Pace) -> str:
-    """``31 of 64 ranked · 0.5/s · 1 min 6 s left``; empty where the stage tells nothing."""
+    """``31 of 64 ranked · 40 sampled · 0.5/s · 1 min 6 s left``; empty where the stage tells nothing."""
     if status.done is None or not status.total:
         return ""
-    parts = [f"{status.done} of {status.total} {UNITS.get(status.stage, '')}".rstrip()]
+    parts = [f"{status.done} of {status.total} {status.unit}".rstrip()]
+    if status.stage == "generate_and_rank" and status.done < status.candidates:
+        parts.append(f"{status.candidates} sampled")
     left = pace.left(status.total)
     if pace.rate is not None and left is not None:
         parts += [f"{pace.rate:.1f}/s", f"{duration(left)} left"]
@@ -159,12 +188,10 @@ def run_seconds_left(run: RunDir, status: Status) -> float | None:
     return sum(row.seconds for row in rows) / status.trained * max(status.planned - status.trained, 0)
 
 
-def progress_line(status: Status, elapsed: float) -> str:
-    """``interaction 2 · generate and rank · 31 of 64 ranked · $0.0123 of $5.00 · 3 min 5 s``."""
+def progress_line(status: Status, pace: Pace, elapsed: float) -> str:
+    """``interaction 2 · generate and rank · 31 of 64 ranked · 0.5/s · 1 min left · $0.0123 of $5.00 · 3 min 5 s``."""
     parts = [] if status.interaction is None else [f"interaction {status.interaction}"]
-    parts.append(status.stage.replace("_", " "))
-    if status.done is not None and status.total:
-        parts.append(f"{status.done} of {status.total} {UNITS.get(status.stage, '')}".rstrip())
+    parts += [status.stage.replace("_", " "), *filter(None, [said(status, pace)])]
     if status.spend is not None:
         parts.append(money(status))
     return " · ".join([*parts, duration(elapsed)])

@@ -24,11 +24,12 @@ from cyclealign.reporting.settings import read_settings
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """``spend``: of the judge; ``measured``: the part of it that went into measuring it; ``watching``: of the witness.
-    ``seconds``: in finished stages. ``quiet``: seconds since the state file last changed. ``done`` of ``total``: of
-    the present stage, None where nothing tells. ``batches``: of the judge, under way. ``planned``: most interactions
-    of the run; fewer are needed where prompts settle. ``consistency``: how far the judge agrees with itself, empty
-    where no list was shown in both orders. ``judges``: a line for each of several. ``first_judge``: of a cascade;
-    empty where there is none. ``lists``: how many were taken from elsewhere, empty where the run samples its own.
+    ``seconds``: in finished stages. ``quiet``: seconds since the state file last changed. ``done`` of ``total``, in
+    ``unit``: of the present stage, None where nothing tells. ``batches``: of the judge, under way. ``planned``: most
+    interactions of the run; fewer are needed where prompts settle. ``consistency``: how far the judge agrees with
+    itself, empty where no list was shown in both orders. ``judges``: a line for each of several. ``first_judge``: of a
+    cascade; empty where there is none. ``lists``: how many were taken from elsewhere, empty where the run samples its
+    own.
     """
 
     stage: str
@@ -51,6 +52,7 @@ class Status:
     stopped: str | None
     done: int | None
     total: int | None
+    unit: str
     planned: int
     consistency: str
     judges: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ def read_status(run: RunDir) -> Status:
     last = interactions[-1] if interactions else None
     settled = {a.prompt_id for i in interactions for a in read_records(Agreement, i.agreement) if a.settled}
     settings = read_settings(run)
-    done, total = (None, None) if state is None else _stage_progress(run, state)
+    done, total, unit = (None, None, "") if state is None else _stage_progress(run, state)
     prompts, taken = _lines(run.prompts / "train.jsonl"), run.lists()
     paid = state is not None and state.judge == "openai"
     spend, measured, watching, batches = _spend(run)
@@ -90,6 +92,7 @@ def read_status(run: RunDir) -> Status:
         stopped=None if state is None else state.stopped,
         done=done,
         total=total,
+        unit=unit,
         consistency=judge_text(run),
         judges=tuple(jury_lines(run)),
         first_judge=first_judge_text(run) if paid else "",
@@ -104,14 +107,14 @@ def judge_text(run: RunDir) -> str:
     return "" if found is None else consistency_text(found)
 
 
-def _stage_progress(run: RunDir, state: State) -> tuple[int | None, int | None]:
-    """How much of the present stage is done, of how much: ranked prompts, sampled evaluations, steps."""
+def _stage_progress(run: RunDir, state: State) -> tuple[int | None, int | None, str]:
+    """How much of the present stage is done, of how much: ranked prompts, sampled or scored evaluations, steps."""
     stage, index = state.stage, state.interaction
     if index is not None and stage == "generate_and_rank":
-        return _lines(run.interaction(index).black_box), state.prompts or 0
-    if index is not None and stage == "evaluate":
-        return _lines(run.evaluation(index) / "candidates.jsonl"), _lines(run.prompts / "eval.jsonl")
-    return state.done, state.of
+        return _lines(run.interaction(index).black_box), state.prompts or 0, "ranked"
+    if index is not None and stage == "evaluate" and state.done is None:
+        return _lines(run.evaluation(index) / "candidates.jsonl"), _lines(run.prompts / "eval.jsonl"), "sampled"
+    return state.done, state.of, state.unit or ("steps" if stage == "train" else "")
 
 
 def status_lines(status: Status) -> list[str]:

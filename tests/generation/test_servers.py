@@ -83,7 +83,7 @@ def test_a_chunk_is_the_same_when_either_server_dies_in_its_middle(
         assert not [b for b in other.completions if b["model"] not in other.adapters]
     assert found == whole
     lines = [r.getMessage() for r in caplog.records]
-    assert lines == [f"generator.endpoints: no server answers at {dying.url}; 1 other take over"]
+    assert lines == [f"generator.endpoints: no server answers at {dying.url}; 1 other takes over"]
 
 
 def test_a_server_that_comes_back_is_given_the_adapter_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import Place, Timing
 from cyclealign.judge.call import Spend
 from cyclealign.reporting import progress
-from cyclealign.reporting.progress import Bars, Pace, progress_line, run_seconds_left, said, shown
+from cyclealign.reporting.progress import Bars, Lines, Pace, progress_line, run_seconds_left, said, shown, units_done
 from cyclealign.reporting.status import read_status
 
 
@@ -69,7 +70,7 @@ def test_status_tells_how_far_the_stage_is(tmp_path: Path) -> None:
     team.share("train", lambda: None, Place(interaction=2))
     assert (read_status(run).done, read_status(run).total) == (None, None)
     team.progress(3, 8)
-    assert (read_status(run).done, read_status(run).total) == (3, 8)
+    assert (read_status(run).done, read_status(run).total, read_status(run).unit) == (3, 8, "steps")
     team.progress(4, 8)  # within the same second: not worth a write
     assert read_status(run).done == 3
     team.share("evaluate", lambda: None, Place(interaction=9))
@@ -91,12 +92,39 @@ def test_lines(tmp_path: Path) -> None:
     status = read_status(running(tmp_path))
     assert status.spend == Spend(calls=31, done=30, unfinished=1, input_tokens=15_000, output_tokens=240,
                                  usd=pytest.approx(0.03), reserved_usd=0.002)  # fmt: skip
-    line = "interaction 2 · generate and rank · 20 of 30 ranked · $0.0300 of $5.00 · 1 min 5 s"
-    assert progress_line(status, 65.0) == line
+    line = "interaction 2 · generate and rank · 20 of 30 ranked · 30 sampled · $0.0300 of $5.00 · 1 min 5 s"
+    assert progress_line(status, Pace(), 65.0) == line
     pace = Pace()
     pace.saw(10, 0.0)
     pace.saw(20, 20.0)
-    assert said(status, pace) == "20 of 30 ranked · 0.5/s · 20 s left"
+    assert said(status, pace) == "20 of 30 ranked · 30 sampled · 0.5/s · 20 s left"
+    assert units_done(status) == 25.0  # a list that is only sampled is half done
+    assert units_done(replace(status, candidates=24)) == 22.0
+
+
+def test_lines_of_a_stage_come_while_it_moves_and_not_too_often(tmp_path: Path) -> None:
+    """Sampling moves them before the first verdict is there."""
+    status, lines = replace(read_status(running(tmp_path)), spend=None), Lines()
+
+    def at(second: float, sampled: int, ranked: int) -> str | None:
+        line = lines.update(replace(status, done=ranked, candidates=sampled), 1000.0 + second)
+        return line and line.split(" · ", 2)[2].rpartition(" · ")[0]
+
+    assert at(0, 0, 0) == "0 of 30 ranked"
+    assert at(29, 8, 0) is None
+    assert at(31, 10, 0) == "0 of 30 ranked · 10 sampled · 0.2/s · 2 min 35 s left"
+    assert at(50, 20, 10) is None
+    assert at(62, 20, 10) == "10 of 30 ranked · 20 sampled · 0.2/s · 1 min 2 s left"
+    assert at(100, 20, 10) is None  # nothing moved
+    assert at(101, 20, 11) is not None
+    evaluated = replace(status, stage="evaluate", interaction=3, done=5, total=40, unit="sampled")
+    line = lines.update(evaluated, 1102.0)
+    assert line is not None
+    assert line.startswith("interaction 3 · evaluate · 5 of 40 sampled · ")
+    assert lines.update(replace(evaluated, done=10, unit="scored"), 1103.0) is None
+    line = lines.update(replace(evaluated, done=30, unit="scored"), 1143.0)
+    assert line is not None
+    assert line.startswith("interaction 3 · evaluate · 30 of 40 scored · 0.5/s · 20 s left · ")
 
 
 def test_bars_show_stage_rate_money_and_time_left(tmp_path: Path) -> None:
@@ -112,8 +140,8 @@ def test_bars_show_stage_rate_money_and_time_left(tmp_path: Path) -> None:
     said_so = out.getvalue()
     assert "interaction 3 of at most 6" in said_so
     assert "$0.0300 of $5.00 · at most" in said_so
-    assert "25 of 30 ranked" in said_so
-    assert "/s · 0 s left" in said_so
+    assert "25 of 30 ranked · 30 sampled" in said_so
+    assert "s left" in said_so
     write_record(run.state_file, state("train", 2, done=1, of=4))
     bars.update(read_status(run))
     bars.progress.console.print(bars.progress.get_renderable())
@@ -132,6 +160,6 @@ def test_away_from_a_terminal_there_is_one_line_a_stage(
         time.sleep(0.3)
     lines = capsys.readouterr().err.splitlines()
     assert [line.rpartition(" · ")[0] for line in lines] == [
-        "interaction 2 · generate and rank · 20 of 30 ranked · $0.0300 of $5.00",
+        "interaction 2 · generate and rank · 20 of 30 ranked · 30 sampled · $0.0300 of $5.00",
         "interaction 2 · train · $0.0300 of $5.00",
     ]
