@@ -86,7 +86,7 @@ def resume(
         bool, typer.Option("--trust-code", help="Run this run's own Python, though you have not run it before")
     ] = False,
 ) -> None:
-    """Go on with a run. Budget, rates, concurrency, price, time limits and reporting may change."""
+    """Go on with a run. Budget, rates, concurrency, price, time limits, reporting and endpoints may change."""
     from cyclealign.cycle.starting import Cycle
 
     _execute(lambda: Cycle.resume(run, overrides or [], trust_host=trust_host, trust_code=trust_code), run)

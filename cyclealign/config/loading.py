@@ -196,7 +196,7 @@ def config_of(text: str, where: str) -> Config:
 
 
 def check_resume_changes(old: Config, new: Config, *, by: str = "") -> None:
-    """Refuse a change that is not one of budget, rates, concurrency, price, time limits or reporting.
+    """Refuse a change that is not one of budget, rates, concurrency, price, time limits, reporting or endpoints.
 
     Args:
         by: how the change came about, before the error.
@@ -211,7 +211,8 @@ def check_resume_changes(old: Config, new: Config, *, by: str = "") -> None:
         if not allowed and before.get(key) != after.get(key):
             raise UserError(
                 f"{by}resume cannot change {key} (from {show(before.get(key))} to {show(after.get(key))}): only budget,"
-                " rates, concurrency, price, time limits and reporting may change; start a new run for anything else"
+                " rates, concurrency, price, time limits, reporting and endpoints may change; start a new run for"
+                " anything else"
             )
 
 

@@ -203,7 +203,9 @@ def start(plan: Plan) -> Server:
     plan.log.parent.mkdir(parents=True, exist_ok=True)
     keeper = [sys.executable, "-m", "cyclealign.generation.keeper"]
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]  # the CPU build's own script does not start
-    environment = child_environment(dict(os.environ)) | plan.environment | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    environment = (
+        child_environment(dict(os.environ)) | dict(plan.environment) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    )
     with plan.log.open("wb") as log:
         process = subprocess.Popen(  # noqa: S603  this Python, without words of others
             [*keeper, *program, *plan.command],

@@ -165,7 +165,7 @@ def running(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subpr
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL])
 def test_servers_and_their_engines_end_with_it(
     running: tuple[subprocess.Popen[str], str, dict[int, str]], sign: signal.Signals, tmp_path: Path
 ) -> None:
