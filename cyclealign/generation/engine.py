@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ from cyclealign.generation.serving import engine_rank
 
 MOST_ROWS = 256  # sequences that decode together
 STEP_TOKENS = 16384  # prompt tokens that one engine step may read
+
+BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 
 # Variables of accelerate and torchrun: with them vLLM would join the trainer's process group, or wait for it.
 LAUNCHER_NAMES = frozenset(
@@ -32,6 +35,33 @@ def child_environment(parent: dict[str, str]) -> dict[str, str]:
     # On a CPU that others use too, threads that spin while they wait for each other bring everything to a halt.
     defaults |= {"OMP_WAIT_POLICY": "PASSIVE"}
     return defaults | kept | {"PYTHONPATH": os.pathsep.join(path)}
+
+
+def ranks_of(engine: Mapping[str, Any]) -> int:
+    """Processes of one engine or server, a GPU each."""
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    tensor, pipeline, data = (int(engine.get(name, 1)) for name in sizes)
+    return tensor * pipeline * data
+
+
+def on_cores(ranks: int, place: int, of: int, cores: Sequence[int]) -> dict[str, str]:
+    """Environment of server number ``place`` among ``of`` on these cores. A single one is left to vLLM.
+
+    By itself vLLM gives each rank a NUMA node of its own, of which most machines have one, and each server the same
+    cores. What the user has set stands.
+    """
+    if ranks * of == 1 or BINDING in os.environ:
+        return {}
+    if ranks == 1:
+        return {BINDING: "nobind", "OMP_NUM_THREADS": str(max(1, len(cores) // of))}
+    places = range(place * ranks, (place + 1) * ranks)
+    own = [cores[i :: ranks * of] or [cores[i % len(cores)]] for i in places]
+    return {BINDING: "|".join(",".join(map(str, sorted(some))) for some in own)}
+
+
+def own_cores() -> list[int]:
+    """The cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def most_rows(generator: GeneratorConfig) -> int:

@@ -20,7 +20,7 @@ from cyclealign.config.endpoints import SERVER_KEY, is_loopback
 from cyclealign.config.engine_keys import check_engine
 from cyclealign.config.schema import Config
 from cyclealign.files.printable import printable, scrubbed
-from cyclealign.generation.engine import child_environment, engine_options
+from cyclealign.generation.engine import child_environment, engine_options, on_cores, own_cores, ranks_of
 from cyclealign.generation.serving import check_servable
 from cyclealign.types import RunStopped, UserError
 
@@ -98,7 +98,7 @@ def plan_servers(config: Config, wish: Wish, *, logs: Path, gpus: Sequence[str])
             f"serve: --host {wish.host} is reached from elsewhere, and a server loads whatever adapter it is told to;"
             f" set {SERVER_KEY} here and where the run is"
         )
-    width = _width(generator.engine)
+    width = ranks_of(generator.engine)
     addresses = _addresses(config, wish, most=len(gpus) // width if gpus else None)
     device: Literal["cuda", "cpu"] = "cuda" if gpus else "cpu"
     options = engine_options(generator, config.policy, device=device, adapters=ADAPTERS)
@@ -107,7 +107,7 @@ def plan_servers(config: Config, wish: Wish, *, logs: Path, gpus: Sequence[str])
     for number, (host, port) in enumerate(addresses):
         command = ("--model", model, "--host", host, "--port", str(port), *flags(options))
         own = gpus[number * width : (number + 1) * width]
-        beside = _on_gpus(own, generator.engine) if gpus else _on_cores(len(addresses))
+        beside = _on_gpus(own, generator.engine) if gpus else on_cores(width, number, len(addresses), own_cores())
         made.append(Plan(command, beside, host, port, logs / f"{port}.log"))
     return made
 
@@ -117,13 +117,6 @@ def _checked(engine: Mapping[str, Any]) -> None:
         check_engine(engine)
     except ValueError as error:
         raise UserError(f"generator.engine.{error}") from error
-
-
-def _width(engine: Mapping[str, Any]) -> int:
-    """GPUs that one server takes."""
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-    tensor, pipeline, data = (int(engine.get(name, 1)) for name in sizes)
-    return tensor * pipeline * data
 
 
 def _addresses(config: Config, wish: Wish, *, most: int | None) -> list[tuple[str, int]]:
@@ -156,14 +149,6 @@ def _check_free(host: str, port: int) -> None:
 def _on_gpus(own: Sequence[str], engine: Mapping[str, Any]) -> dict[str, str]:
     """Ray places workers itself."""
     return {} if engine.get("distributed_executor_backend") == "ray" else {"CUDA_VISIBLE_DEVICES": ",".join(own)}
-
-
-def _on_cores(servers: int) -> dict[str, str]:
-    """Several engines share the cores: each would else bind itself to the same ones."""
-    if servers == 1 or "VLLM_CPU_OMP_THREADS_BIND" in os.environ:
-        return {}
-    threads = max(1, (os.cpu_count() or 1) // servers)
-    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
 
 
 def flags(options: Mapping[str, Any]) -> Iterator[str]:

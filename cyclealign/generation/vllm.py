@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
-from cyclealign.generation.engine import child_environment
+from cyclealign.generation.engine import child_environment, on_cores, own_cores, ranks_of
 from cyclealign.generation.sampling import collect
 from cyclealign.generation.serving import check_adapter
 from cyclealign.generation.vllm_worker import Job, Setup
@@ -105,7 +105,7 @@ class VllmGenerator:
             self._child = subprocess.Popen(  # noqa: S603  this Python, without words of others
                 command,
                 # The engine in the child's own process: its schedule then does not hang on timing.
-                env=child_environment(dict(os.environ)) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+                env=child_environment(dict(os.environ)) | self._cores() | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -117,6 +117,10 @@ class VllmGenerator:
             self._receive()
         except RunStopped as error:
             raise UserError(f"generator.backend: {error}") from error
+
+    def _cores(self) -> dict[str, str]:
+        on_cpu = default_device() == "cpu"
+        return on_cores(ranks_of(self._settings.engine), 0, 1, own_cores()) if on_cpu else {}
 
     def _send(self, message: Any) -> None:
         assert self._pipe is not None

@@ -20,6 +20,7 @@ from processes import ENVIRONMENT
 from cyclealign.cli.main import main
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
+from cyclealign.generation.engine import BINDING, on_cores
 from cyclealign.generation.launching import Plan, Wish, flags, plan_servers
 from cyclealign.types import UserError
 
@@ -76,6 +77,17 @@ def test_one_server_a_gpu_and_as_many_as_one_wants_on_a_cpu() -> None:
     eager = planned(config("generator.engine.enforce_eager=false"), Wish(port=first))[0].command
     assert "--no-enforce-eager" in eager
     assert "--enforce-eager" not in eager
+
+
+def test_ranks_and_servers_on_a_cpu_have_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(BINDING, raising=False)
+    assert on_cores(1, 0, 1, [0, 1]) == {}
+    assert [on_cores(1, i, 2, range(8)) for i in (0, 1)] == [{BINDING: "nobind", "OMP_NUM_THREADS": "4"}] * 2
+    assert on_cores(2, 0, 1, [0, 1]) == {BINDING: "0|1"}
+    assert [on_cores(2, i, 2, range(8))[BINDING] for i in (0, 1)] == ["0,4|1,5", "2,6|3,7"]
+    assert on_cores(3, 0, 1, [4, 5]) == {BINDING: "4|5|4"}  # fewer than ranks: shared
+    monkeypatch.setenv(BINDING, "0-3")
+    assert on_cores(2, 0, 1, [0, 1]) == {}
 
 
 def test_the_configs_own_endpoints_are_where_they_answer() -> None:
