@@ -151,6 +151,10 @@ def test_sets_come_while_others_are_still_being_sampled(engine: VllmGenerator, f
 def test_closing_ends_the_child(engine: VllmGenerator, folder: Path) -> None:
     engine.canary(PROMPTS[0], version(folder, 0))
     pid = engine.pid
+    engine.pause()
+    assert engine.pid == pid  # warm: on a CPU a new start would take longer than the samples
+    engine.canary(PROMPTS[0], version(folder, 1))
+    assert engine.pid == pid
     engine.close()
     engine.close()
     assert engine.pid is None
