@@ -20,9 +20,6 @@ class Message(TypedDict):
     content: str
 
 
-Exchange = tuple[Sequence[Message], Sequence[str]]  # a chat, and replies to it
-
-
 def chat_as_text(messages: Sequence[Message]) -> str:
     """A chat as one text, its turns with an empty line between them; a lone message as it is."""
     return "\n\n".join(message["content"] for message in messages)
@@ -86,16 +83,26 @@ OWN_REPLY = "black_box"  # id of the black box's own reply among the candidates 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One response. ``id`` is unique within its set; ``finish`` is ``length`` when sampling was cut off."""
+    """One response. ``id`` is unique within its set; ``finish`` is ``length`` when sampling was cut off.
+
+    ``text`` is the answer alone, all that anybody is shown or counts. ``thinking``: what the policy wrote before it,
+    as it wrote it, tags and white space included; empty: nothing; None: somebody else wrote the reply, or it is a
+    policy that does not think.
+    """
 
     id: str
     text: str
     finish: Literal["stop", "length"] = "stop"
+    thinking: str | None = None
+
+
+Exchange = tuple[Sequence[Message], Sequence[Candidate]]  # a chat, and replies to it
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateSet:
-    """A prompt with its distinct, non-empty responses (``drawn``: how many samples it took to get them).
+    """A prompt with its distinct, non-empty responses (``drawn``: how many samples it took to get them, ``unfinished``:
+    how many of these never left their thinking, and so have no answer).
 
     ``demonstrations``: what a judge is shown before this very set, where a measurement settles that; None: what the
     context selects.
@@ -105,13 +112,17 @@ class CandidateSet:
     candidates: tuple[Candidate, ...]
     drawn: int = 0
     demonstrations: tuple[Demonstration, ...] | None = None
+    unfinished: int = 0
 
     @property
     def id(self) -> str:
         """First 32 hex digits of a sha256 of what a ranker is asked: prompt, candidates as they stand, the rubric and
         the reference of the prompt, and the demonstrations where they are settled. Two sets of one id are one
-        question."""
-        asked: list[Any] = [self.prompt.id, [[c.id, c.text, c.finish] for c in self.candidates]]
+        question. Thinking counts where there is any: the white box goes by it."""
+        asked: list[Any] = [
+            self.prompt.id,
+            [[c.id, c.text, c.finish, *([c.thinking] if c.thinking else [])] for c in self.candidates],
+        ]
         if self.prompt.rubric is not None or self.prompt.reference is not None:
             asked.append({"rubric": self.prompt.rubric, "reference": self.prompt.reference})
         if self.demonstrations is not None:
@@ -299,13 +310,17 @@ class RankContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankingExample:
-    """One training list: K responses of one prompt with the teacher's utilities (higher is better)."""
+    """One training list: K responses of one prompt with the teacher's utilities (higher is better).
+
+    ``thinking``: of each response, as in ``Candidate``; None: of none.
+    """
 
     prompt_id: str
     messages: tuple[Message, ...]
     responses: tuple[str, ...]
     ended: tuple[bool, ...]
     teacher: tuple[float, ...]
+    thinking: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +382,7 @@ class PolicyTrainer(Protocol):
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]: ...
 
-    def nll(self, pairs: Sequence[tuple[Prompt, str]], *, start_model: bool = False) -> list[float]: ...
+    def nll(self, pairs: Sequence[tuple[Prompt, Candidate]], *, start_model: bool = False) -> list[float]: ...
 
     def canary_gap(self, sample: CanarySample) -> float: ...
 

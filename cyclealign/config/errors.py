@@ -52,8 +52,9 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 def is_free(path: tuple[str, ...]) -> bool:
     """Whether keys below ``path`` are not the schema's own (``training``, also a stage's; ``black_box.request``;
-    ``generator.engine``)."""
-    return "training" in path[:2] or path[:2] in (("black_box", "request"), ("generator", "engine"))
+    ``generator.engine``; ``policy.chat_template_kwargs``)."""
+    free = (("black_box", "request"), ("generator", "engine"), ("policy", "chat_template_kwargs"))
+    return "training" in path[:2] or path[:2] in free
 
 
 def known_keys(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

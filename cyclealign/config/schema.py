@@ -41,6 +41,8 @@ OWNED_TRAINING_KEYS = (
     "eval_strategy",
     "push_to_hub",
 )
+# What every rendering of a chat template is given.
+RENDERED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 MOST_CANDIDATES = 16
 
 
@@ -90,11 +92,42 @@ class PolicyConfig(Section):
     """Hold the frozen weights in 4 bits (needs a GPU and an adapter)."""
     chat_template: str | None = None
     """File with a Jinja chat template, or a packaged one (``builtin:human-assistant``); null: the tokenizer's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the template with their values (``enable_thinking: false``), for every chat that it renders, also in
+    what the run exports."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _of_the_template(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in RENDERED or not name.isidentifier():
+                raise ValueError(f"{name}: expected a variable of the chat template, e.g. enable_thinking: false")
+        return value
 
     @model_validator(mode="after")
     def _quantised_weights_need_an_adapter(self) -> PolicyConfig:
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantization: 4bit weights cannot be trained themselves; set policy.lora (e.g. r: 16)")
+        return self
+
+
+class ThinkingConfig(Section):
+    """Thinking before an answer."""
+
+    open: str | None = Field(default=None, min_length=1)
+    """The tag that begins it; null: both tags are found in the chat template."""
+    close: str | None = Field(default=None, min_length=1)
+    """The tag that ends it."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of thinking, its close included, which is written for a policy that has not done so by then;
+    ``generator.max_new_tokens`` is then the answer's own. null: both share it."""
+    train: Literal["answer", "all"] = "answer"
+    """What the likelihood and the loss are of: the ``answer`` given its thinking, or ``all`` of the reply."""
+
+    @model_validator(mode="after")
+    def _both_tags(self) -> ThinkingConfig:
+        if (self.open is None) != (self.close is None) or (self.open is not None and self.open == self.close):
+            raise ValueError("open, close: expected two tags, e.g. open: <think>, close: </think>; or neither")
         return self
 
 
@@ -124,11 +157,19 @@ class GeneratorConfig(Section):
     warm: Literal["auto", "always", "never"] = "auto"
     """Whether vLLM's process lives on between interactions; ``auto``: on a CPU."""
 
+    thinking: ThinkingConfig = ThinkingConfig()
+    """Thinking before an answer: its tags, its limit, and whether it is learnt."""
+
     @field_validator("engine")
     @classmethod
     def _vllm_has_it(cls, value: dict[str, Any]) -> dict[str, Any]:
         check_engine(value)
         return value
+
+    @property
+    def reply_tokens(self) -> int:
+        """Most tokens of a reply, thinking included."""
+        return self.max_new_tokens + (self.thinking.max_tokens or 0)
 
     @model_validator(mode="after")
     def _server_has_endpoints(self) -> GeneratorConfig:

@@ -149,6 +149,7 @@ def training_example(
         responses=tuple(c.text for c in chosen),
         ended=tuple(c.finish == "stop" for c in chosen),
         teacher=tuple(utilities[c.id] for c in chosen),
+        thinking=tuple(c.thinking for c in chosen) if any(c.thinking is not None for c in chosen) else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -68,4 +69,4 @@ def with_answer(item: CandidateSet, answers: Mapping[str, Candidate]) -> Candida
     own = answers.get(item.prompt.id)
     if own is None or any(c.text == own.text for c in item.candidates):
         return item
-    return CandidateSet(item.prompt, (*item.candidates, own), item.drawn)
+    return replace(item, candidates=(*item.candidates, own))

@@ -6,12 +6,15 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.schema import Config
 from cyclealign.files.run_dir import RunDir
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
+
+if TYPE_CHECKING:
+    from cyclealign.models.chat_template import TemplateReport
 
 State = Literal["ok", "note", "broken"]
 SAMPLE = CandidateSet(
@@ -152,15 +155,40 @@ def _policy(config: Config) -> Iterator[Finding]:
     from cyclealign.models.policy import load_tokenizer
 
     try:
-        report = check_template(load_tokenizer(config.policy))
+        tokenizer = load_tokenizer(config.policy, config.generator.thinking)
+        report = check_template(tokenizer)
     except UserError as error:
         yield Finding("broken", "policy", str(error))
         return
     yield Finding("ok" if report.prefix_preserving else "note", "template prefix", _kept(report.prefix_preserving))
     yield Finding("ok", "stop token", f"{report.stop_token!r} (id {report.stop_token_id})")
+    yield _thinking(config, tokenizer, report)
     for problem in report.problems:
         yield Finding("note", "template", problem)
     yield Finding("ok", "template sample", repr(report.sample))
+
+
+def _thinking(config: Config, tokenizer: Any, report: TemplateReport) -> Finding:
+    """By which tags the policy's thinking is told, where it begins, and what ends it."""
+    from cyclealign.generation.budget import thinking_budget
+
+    tags, settings = report.tags, config.generator.thinking
+    if tags is None and settings.max_tokens is None:
+        return Finding("ok", "thinking", "the chat template names no thinking tags: all of a reply is its answer")
+    try:
+        budget = thinking_budget(tokenizer, config.generator)
+    except UserError as error:
+        return Finding("broken", "thinking", str(error))
+    assert tags is not None
+    begun = "begun by the prompt" if report.inside else "begun by the policy, or not at all"
+    most = f"generator.max_new_tokens {config.generator.max_new_tokens} with its answer"
+    if budget is not None:
+        most = f"{settings.max_tokens} tokens, then closed; {budget.answer} more for the answer"
+    if config.generator.backend == "server" and budget is not None:
+        most += " (by vLLM servers alone)"
+    empty = f"; a reply without it is read after {report.without_thinking!r}" if report.without_thinking else ""
+    detail = f"from {tags.open!r} to {tags.close!r}, {begun}; at most {most}; learned: {settings.train}{empty}"
+    return Finding("ok", "thinking", detail)
 
 
 def _prompts(config: Config) -> Finding:

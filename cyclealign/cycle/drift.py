@@ -15,6 +15,11 @@ def drift_broken(limits: DriftConfig, evaluations: Mapping[int, Metrics], traine
     if now is None or start is None or trained == 0 or not start.replies:
         return None
     if not now.replies:
+        if now.unfinished:
+            return (
+                f"no reply has an answer: {now.unfinished} never left their thinking (generator.thinking.max_tokens"
+                " closes it for them)"
+            )
         return "all replies are empty"
     # Both have replies, and so an NLL.
     rise = (now.nll_start or 0.0) / (start.nll_start or 1e-9) - 1

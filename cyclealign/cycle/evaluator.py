@@ -65,7 +65,7 @@ class Evaluator:
         sets = [s for s in sampled if s.candidates]
         nll: list[float] = []
         for part in _told(sets, team, "compared with the start"):
-            nll += white_box.nll([(s.prompt, c.text) for s in part for c in s.candidates], start_model=True)
+            nll += white_box.nll([(s.prompt, c) for s in part for c in s.candidates], start_model=True)
         labelled = labelled_pairs(self.prompts)
         white = list(white_box.rank(labelled, context)) if labelled else []
         if team.is_main:
@@ -83,6 +83,7 @@ class Evaluator:
                 distinct1=said.distinct1,
                 distinct2=said.distinct2,
                 kept_of_drawn=kept_of_drawn(sampled),
+                unfinished=sum(s.unfinished for s in sampled) or None,
                 nll_start=fmean(nll) if nll else None,
                 nll_by_prompt=by_prompt(sets, nll),
                 white_box_accuracy=accuracy(white),

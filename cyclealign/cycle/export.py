@@ -179,5 +179,5 @@ def write_merged(policy: PolicyConfig, run: RunDir, target: Path) -> None:
     from cyclealign.models.saved import load_for_use
 
     base = str(run.start) if run.start.is_dir() else policy.model
-    model, tokenizer = load_for_use(str(kept), dtype=torch.float32, base=base, chat_template=policy.chat_template)
+    model, tokenizer = load_for_use(str(kept), dtype=torch.float32, base=base, policy=policy)
     save_policy(model.merge_and_unload().to(saved_dtype(policy)), target, tokenizer)

@@ -152,7 +152,7 @@ def list_run(config: Config, run: RunDir, lists: ListsConfig) -> ListRun:
 def _taken(config: Config, run: RunDir, lists: ListsConfig) -> ListsTaken:
     if (found := run.lists()) is not None:
         return found
-    tokenizer = load_tokenizer(config.policy)
+    tokenizer = load_tokenizer(config.policy, config.generator.thinking)
     return take_lists(
         run,
         lists,

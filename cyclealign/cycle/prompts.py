@@ -78,7 +78,7 @@ def check_rendered(config: Config, train: Sequence[Prompt], held_out: Sequence[P
     """Every prompt in the policy's chat template, before anything is paid for. UserError naming the prompt."""
     from cyclealign.models.policy import load_tokenizer
 
-    _check(load_tokenizer(config.policy), train, held_out)
+    _check(load_tokenizer(config.policy, config.generator.thinking), train, held_out)
 
 
 def _check(tokenizer: Any, train: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:

@@ -35,8 +35,8 @@ def evaluate_likelihood(job: Likelihood, *, seed: int) -> Result:
     Raises:
         UserError: a model that cannot be loaded.
     """
-    labelled = [(i.set.prompt.messages, [c.text for c in i.set.candidates]) for i in job.items]
-    samples = [(r.prompt.messages, [r.text]) for r in (job.samples or {}).values() if r.text]
+    labelled: list[Exchange] = [(i.set.prompt.messages, i.set.candidates) for i in job.items]
+    samples: list[Exchange] = [(r.prompt.messages, [r.candidate]) for r in (job.samples or {}).values() if r.text]
     # One model at a time: both together may not fit.
     own = token_scores(job.policy, [*labelled, *samples])
     scored, sampled = own[: len(labelled)], own[len(labelled) :]
@@ -49,7 +49,8 @@ def evaluate_likelihood(job: Likelihood, *, seed: int) -> Result:
         "nll_of_others": bootstrap_mean(_known(items, "nll_others"), seed=seed),
     }
     if samples and job.policy.start is not None:
-        start = NamedPolicy(version=PolicyVersion(name="start", base=job.policy.start), start=None, config=None)
+        version = PolicyVersion(name="start", base=job.policy.start)
+        start = NamedPolicy(version=version, start=None, config=job.policy.config)
         metrics["kl_to_start"] = divergence(sampled, token_scores(start, samples), seed=seed)
     about = {"policy": job.name, "data": job.data, "start": job.policy.start}
     return make_result("likelihood", about=about, seed=seed, metrics=metrics, items=items, primary="accuracy")
@@ -108,5 +109,5 @@ def token_scores(policy: NamedPolicy, exchanges: Sequence[Exchange]) -> TokenSco
     from cyclealign.models.policy_scorer import load_policy_scorer
 
     base = policy.version.base if policy.version.adapter else None
-    scorer = load_policy_scorer(policy.weights, exchanges, base=base)
+    scorer = load_policy_scorer(policy.weights, exchanges, base=base, config=policy.config)
     return [[row.tolist() for row in rows] for rows in scorer(exchanges)]

@@ -51,7 +51,7 @@ def reply_statistics(replies: Sequence[str]) -> ReplyStatistics:
 
 
 def kept_of_drawn(sets: Collection[CandidateSet]) -> float:
-    """Replies over samples drawn for them: empty and repeated samples are drawn again, and show here alone."""
+    """Replies over samples drawn for them: empty, unfinished and repeated samples are drawn again, and show here."""
     return sum(len(s.candidates) for s in sets) / max(1, sum(s.drawn for s in sets))
 
 

@@ -19,9 +19,10 @@ from cyclealign.files.messages import messages as parsed_messages
 from cyclealign.files.prompts import load_prompts
 from cyclealign.files.records import decode
 from cyclealign.files.run_records import PromptRecord, prompt_record
+from cyclealign.files.thinking import answered
 from cyclealign.judge.costs import JUDGE_TOKENS_PER_POLICY_TOKEN
 from cyclealign.judge.prompting import LETTERS_PER_TOKEN
-from cyclealign.types import PolicyVersion, Prompt, UserError, derive_seed
+from cyclealign.types import Candidate, PolicyVersion, Prompt, UserError, derive_seed
 
 TEXT_KEYS = ("response", "output", "reply", "completion")
 FILE_ENDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -32,8 +33,15 @@ CHUNK = 64
 
 @dataclass(frozen=True, slots=True)
 class Response:
+    """``text``: the answer. ``thinking``: as in ``types.Candidate``."""
+
     prompt: Prompt
     text: str
+    thinking: str | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate("0", self.text, thinking=self.thinking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,7 @@ class ResponseRecord(PromptRecord):
     """A line of what is kept beside a result, below its head."""
 
     response: str
+    thinking: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +95,8 @@ def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Respons
     """Responses by prompt id from JSONL: prompts as ``cyclealign.files.columns`` reads them; ``response``, ``output``,
     ``reply`` or ``completion``, or what the assistant says last in ``messages``.
 
-    Of ``candidates`` or ``responses`` the first is taken. UserError names file and line.
+    Of ``candidates`` or ``responses`` the first is taken; thinking in a text is set aside. UserError names file and
+    line.
     """
     if not path.is_file():
         raise UserError(f"no file {path}; expected JSONL of responses")
@@ -98,7 +108,10 @@ def load_responses(path: Path, *, limit: int | None = None) -> dict[str, Respons
         prompt = Prompt(messages)
         if prompt.id in found:
             raise UserError(f"{place}: a second response to one prompt; expected one each")
-        found[prompt.id] = Response(prompt, _text(row, said, place))
+        text = _text(row, said, place)
+        thought = row.get("thinking")
+        reply = answered(Candidate("0", text, thinking=thought if isinstance(thought, str) else None))
+        found[prompt.id] = Response(prompt, reply.text, reply.thinking)
         if len(found) == limit:
             break
     if not found:
@@ -146,10 +159,11 @@ def _sampled(spec: str, sampling: Sampling, keep: Path) -> dict[str, Response]:
             for number, chunk in left:
                 seed = derive_seed(sampling.seed, "eval", number)
                 for item in generator.generate(chunk, version, seed=seed):
-                    text = item.candidates[0].text if item.candidates else ""
+                    said = item.candidates[0] if item.candidates else Candidate("0", "")
                     if item.prompt.id not in done:
-                        file.add({**prompt_record(item.prompt), "response": text})
-                        done[item.prompt.id] = Response(item.prompt, text)
+                        thought = {} if said.thinking is None else {"thinking": said.thinking}
+                        file.add({**prompt_record(item.prompt), "response": said.text, **thought})
+                        done[item.prompt.id] = Response(item.prompt, said.text, said.thinking)
         generator.close()
     return {p.id: done[p.id] for p in prompts}
 
@@ -180,7 +194,7 @@ def _kept(keep: Path) -> Iterator[tuple[str, Response]]:
             found = decode(ResponseRecord, record)
         except ValueError as error:
             raise UserError(f"{keep}:{number}: {error}; not as cyclealign wrote it: name another --out") from error
-        yield found.prompt_id, Response(found.prompt, found.response)
+        yield found.prompt_id, Response(found.prompt, found.response, found.thinking)
 
 
 def _check_same(keep: Path, head: Mapping[str, object]) -> None:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cyclealign.files.columns import PROMPTS, Columns, asked, exchange, first_there, with_system
 from cyclealign.files.messages import checked, dialogue_text, is_dialogue_text, is_messages, joined, messages, parted
 from cyclealign.files.odd_rows import OddRow, UnusableRow
+from cyclealign.files.thinking import answered
 from cyclealign.files.trec import finite
 from cyclealign.types import Candidate, Message
 
@@ -55,12 +56,18 @@ class LabelledRow:
 
 
 def labelled_row(row: Columns, place: str) -> LabelledRow | None:
-    """None for a row without columns of labels; a list of replies without grades is odd.
+    """None for a row without columns of labels; a list of replies without grades is odd. Thinking in a reply is set
+    aside.
 
     Raises:
         OddRow: names what its columns do not hold.
         UnusableRow: two dialogues that have no prompt in common.
     """
+    found = _labelled(row, place)
+    return found and replace(found, replies=tuple((answered(reply), grade) for reply, grade in found.replies))
+
+
+def _labelled(row: Columns, place: str) -> LabelledRow | None:
     there = {name for name, value in row.items() if value is not None}
     for columns, parser in _VOTES:
         if columns <= there:

@@ -16,6 +16,7 @@ from cyclealign.files.labels import has_labels, labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
 from cyclealign.files.packaged import resource
 from cyclealign.files.rows import rows
+from cyclealign.files.thinking import answered
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
 OPENERS = ("builtin:openers-train", "builtin:openers-eval", "builtin:openers-report")
@@ -73,7 +74,7 @@ def _answer(row: Columns, column: str | None, place: str) -> str | None:
 def load_candidate_sets(path: str | Path) -> list[CandidateSet]:
     """Candidate sets from JSONL: ``prompt`` or ``messages``, and ``candidates`` or ``responses``.
 
-    Candidates are texts (their ids are then "0", "1", …) or ``{"id": …, "text": …}``.
+    Candidates are texts (their ids are then "0", "1", …) or ``{"id": …, "text": …}``; thinking in a text is set aside.
 
     Raises:
         UserError: names file and line.
@@ -150,7 +151,10 @@ def _candidates(row: Columns, place: str) -> tuple[Candidate, ...]:
         identity = str(number) if identity is None else identity
         if not isinstance(text, str) or not isinstance(identity, str | int):
             raise UserError(f"{place}: candidate {number}: expected text or {{id, text}}")
-        found.append(Candidate(str(identity), text))
+        thinking = record.get("thinking")
+        if thinking is not None and not isinstance(thinking, str):
+            raise UserError(f"{place}: candidate {number}: thinking: expected text")
+        found.append(answered(Candidate(str(identity), text, thinking=thinking)))
     if len({c.id for c in found}) < len(found):
         raise UserError(f"{place}: candidate ids are not distinct")
     return tuple(found)

@@ -127,7 +127,8 @@ class Metrics:
     ``nll_start``: nats a token under the frozen start model, None where every reply is empty. ``reward``: mean over the
     reporting half, ``reward_choosing``: over the choosing half (``evaluation.halves``). ``scorer``: the witness.
     ``ranker_by_prompt``: how far the run's own ranker puts the first reply above the start model's
-    (``reply_pairs.ranker_gains``), of prompts of the choosing half.
+    (``reply_pairs.ranker_gains``), of prompts of the choosing half. ``unfinished``: samples that never left their
+    thinking; None: none.
     """
 
     FORMAT: ClassVar[int] = 1
@@ -137,6 +138,7 @@ class Metrics:
     distinct1: float
     distinct2: float
     kept_of_drawn: float
+    unfinished: int | None = None
     nll_start: float | None
     nll_by_prompt: Mapping[str, float]
     scorer: str | None = None

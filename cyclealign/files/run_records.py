@@ -51,6 +51,7 @@ class SetRecord(PromptRecord):
 
     candidates: tuple[Candidate, ...]
     drawn: int
+    unfinished: int | None = None
 
     def __post_init__(self) -> None:
         if len({c.id for c in self.candidates}) < len(self.candidates):
@@ -58,7 +59,7 @@ class SetRecord(PromptRecord):
 
     @property
     def set(self) -> CandidateSet:
-        return CandidateSet(self.prompt, self.candidates, self.drawn)
+        return CandidateSet(self.prompt, self.candidates, self.drawn, unfinished=self.unfinished or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +151,7 @@ def set_record(item: CandidateSet) -> Encoded:
             reference=item.prompt.reference,
             candidates=item.candidates,
             drawn=item.drawn,
+            unfinished=item.unfinished or None,
         )
     )
 

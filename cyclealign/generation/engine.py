@@ -70,8 +70,10 @@ def most_rows(generator: GeneratorConfig) -> int:
 
 
 def step_tokens(generator: GeneratorConfig, policy: PolicyConfig) -> int:
-    """Prompt tokens that one engine step may read: at least those of one prompt's K samples."""
-    return max(STEP_TOKENS, generator.candidates * policy.max_prompt_tokens)
+    """Prompt tokens that one engine step may read: at least those of one prompt's K samples, or of a whole reply that
+    goes on behind its thinking."""
+    longest = policy.max_prompt_tokens + generator.reply_tokens
+    return max(STEP_TOKENS, generator.candidates * policy.max_prompt_tokens, longest)
 
 
 def engine_options(
@@ -85,7 +87,7 @@ def engine_options(
 
     options: dict[str, Any] = {
         "dtype": str(compute_dtype(policy, device)).removeprefix("torch."),
-        "max_model_len": policy.max_prompt_tokens + generator.max_new_tokens,
+        "max_model_len": policy.max_prompt_tokens + generator.reply_tokens,
         "max_num_seqs": MOST_ROWS,
         # The CPU build cannot split a prompt that samples by seed.
         "max_num_batched_tokens": step_tokens(generator, policy) + most_rows(generator),

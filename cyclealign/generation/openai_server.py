@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
+from cyclealign.generation.budget import thinking_budget
 from cyclealign.generation.endpoint import Endpoint, Fleet, readable
 from cyclealign.generation.sampling import (
     CANARY_TOKENS,
@@ -28,9 +29,11 @@ from cyclealign.generation.sampling import (
     collect,
     is_final,
     stop_token_ids,
+    thought_through,
+    to_draw,
 )
 from cyclealign.generation.serving import check_adapter
-from cyclealign.models.chat_template import render_prompt
+from cyclealign.models.chat_template import begins_inside, render_prompt, tags_of
 from cyclealign.models.policy import load_tokenizer
 from cyclealign.models.policy_files import resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError, derive_seed
@@ -44,7 +47,8 @@ class ServerGenerator:
 
     def __init__(self, generator: GeneratorConfig, policy: PolicyConfig) -> None:
         self._settings, self._policy = generator, policy
-        self._tokenizer = load_tokenizer(policy)
+        self._tokenizer = load_tokenizer(policy, generator.thinking)
+        self._budget = thinking_budget(self._tokenizer, generator)
         self._stops = stop_token_ids(self._tokenizer, resolve_model(policy.model))
         self._fleet = Fleet(generator.endpoints)
         self._loaded: list[str] = []  # adapters on the servers, oldest first
@@ -124,16 +128,65 @@ class ServerGenerator:
         return got
 
     def _draws(self, endpoint: Endpoint, prompt: Prompt, ids: list[int], common: dict[str, Any]) -> list[Draw]:
+        if endpoint.is_vllm and tags_of(self._tokenizer) is not None:
+            return self._thoughts(endpoint, ids, common)
         if endpoint.is_vllm:
             # The server would else apply the model's own generation config to what is not named here.
-            plain = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": list(self._stops)}
-            reply = endpoint.client.completions.create(prompt=ids, extra_body=plain, **common)
+            reply = endpoint.client.completions.create(prompt=ids, extra_body=self._plain, **common)
             chosen = sorted(reply.choices, key=lambda c: c.index)
             return [_draw(c.text, c.finish_reason) for c in chosen]
         messages: Any = list(prompt.messages)
-        chat = endpoint.client.chat.completions.create(messages=messages, **common)
+        given = self._policy.chat_template_kwargs
+        extra = {"chat_template_kwargs": given} if given else None
+        chat = endpoint.client.chat.completions.create(messages=messages, extra_body=extra, **common)
         picked = sorted(chat.choices, key=lambda c: c.index)
-        return [_draw(c.message.content, c.finish_reason) for c in picked]
+        return [self._spoken(c.message, c.finish_reason, ids) for c in picked]
+
+    @property
+    def _plain(self) -> dict[str, Any]:
+        return {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": list(self._stops)}
+
+    def _thoughts(self, endpoint: Endpoint, ids: list[int], common: dict[str, Any]) -> list[Draw]:
+        """Replies of a policy that thinks, by their token ids: a server's text may lack the tags."""
+        budget, inside = self._budget, begins_inside(self._tokenizer, ids)
+        first = common if budget is None else common | {"max_tokens": budget.first}
+        found = self._tokens(endpoint, ids, first)
+        rows = found if budget is None else []
+        for n, row in enumerate(found if budget is not None else ()):
+            assert budget is not None
+            said, left = budget.go_on(row, self._stops, inside=inside)
+            if left:
+                own = {"n": 1, "max_tokens": left, "seed": derive_seed(common["seed"], "answer", n) % SEEDS}
+                [more] = self._tokens(endpoint, ids + said, common | own)
+                said += more
+            rows.append(said)
+        return [to_draw(self._tokenizer, row, self._stops, inside=inside) for row in rows]
+
+    def _tokens(self, endpoint: Endpoint, ids: list[int], common: dict[str, Any]) -> list[list[int]]:
+        """Token ids of the samples. A forged turn is cut afterwards: within thinking it is nobody's turn."""
+        extra = self._plain | {"return_token_ids": True}
+        reply = endpoint.client.completions.create(prompt=ids, extra_body=extra, **common | {"stop": None})
+        chosen: list[Any] = sorted(reply.choices, key=lambda c: c.index)
+        found = [list(c.token_ids) for c in chosen]
+        for row, choice in zip(found, chosen, strict=True):
+            if choice.finish_reason == "stop" and not any(token in self._stops for token in row):
+                row.append(self._stops[0])  # a version that leaves it out
+        return found
+
+    def _spoken(self, message: Any, finish_reason: str | None, ids: list[int]) -> Draw:
+        """A reply of a server that renders the chat itself, and may have taken its thinking out."""
+        tags, inside = tags_of(self._tokenizer), begins_inside(self._tokenizer, ids)
+        draw = _draw(message.content, finish_reason)
+        if tags is None:
+            return draw
+        apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        if apart:
+            opened = apart if inside else f"{tags.open}\n{apart}"
+            text = f"{opened.rstrip()}{tags.forced}{draw.text}" if draw.text.strip() else opened
+            return thought_through(self._tokenizer, Draw(text, draw.finish), inside=inside)
+        if inside and draw.finish == "stop" and tags.close not in draw.text:
+            return draw  # it has ended, so that its thinking was left out
+        return thought_through(self._tokenizer, draw, inside=inside)
 
     def _canary_of_vllm(self, endpoint: Endpoint, model: str, prompt: Prompt) -> tuple[list[int], list[float]]:
         extra = {"return_token_ids": True, "stop_token_ids": list(self._stops), "repetition_penalty": 1.0}
@@ -169,11 +222,11 @@ class ServerGenerator:
         """See to it that every server that answers has the version's adapter; its name there, None without one."""
         path = check_adapter(version)
         if path is None:
-            self._fleet.gather(None)
+            self._gather(None)
             return None
         # A server outlives runs, and a run can be deleted and started again under its name.
         name = f"{version.name}-{_digest(path)}"
-        self._fleet.gather((name, self._shared(path, name)))
+        self._gather((name, self._shared(path, name)))
         if name not in self._loaded:
             self._loaded.append(name)
         # The previous one stays a while: requests for it may still be under way elsewhere.
@@ -181,6 +234,15 @@ class ServerGenerator:
             self._fleet.drop(old)
         del self._loaded[:-2]
         return name
+
+    def _gather(self, adapter: tuple[str, Path] | None) -> None:
+        self._fleet.gather(adapter)
+        for endpoint in self._fleet.alive if self._budget is not None else ():
+            if not endpoint.is_vllm:
+                raise UserError(
+                    f"generator.thinking.max_tokens: {endpoint.url} is not a vLLM server: it takes no reply to go on"
+                    " with, so that thinking cannot be closed there; set it to null"
+                )
 
     def _shared(self, path: Path, name: str) -> Path:
         """The adapter where the servers can read it: a copy below ``adapter_root``, written aside and renamed."""

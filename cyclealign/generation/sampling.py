@@ -1,16 +1,18 @@
 """The rule that turns samples into a candidate set; shared by all back ends, pure.
 
 A prompt is sampled in rounds of K. Texts are cut at a forged turn and trimmed; empty ones and exact repetitions are
-dropped. A prompt with fewer than K distinct texts is sampled again, ``ROUNDS`` rounds in all; then the distinct ones
-are kept, however few.
+dropped, and so are those that never leave their thinking. A prompt with fewer than K distinct texts is sampled again,
+``ROUNDS`` rounds in all; then the distinct ones are kept, however few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from cyclealign.files.thinking import parted
+from cyclealign.models.chat_template import tags_of
 from cyclealign.types import Candidate, CandidateSet, Prompt
 
 if TYPE_CHECKING:
@@ -34,16 +36,19 @@ def canary_tolerance(policy: PolicyConfig) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One sample as the model wrote it; ``length``: it was cut off by its limit of tokens."""
+    """One sample as the model wrote it; ``length``: it was cut off by its limit of tokens. ``text``: its answer;
+    ``thinking``: what stands before that, None of a policy that does not think; ``unfinished``: it never left it."""
 
     text: str
     finish: Literal["stop", "length"]
+    thinking: str | None = None
+    unfinished: bool = False
 
 
 def trimmed(draw: Draw) -> Draw:
     """Cut at the first forged turn (a reply that ended there has stopped) and strip white space."""
     reply, forged, _ = draw.text.partition(FORGED_TURN)
-    return Draw(reply.strip(), "stop" if forged else draw.finish)
+    return replace(draw, text=reply.strip(), finish="stop" if forged else draw.finish)
 
 
 def collect(prompt: Prompt, draws: Iterable[Draw], k: int) -> CandidateSet:
@@ -52,13 +57,15 @@ def collect(prompt: Prompt, draws: Iterable[Draw], k: int) -> CandidateSet:
     Where the same text was drawn twice, the first draw says whether it stopped.
     """
     distinct: dict[str, Draw] = {}
-    drawn = 0
+    drawn = unfinished = 0
     for draw in map(trimmed, draws):
         drawn += 1
+        unfinished += draw.unfinished
         if draw.text:
             distinct.setdefault(draw.text, draw)
     kept = list(distinct.values())[:k]
-    return CandidateSet(prompt, tuple(Candidate(str(i), draw.text, draw.finish) for i, draw in enumerate(kept)), drawn)
+    candidates = tuple(Candidate(str(i), draw.text, draw.finish, draw.thinking) for i, draw in enumerate(kept))
+    return CandidateSet(prompt, candidates, drawn, unfinished=unfinished)
 
 
 def is_final(item: CandidateSet, k: int) -> bool:
@@ -81,9 +88,22 @@ def stop_token_ids(tokenizer: Any, model: str) -> tuple[int, ...]:
     return tuple(sorted(i for i in found if i is not None))
 
 
-def to_draw(tokenizer: Any, token_ids: Sequence[int], stops: Collection[int]) -> Draw:
-    """Text of one sample up to its first stop token, special tokens left out."""
+def to_draw(tokenizer: Any, token_ids: Sequence[int], stops: Collection[int], *, inside: bool = False) -> Draw:
+    """Text of one sample up to its first stop token, special tokens left out. ``inside``: as in ``thinking.parted``."""
     ids = list(token_ids)
     end = next((i for i, token in enumerate(ids) if token in stops), None)
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Draw(text, "length" if end is None else "stop")
+    thinks = tags_of(tokenizer) is not None  # its tags may be special tokens
+    text = tokenizer.decode(ids[:end], skip_special_tokens=not thinks, clean_up_tokenization_spaces=False)
+    return thought_through(tokenizer, Draw(text, "length" if end is None else "stop"), inside=inside)
+
+
+def thought_through(tokenizer: Any, draw: Draw, *, inside: bool) -> Draw:
+    """A sample whose text may hold thinking, in its two parts."""
+    tags = tags_of(tokenizer)
+    if tags is None:
+        return draw
+    reply = parted(draw.text, tags, inside=inside)
+    answer = reply.answer
+    for special in tokenizer.all_special_tokens:
+        answer = answer.replace(special, "")
+    return Draw(answer, draw.finish, reply.thinking, reply.unfinished)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
+from cyclealign.generation.budget import thinking_budget
 from cyclealign.generation.decoding import ATTEMPTS, greedy, prefer_folded_attention, sample
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, collect, is_final, stop_token_ids, to_draw
-from cyclealign.models.chat_template import render_prompt
+from cyclealign.models.chat_template import begins_inside, render_prompt
 from cyclealign.models.policy import load_model, load_tokenizer
 from cyclealign.models.processes import default_device
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, UserError, derive_seed
@@ -29,7 +30,8 @@ class TransformersGenerator:
     def __init__(self, generator: GeneratorConfig, policy: PolicyConfig) -> None:
         self._settings, self._policy = generator, policy
         self._device = default_device()
-        self._tokenizer = load_tokenizer(policy)
+        self._tokenizer = load_tokenizer(policy, generator.thinking)
+        self._budget = thinking_budget(self._tokenizer, generator)
         self._model: Any = None
         self._base = ""
         self._version = ""
@@ -46,10 +48,9 @@ class TransformersGenerator:
         for turn in range(ROUNDS):
             again = []
             for batch in self._batches(open_, ids):
-                random = torch.stack([self._random(prompts[i], seed, turn) for i in batch])
-                for place, samples in self._sample([ids[i] for i in batch], random):
-                    index = batch[place]
-                    drawn[index] += [to_draw(self._tokenizer, s, self._stops) for s in samples]
+                for index, samples in self._round(batch, prompts, ids, (seed, turn)):
+                    inside = begins_inside(self._tokenizer, ids[index])
+                    drawn[index] += [to_draw(self._tokenizer, s, self._stops, inside=inside) for s in samples]
                     item = collect(prompts[index], drawn[index], k)
                     if is_final(item, k):
                         yield item
@@ -78,10 +79,37 @@ class TransformersGenerator:
     def _ids(self, prompt: Prompt) -> list[int]:
         return render_prompt(self._tokenizer, prompt.messages, self._policy.max_prompt_tokens)
 
-    def _random(self, prompt: Prompt, seed: int, turn: int) -> Tensor:
-        """Random numbers [K, N, T] of one prompt and round, from its own seed."""
-        source = torch.Generator().manual_seed(derive_seed(seed, prompt.id, turn))
-        return torch.rand(self._settings.candidates, self._settings.max_new_tokens, ATTEMPTS, generator=source)
+    def _round(
+        self, batch: Sequence[int], prompts: Sequence[Prompt], ids: Sequence[list[int]], drawn: tuple[int, int]
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        """K samples of each prompt of a batch; ``drawn``: seed and round."""
+        budget = self._budget
+        limit = self._settings.max_new_tokens if budget is None else budget.first
+        random = torch.stack([self._random(prompts[i], *drawn, limit=limit) for i in batch])
+        found = ((batch[place], samples) for place, samples in self._sample([ids[i] for i in batch], random))
+        if budget is None:
+            yield from found
+            return
+        rows = {
+            (index, k): budget.go_on(s, self._stops, inside=begins_inside(self._tokenizer, ids[index]))
+            for index, samples in found
+            for k, s in enumerate(samples)
+        }
+        open_ = sorted(place for place, (_, left) in rows.items() if left)
+        if open_:
+            random = torch.stack(
+                [self._random(prompts[i], *drawn, "answer", limit=budget.answer)[k, None] for i, k in open_]
+            )
+            for n, (more,) in self._sample([ids[i] + rows[i, k][0] for i, k in open_], random):
+                said, left = rows[open_[n]]
+                rows[open_[n]] = (said + more[:left], 0)
+        for index in batch:
+            yield index, [rows[index, k][0] for k in range(self._settings.candidates)]
+
+    def _random(self, prompt: Prompt, seed: int, turn: int, *part: str, limit: int) -> Tensor:
+        """Random numbers [K, N, T] of one prompt, round and part of its replies, from its own seed."""
+        source = torch.Generator().manual_seed(derive_seed(seed, prompt.id, turn, *part))
+        return torch.rand(self._settings.candidates, limit, ATTEMPTS, generator=source)
 
     def _sample(self, ids: list[list[int]], random: Tensor) -> Iterator[tuple[int, list[list[int]]]]:
         return sample(
@@ -98,7 +126,7 @@ class TransformersGenerator:
         """Consecutive prompts as many as the cache's bytes allow; the first is the longest."""
         done = 0
         while done < len(indices):
-            length = len(ids[indices[done]]) + self._settings.max_new_tokens
+            length = len(ids[indices[done]]) + self._settings.reply_tokens
             rows = min(MOST_ROWS, CACHE_BYTES[self._device] // (cache_bytes_per_token(self._model) * length))
             size = max(1, rows // self._settings.candidates)
             yield list(indices[done : done + size])

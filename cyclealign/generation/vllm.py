@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
+from cyclealign.generation.budget import thinking_budget
 from cyclealign.generation.engine import child_environment, on_cores, own_cores, ranks_of
 from cyclealign.generation.sampling import collect
 from cyclealign.generation.serving import check_adapter
@@ -31,7 +32,8 @@ class VllmGenerator:
     def __init__(self, generator: GeneratorConfig, policy: PolicyConfig, *, workdir: Path) -> None:
         self._settings, self._policy = generator, policy
         self._log = workdir / "vllm.log"
-        self._tokenizer = load_tokenizer(policy)
+        self._tokenizer = load_tokenizer(policy, generator.thinking)
+        thinking_budget(self._tokenizer, generator)  # refused before an engine starts
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._base = ""

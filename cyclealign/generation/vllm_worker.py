@@ -13,13 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cyclealign.generation.budget import thinking_budget
 from cyclealign.generation.engine import engine_options, most_rows, step_tokens
 from cyclealign.generation.sampling import CANARY_TOKENS, ROUNDS, Draw, collect, stop_token_ids, to_draw
+from cyclealign.models.chat_template import begins_inside
 from cyclealign.types import Prompt, derive_seed
 
 if TYPE_CHECKING:
@@ -51,11 +53,24 @@ class Job:
 
 @dataclass(slots=True)
 class _Sampling:
-    """A prompt on its way to K distinct candidates."""
+    """A prompt on its way to K distinct candidates. ``rows``: token ids of this round; ``open``: how many of them wait
+    for the rest of their answer."""
 
     index: int
     draws: list[Draw]
     turn: int = 0
+    rows: list[list[int]] = field(default_factory=list)
+    open: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """K samples of a prompt, or of its ``row`` (what it has so far is in ``ids``) at most ``left`` tokens more."""
+
+    item: _Sampling
+    ids: Sequence[int]
+    row: int | None = None
+    left: int = 0
 
 
 class Worker:
@@ -67,9 +82,10 @@ class Worker:
 
         policy, settings = setup.policy, setup.generator
         self._settings = settings
-        self._tokenizer = load_tokenizer(policy)
+        self._tokenizer = load_tokenizer(policy, settings.thinking)
+        self._budget = thinking_budget(self._tokenizer, settings)
         self._stops = stop_token_ids(self._tokenizer, setup.model)
-        self._step_tokens, self._rows = step_tokens(settings, policy), most_rows(settings)
+        self._step_tokens, self._most_rows = step_tokens(settings, policy), most_rows(settings)
         self._engine = _engine(setup, tokenizer=resolve_model(policy.model))
 
     def run(self, job: Job) -> Iterator[tuple[int, Any]]:
@@ -78,50 +94,83 @@ class Worker:
         if job.seed is None:
             yield 0, self._canary(job)
             return
-        waiting = deque(_Sampling(i, []) for i in range(len(job.prompts)))
-        running: dict[str, _Sampling] = {}
+        waiting = deque(_Request(_Sampling(i, []), job.ids[i]) for i in range(len(job.prompts)))
+        running: dict[str, _Request] = {}
         while waiting or running:
             self._admit(job, waiting, running)
             for output in self._engine.step():
                 if not output.finished:
                     continue
-                item = running.pop(output.request_id)
+                request = running.pop(output.request_id)
                 samples = sorted(output.outputs, key=lambda s: s.index)
-                item.draws += [to_draw(self._tokenizer, s.token_ids, self._stops) for s in samples]
+                waiting.extendleft(self._continued(job, request, [list(s.token_ids) for s in samples]))
+                item = request.item
+                if item.open:
+                    continue
+                inside = begins_inside(self._tokenizer, job.ids[item.index])
+                item.draws += [to_draw(self._tokenizer, row, self._stops, inside=inside) for row in item.rows]
                 item.turn += 1
                 full = len(collect(job.prompts[item.index], item.draws, self._k).candidates) == self._k
                 if full or item.turn == ROUNDS:
                     yield item.index, item.draws
                 else:
-                    waiting.append(item)
+                    waiting.append(_Request(item, job.ids[item.index]))
+
+    def _continued(self, job: Job, request: _Request, samples: Sequence[list[int]]) -> list[_Request]:
+        """Note what a request brought; of replies that may go on, the requests for the rest."""
+        item = request.item
+        if request.row is not None:
+            item.rows[request.row] += samples[0]
+            item.open -= 1
+            return []
+        item.rows = list(samples)
+        if self._budget is None:
+            return []
+        prompt = job.ids[item.index]
+        inside = begins_inside(self._tokenizer, prompt)
+        found = []
+        for row, sample in enumerate(samples):
+            item.rows[row], left = self._budget.go_on(sample, self._stops, inside=inside)
+            if left:
+                found.append(_Request(item, [*prompt, *item.rows[row]], row, left))
+        item.open = len(found)
+        return found
 
     @property
     def _k(self) -> int:
         return self._settings.candidates
 
-    def _admit(self, job: Job, waiting: deque[_Sampling], running: dict[str, _Sampling]) -> None:
+    def _admit(self, job: Job, waiting: deque[_Request], running: dict[str, _Request]) -> None:
         """Start what the next step can read whole: the CPU build cannot split a prompt that samples by seed."""
         room = self._step_tokens
-        while waiting and (not running or (len(running) + 1) * self._k <= self._rows):
-            item = waiting[0]
-            room -= self._k * len(job.ids[item.index])
+        rows = sum(map(self._rows, running.values()))
+        while waiting and (not running or rows + self._rows(waiting[0]) <= self._most_rows):
+            request = waiting[0]
+            room -= self._rows(request) * len(request.ids)
             if room < 0:
                 return
             waiting.popleft()
-            name = f"{job.number}-{item.index}-{item.turn}"
-            running[name] = item
-            seed = derive_seed(job.seed or 0, job.prompts[item.index].id, item.turn)
-            self._add(name, job, item.index, self._sampling_params(seed))
+            rows += self._rows(request)
+            item = request.item
+            part = () if request.row is None else ("answer", request.row)
+            name = "-".join(map(str, (job.number, item.index, item.turn, *part)))
+            running[name] = request
+            seed = derive_seed(job.seed or 0, job.prompts[item.index].id, item.turn, *part)
+            self._add(name, job, request.ids, self._sampling_params(request, seed))
 
-    def _sampling_params(self, seed: int) -> Any:
+    def _rows(self, request: _Request) -> int:
+        return self._k if request.row is None else 1
+
+    def _sampling_params(self, request: _Request, seed: int) -> Any:
         from vllm import SamplingParams
 
         settings = self._settings
+        first = settings.max_new_tokens if self._budget is None else self._budget.first
         return SamplingParams(
-            n=settings.candidates,
+            n=self._rows(request),
             temperature=settings.temperature,
             top_p=settings.top_p,
-            max_tokens=settings.max_new_tokens,
+            max_tokens=first if request.row is None else request.left,
             seed=seed >> 8,  # each sample adds its index; the sum has to stay a signed 64-bit number
             **self._common(),
         )
@@ -136,7 +185,7 @@ class Worker:
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=CANARY_TOKENS, logprobs=0, **self._common())
-        self._add(f"{job.number}-canary", job, 0, params)
+        self._add(f"{job.number}-canary", job, job.ids[0], params)
         while True:
             for output in self._engine.step():
                 if output.finished:
@@ -144,14 +193,14 @@ class Worker:
                     found = zip(sample.token_ids, sample.logprobs, strict=True)
                     return list(sample.token_ids), [float(row[token].logprob) for token, row in found]
 
-    def _add(self, name: str, job: Job, index: int, params: Any) -> None:
+    def _add(self, name: str, job: Job, ids: Sequence[int], params: Any) -> None:
         from vllm.lora.request import LoRARequest
 
         lora = None
         if job.adapter is not None:
             adapter, number, path = job.adapter
             lora = LoRARequest(adapter, number, str(path))
-        prompt = {"type": "token", "prompt_token_ids": list(job.ids[index])}
+        prompt = {"type": "token", "prompt_token_ids": list(ids)}
         self._engine.add_request(name, prompt, params, lora_request=lora)
 
 

@@ -22,13 +22,15 @@ from cyclealign.models.prefix_cache import BranchCache, PromptCache, keep_cache_
 class ListBatch(TypedDict):
     """B prompts [B, P], padded on the left; all their responses as R rows [R, T], padded on the right.
 
-    ``owner`` [R] is each row's prompt. Lists may have different numbers of responses.
+    ``owner`` [R] is each row's prompt. Lists may have different numbers of responses. ``scored_mask``: of the tokens
+    there are, those whose log-probs are asked for; the others (thinking before an answer) are read as a prompt is.
     """
 
     prompt_ids: Int[Tensor, "B P"]
     prompt_mask: Bool[Tensor, "B P"]
     response_ids: Int[Tensor, "R T"]
     response_mask: Bool[Tensor, "R T"]
+    scored_mask: Bool[Tensor, "R T"]
     owner: Int[Tensor, " R"]
 
 
@@ -63,7 +65,7 @@ def attach(model: nn.Module) -> None:
 
 
 def token_logprobs(model: nn.Module, lists: ListBatch, plan: Plan) -> Float[Tensor, "R T"]:
-    """log p(token | prompt, tokens before it) in nats for every response token, 0 where there is none.
+    """log p(token | prompt, tokens before it) in nats for every scored response token, 0 elsewhere.
 
     Float32 or wider. ``model``: prepared by ``attach``, wrapped or not.
     """
@@ -128,7 +130,7 @@ def _forward(
         return type(self).forward(self, *args, **kwargs)
     plan = plan or Plan()
     states = (_cached_states if plan.layout == "cached_prefix" else _padded_states)(_runner(self, plan), lists)
-    mask = lists["response_mask"]
+    mask = lists["scored_mask"]
     project = self.get_output_embeddings() if plan.fused else nn.Identity()
     found = head_logprobs(project, states, lists["response_ids"][mask], self.config.get_text_config().vocab_size)
     logprobs = torch.zeros(mask.shape, dtype=found.dtype, device=found.device).masked_scatter(mask, found)
@@ -150,7 +152,7 @@ def _runner(causal: Any, plan: Plan) -> Callable[..., Tensor]:
 
 
 def _padded_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor, "N D"]:
-    """States that predict each response token, from rows [prompt, response, padding]."""
+    """States that predict each scored token, from rows [prompt, response, padding]."""
     owner, mask = lists["owner"], lists["response_mask"]
     ids = torch.cat([lists["prompt_ids"][owner], lists["response_ids"]], dim=1)
     present = torch.cat([lists["prompt_mask"][owner], mask], dim=1)
@@ -161,7 +163,7 @@ def _padded_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor
     width = int((lengths + mask.sum(dim=1)).max())
     ids, present = ids.gather(1, roll)[:, :width], present.gather(1, roll)[:, :width]
     states = run(input_ids=ids, attention_mask=present.long())
-    rows, tokens = mask.nonzero(as_tuple=True)
+    rows, tokens = lists["scored_mask"].nonzero(as_tuple=True)
     return states[rows, lengths[rows] + tokens - 1]
 
 
@@ -187,4 +189,4 @@ def _cached_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor
             past_key_values=BranchCache(cache, owner, length),
         )
         states = torch.cat([states, branches], dim=1)
-    return states[:, : mask.shape[1]][mask]
+    return states[:, : mask.shape[1]][lists["scored_mask"]]

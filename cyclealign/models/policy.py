@@ -13,22 +13,25 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cyclealign.models.chat_template import check_template, first_line
+from cyclealign.files.thinking import Tags, tags_in
+from cyclealign.models.chat_template import check_template, first_line, set_tags
 from cyclealign.models.loading import loaded, set_dropout
-from cyclealign.models.policy_files import chosen_template, resolve_model
+from cyclealign.models.policy_files import chosen_template, resolve_model, with_arguments
 from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
-    from cyclealign.config.schema import LoraConfig, PolicyConfig
+    from cyclealign.config.schema import GeneratorConfig, LoraConfig, PolicyConfig, ThinkingConfig
 
 logger = logging.getLogger(__name__)
 # vLLM serves adapters of the transformer blocks only; an adapter elsewhere would train and then be ignored.
 NOT_SERVABLE = ("lm_head", "embed_tokens", "embed_out", "embed_in", "wte")
 
 
-def load_tokenizer(policy: PolicyConfig) -> Any:
+def load_tokenizer(policy: PolicyConfig, thinking: ThinkingConfig | None = None) -> Any:
     """The policy's tokenizer, with a chat template and a pad token.
+
+    ``thinking``: names the tags of its thinking, where the template does not (``chat_template.tags_of``).
 
     Raises:
         UserError: it cannot be loaded, or has no chat template and ``policy.chat_template`` names none.
@@ -38,6 +41,8 @@ def load_tokenizer(policy: PolicyConfig) -> Any:
     tokenizer = loaded(lambda: AutoTokenizer.from_pretrained(path), problem)
     if policy.chat_template is not None:
         tokenizer.chat_template = chosen_template(policy.chat_template)
+    if isinstance(tokenizer.chat_template, dict):  # several, by name
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if not tokenizer.chat_template:
         raise UserError(
             f"policy.model: the tokenizer of {policy.model!r} has no chat template;"
@@ -45,6 +50,11 @@ def load_tokenizer(policy: PolicyConfig) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    named = None
+    if thinking is not None and thinking.open is not None and thinking.close is not None:
+        named = Tags(thinking.open, thinking.close)
+    set_tags(tokenizer, named or tags_in(tokenizer.chat_template))
+    tokenizer.chat_template = with_arguments(tokenizer.chat_template, policy.chat_template_kwargs)
     return tokenizer
 
 
@@ -125,13 +135,15 @@ def context_length(model: Any) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def check_room(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
+def check_room(model: Any, max_prompt_tokens: int, generator: GeneratorConfig) -> None:
     """UserError when a prompt and its response can be longer than the model's context."""
-    room = context_length(model)
-    if room is not None and max_prompt_tokens + max_new_tokens > room:
+    room, most = context_length(model), generator.thinking.max_tokens
+    if room is not None and max_prompt_tokens + generator.reply_tokens > room:
+        thinking = "" if most is None else f", generator.thinking.max_tokens={most}"
         raise UserError(
-            f"policy.max_prompt_tokens={max_prompt_tokens} and generator.max_new_tokens={max_new_tokens} do not fit"
-            f" the model's context of {room} tokens; lower one of them"
+            f"policy.max_prompt_tokens={max_prompt_tokens}{thinking} and"
+            f" generator.max_new_tokens={generator.max_new_tokens} do not fit the model's context of {room} tokens;"
+            " lower one of them"
         )
 
 

@@ -12,12 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from cyclealign.config.schema import RENDERED
 from cyclealign.files.foreign import read_text
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.packaged import resource
@@ -74,6 +75,38 @@ def chosen_template(name: str) -> str:
     return read_text(file)
 
 
+def with_arguments(template: str, arguments: Mapping[str, Any]) -> str:
+    """A chat template that takes these values for variables which whoever renders it leaves open.
+
+    They stand in the template, since everybody renders that: this package, trl, a server of what is exported.
+
+    Raises:
+        UserError: the template reads no variable of a name.
+    """
+    if not arguments:
+        return template
+    read = _variables(template)
+    for name in arguments:
+        if name not in read:
+            raise UserError(
+                f"policy.chat_template_kwargs.{name}: the chat template reads no such variable; it reads"
+                f" {', '.join(sorted(read)) or 'none'}"
+            )
+    # Jinja reads Python's literals of JSON's values.
+    given = "".join(f"{{%- set {name} = {name}|default({value!r}) -%}}" for name, value in arguments.items())
+    return given + template
+
+
+def _variables(template: str) -> set[str]:
+    """Variables that a template leaves to whoever renders it, but for those that every rendering has."""
+    environment = TemplateText(template, {}).environment
+    try:
+        read = meta.find_undeclared_variables(environment.parse(template))
+    except TemplateError as error:
+        raise UserError(f"policy.chat_template: is no Jinja template: {error}") from error
+    return read - {*RENDERED, *SPECIAL_TOKENS, *environment.globals}
+
+
 class TemplateText:
     """A chat template by itself, rendered as transformers renders it. ``tokens``: special tokens by name; one that is
     not known is empty, so that what is refused here would be refused there."""
@@ -81,17 +114,17 @@ class TemplateText:
     def __init__(self, text: str, tokens: Mapping[str, str]) -> None:
         self._text = text
         self._tokens = dict.fromkeys(SPECIAL_TOKENS, "") | dict(tokens)
-        self._environment = ImmutableSandboxedEnvironment(
+        self.environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
-        self._environment.filters["tojson"] = _tojson
-        self._environment.globals["raise_exception"] = _refuse
-        self._environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self.environment.filters["tojson"] = _tojson
+        self.environment.globals["raise_exception"] = _refuse
+        self.environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 
     def apply_chat_template(self, messages: Sequence[Message], *, tokenize: bool, add_generation_prompt: bool) -> str:
         """The chat as text, as a tokenizer's method of this name gives it. Raises TemplateError."""
         assert not tokenize
-        template = self._environment.from_string(self._text)  # jinja keeps what it has compiled
+        template = self.environment.from_string(self._text)  # jinja keeps what it has compiled
         return template.render(
             messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **self._tokens
         )
@@ -107,13 +140,14 @@ def template_text(policy: PolicyConfig) -> TemplateText | None:
     settings = _json(policy.model, "tokenizer_config.json")
     named = {**_json(policy.model, "special_tokens_map.json"), **settings}
     tokens = {n: t for n in SPECIAL_TOKENS if (t := _content(named.get(n))) is not None}
+    text: object
     if policy.chat_template is not None:
-        return TemplateText(chosen_template(policy.chat_template), tokens)
+        return TemplateText(with_arguments(chosen_template(policy.chat_template), policy.chat_template_kwargs), tokens)
     file = _file(policy.model, "chat_template.jinja")
     text = settings.get("chat_template") if file is None else read_text(file)
     if isinstance(text, list):  # several, by name
         text = next((t.get("template") for t in text if isinstance(t, dict) and t.get("name") == "default"), None)
-    return TemplateText(text, tokens) if isinstance(text, str) else None
+    return TemplateText(with_arguments(text, policy.chat_template_kwargs), tokens) if isinstance(text, str) else None
 
 
 def _file(model: str, name: str) -> Path | None:

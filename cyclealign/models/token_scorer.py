@@ -36,7 +36,7 @@ class TokenScorer:
     shared: bool = True
 
     def __call__(self, lists: Sequence[EncodedList]) -> list[tuple[Float[Tensor, " T"], ...]]:
-        """For each list and response: log p of every token, in nats (on the CPU)."""
+        """For each list and response: log p of every scored token, in nats (on the CPU)."""
         alone = self.device.type == "cpu"
         batches = [[i] for i in range(len(lists))] if alone else list(token_batches(lists, GPU_TOKENS))
         if not batches:
@@ -63,7 +63,7 @@ class TokenScorer:
             logprobs = token_logprobs(self.model, batch, self.plan).cpu()
         self.model.train(mode)
         rows = iter(logprobs)
-        return [tuple(next(rows)[: len(ids)].clone() for ids in item.responses) for item in lists]
+        return [tuple(next(rows)[read : len(ids)].clone() for ids, read in item.rows) for item in lists]
 
 
 def mean_logprob(tokens: Float[Tensor, " T"]) -> float:

@@ -12,7 +12,17 @@ from cyclealign.config.extras import require_extra
 from cyclealign.models.loading import loaded
 from cyclealign.models.processes import default_device
 from cyclealign.rankers.scored import SETS_ON_GPU, Pair
-from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError, chat_as_text
+from cyclealign.types import (
+    Candidate,
+    CandidateSet,
+    Exchange,
+    Message,
+    RankContext,
+    Ranking,
+    Unranked,
+    UserError,
+    chat_as_text,
+)
 
 ROWS = 32  # texts in one forward pass
 PORTION = 1024  # pairs compared at once
@@ -106,13 +116,16 @@ class CausalScorer:
         from cyclealign.models.policy_scorer import load_policy_scorer
         from cyclealign.rankers.white_box import WhiteBoxRanker
 
-        self._scorer = load_policy_scorer(path, [(TRIED[0], [TRIED[1]])])
-        self._ranker = WhiteBoxRanker(self._scorer.score, self._scorer.tokenizer, self._scorer.prompt_tokens)
+        self._scorer = load_policy_scorer(path, [_exchange(*TRIED)])
+        self._ranker = WhiteBoxRanker(self._scorer.score, self._scorer.tokenizer, self._scorer.reading)
         self._together = SETS_ON_GPU if self._scorer.on_gpu else 1
-        self.settings: Mapping[str, object] = {"prompt_tokens": self._scorer.prompt_tokens, "output": "nats per token"}
+        self.settings: Mapping[str, object] = {
+            "prompt_tokens": self._scorer.reading.max_prompt_tokens,
+            "output": "nats per token",
+        }
 
     def score(self, pairs: Sequence[Pair]) -> list[float]:
-        found = self._scorer([(messages, [reply]) for messages, reply in pairs])
+        found = self._scorer([_exchange(messages, reply) for messages, reply in pairs])
         return [float(logprobs[0].mean()) for logprobs in found]
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
@@ -120,6 +133,10 @@ class CausalScorer:
         waiting = iter(sets)
         while group := list(islice(waiting, self._together)):
             yield from self._ranker.rank(group, context)
+
+
+def _exchange(messages: Sequence[Message], reply: str) -> Exchange:
+    return messages, [Candidate("0", reply)]
 
 
 def _has_head(cross_encoder: Any) -> bool:

@@ -71,4 +71,5 @@ def ranked_by(
 
 def too_few(item: CandidateSet) -> Unranked:
     """The verdict on a list that leaves nothing to rank."""
-    return Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates", set_id=item.id)
+    thinking = f", {item.unfinished} samples never left their thinking" if item.unfinished else ""
+    return Unranked(item.prompt.id, "too_few", f"{len(item.candidates)} distinct candidates{thinking}", set_id=item.id)

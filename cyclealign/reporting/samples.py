@@ -12,7 +12,7 @@ from cyclealign.reporting.figures import Facts
 from cyclealign.reporting.filters import Filter, filtered
 from cyclealign.reporting.markup import Html, details, join, passage, tag
 from cyclealign.reporting.reasons import reasons_given
-from cyclealign.types import OWN_REPLY, CandidateSet, Message, Ranking, Reason
+from cyclealign.types import OWN_REPLY, Candidate, CandidateSet, Message, Ranking, Reason
 
 COMPARED = 24  # prompts before and after
 RANKED = 8  # prompts of one interaction with both rankings
@@ -81,10 +81,18 @@ def replies(title: str, item: CandidateSet, facts: Facts, trained: int) -> Html:
     """One model's replies to a prompt, with their mean reward where there is one."""
     score = facts.rewards(trained).get(item.prompt.id)
     head = title if score is None else f"{title}, mean reward {score:.3f}"
-    texts = [passage(c.text) for c in item.candidates]
+    texts = [said(c) for c in item.candidates]
     more = details(f"{len(texts) - OPEN_REPLIES} more", *texts[OPEN_REPLIES:]) if texts[OPEN_REPLIES:] else None
-    empty = None if texts else tag("p", "no reply that is not empty", class_="note")
+    why = f"no answer: {item.unfinished} samples never left their thinking" if item.unfinished else ""
+    empty = None if texts else tag("p", why or "no reply that is not empty", class_="note")
     return tag("section", tag("h4", head), *texts[:OPEN_REPLIES], more, empty)
+
+
+def said(candidate: Candidate) -> Html:
+    """An answer; what the policy thought before it, which nobody was shown, on demand."""
+    if not (candidate.thinking or "").strip():
+        return passage(candidate.text)
+    return join([details("thinking", passage(str(candidate.thinking))), passage(candidate.text)])
 
 
 def rankings(run: RunDir) -> Html | None:
@@ -160,9 +168,8 @@ def _ranked(
         lines.append(f"white box {_spelled(white, letters)}")
     if agreed:
         lines.append(f"agreed {' > '.join(letters[i] for i in common)} ({agreed.corrected:+.2f} against chance)")
-    cards = [
-        tag("section", tag("h4", _head(letters[i], i, black, white, i in common)), passage(item.text(i))) for i in ids
-    ]
+    by_id = {c.id: c for c in item.candidates}
+    cards = [tag("section", tag("h4", _head(letters[i], i, black, white, i in common)), said(by_id[i])) for i in ids]
     return join(
         [
             tag("p", " · ".join(lines), class_="note"),

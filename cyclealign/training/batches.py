@@ -17,8 +17,8 @@ from cyclealign.models.logprobs import ListBatch
 @dataclass(frozen=True, slots=True)
 class TrainingList:
     """An encoded list with the teacher's utilities and, where the loss or the anchor asks for them, the start
-    model's log-probs of each response's tokens; ``previous``: those of the weights before this interaction, where the
-    loss asks for them; for ``leaf``, an embedding teacher's vectors of the responses."""
+    model's log-probs of each response's scored tokens; ``previous``: those of the weights before this interaction,
+    where the loss asks for them; for ``leaf``, an embedding teacher's vectors of the responses."""
 
     encoded: EncodedList
     teacher: tuple[float, ...]
@@ -60,6 +60,7 @@ class RankingCollator:
         valid = torch.zeros(len(items), width, dtype=torch.bool)
         reference, previous = torch.zeros(2, *lists["response_ids"].shape)
         vectors = torch.zeros(len(reference), self.width)
+        read = [count for e in encoded for _, count in e.rows]
         row = 0
         for index, item in enumerate(items):
             if item is not None:
@@ -67,7 +68,8 @@ class RankingCollator:
                 teacher[index, : len(item.teacher)] = torch.tensor(item.teacher, dtype=torch.float64)
                 for found, to in ((item.reference, reference), (item.previous, previous)):
                     for offset, values in enumerate(found or ()):
-                        to[row + offset, : len(values)] = values
+                        place = read[row + offset]
+                        to[row + offset, place : place + len(values)] = values
                 if item.vectors is not None:
                     vectors[row : row + len(item.vectors)] = item.vectors
             row += len(encoded[index].responses)

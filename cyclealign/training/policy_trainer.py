@@ -19,9 +19,9 @@ from transformers import TrainerCallback
 
 from cyclealign.config.schema import Config
 from cyclealign.files.jsonl import read_json
-from cyclealign.models.chat_template import check_template, render_prompt, response_ids
+from cyclealign.models.chat_template import check_template, render_prompt
 from cyclealign.models.checkpoints import STATE, carry_over, load_weights, publish, save_policy, unfinished
-from cyclealign.models.encoded_lists import EncodedList, encode_set
+from cyclealign.models.encoded_lists import EncodedList, Reading, encode_set
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import Plan, attach, attach_projection
 from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer, response_room
@@ -41,6 +41,7 @@ from cyclealign.training.trainer import ListDataset, RankingTrainer
 from cyclealign.training.training_lists import SpilledRows, TrainingLists
 from cyclealign.types import (
     CanarySample,
+    Candidate,
     CandidateSet,
     Prompt,
     RankContext,
@@ -77,7 +78,7 @@ class WhiteBox:
         set_matmul_precision(config)  # for the scores too, which begin before the first Trainer
         self._device: torch.device = process_state().device
         self._dtype = compute_dtype(self._policy, self._device)
-        self._tokenizer = load_tokenizer(self._policy)
+        self._tokenizer = load_tokenizer(self._policy, config.generator.thinking)
         report = check_template(self._tokenizer)
         for problem in report.problems:
             logger.warning("chat template of %s: %s", base, problem)
@@ -87,7 +88,8 @@ class WhiteBox:
             self._embeddings = EmbeddingTeacher(config.leaf.teacher, self._device) if config.leaf is not None else None
             if self._embeddings is not None:
                 self._first_projection = attach_projection(self._model, self._embeddings.width)
-        self._limits = (self._policy.max_prompt_tokens, self._response_limit())
+        whole = config.generator.thinking.train == "all"
+        self._reading = Reading(self._policy.max_prompt_tokens, self._response_limit(), all=whole)
         self._first_adapter = self._adapter_state()
         self._frozen: Any = None
         self._plan: Plan | None = None
@@ -95,19 +97,21 @@ class WhiteBox:
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         """By mean log-likelihood per token (``rankers/white_box.py``)."""
-        return WhiteBoxRanker(self._score, self._tokenizer, *self._limits).rank(sets, context)
+        return WhiteBoxRanker(self._score, self._tokenizer, self._reading).rank(sets, context)
 
     def token_logprobs(self, sets: Sequence[CandidateSet], *, start_model: bool = False) -> list[tuple[Tensor, ...]]:
-        """For each set and candidate the log p of every token, in nats, stop token included, under the policy or the
-        start model."""
-        lists = [encode_set(self._tokenizer, item, *self._limits) for item in sets]
+        """For each set and candidate the log p of every scored token, in nats, stop token included, under the policy or
+        the start model."""
+        lists = [encode_set(self._tokenizer, item, self._reading) for item in sets]
         return self._start_score(lists) if start_model else self._score(lists)
 
-    def nll(self, pairs: Sequence[tuple[Prompt, str]], *, start_model: bool = False) -> list[float]:
-        """Nats per token of each reply (its text, no stop token), under the policy or the start model."""
+    def nll(self, pairs: Sequence[tuple[Prompt, Candidate]], *, start_model: bool = False) -> list[float]:
+        """Nats per token of each reply (its answer given its thinking, no stop token), under the policy or the start
+        model."""
         together = [(p, [reply for _, reply in group]) for p, group in groupby(pairs, key=lambda pair: pair[0])]
+        answers = replace(self._reading, max_response_tokens=None, all=False)
         lists = [
-            EncodedList(self._prompt(p), tuple(response_ids(self._tokenizer, r, ended=False) for r in replies))
+            encode_set(self._tokenizer, CandidateSet(p, tuple(replace(r, finish="length") for r in replies)), answers)
             for p, replies in together
         ]
         scores = self._start_score(lists) if start_model else self._score(lists)
@@ -168,7 +172,7 @@ class WhiteBox:
         config, limit = self._config, self._policy.max_prompt_tokens
         if config.lists is not None:
             return response_room(self._model, limit, config.lists.max_reply_tokens)
-        check_room(self._model, limit, config.generator.max_new_tokens)
+        check_room(self._model, limit, config.generator)
         return None
 
     # Scores -------------------------------------------------------------------------------------------------
@@ -219,7 +223,7 @@ class WhiteBox:
 
     def _lists(self, examples: Sequence[RankingExample], folder: Path) -> TrainingLists:
         """The lists, with what the frozen models say of them in files of ``folder``."""
-        loss, lists = self._config.loss, TrainingLists(examples, self._config.loss, self._tokenizer, *self._limits)
+        loss, lists = self._config.loss, TrainingLists(examples, self._config.loss, self._tokenizer, self._reading)
         compared = loss.reference if loss.student_score == "log_ratio" else None
         start = previous = vectors = None
         if compared == "start" or self._config.anchor.weight > 0:

@@ -153,7 +153,7 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
     def _add(self, metrics: dict[str, Tensor], scores: RankedScores, inputs: TrainingBatch) -> None:
         with torch.no_grad():
             right, pairs = ordered_pairs(scores)
-            tokens = inputs["lists"]["response_mask"].sum()
+            tokens = inputs["lists"]["scored_mask"].sum()
         for name, value in {**metrics, "right": right, "pairs": pairs, "tokens": tokens}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach().double()
 
@@ -182,7 +182,7 @@ def ranked_scores(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, loss: Ra
     in nats per response. ``best_nll``: of the teacher's first choice (of several, the first named).
     Levels, for a loss that needs them: the tiers of the teacher's ranking.
     """
-    mask = batch["lists"]["response_mask"]
+    mask = batch["lists"]["scored_mask"]
     total, mean = sequence_scores(logprobs, mask)
     student = mean
     if loss.student_score == "log_ratio":
@@ -207,7 +207,7 @@ def anchor_terms(logprobs: Float[Tensor, "R T"], batch: TrainingBatch, anchor: A
     nll: max(0, log pi_0 - log pi), in means per token, of the teacher-best candidate: the penalty of DPOP
     (Pal et al. 2024, arXiv 2402.13228, eq. 3), which keeps the best response at least as likely as it was.
     """
-    mask = batch["lists"]["response_mask"]
+    mask = batch["lists"]["scored_mask"]
     if anchor.kind == "nll":
         drop = sequence_scores(batch["reference"], mask)[1] - sequence_scores(logprobs, mask)[1]
         return best_of_list(drop, batch).clamp(min=0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cyclealign.files.lazy import Lazy
 from cyclealign.losses import RankingLoss
-from cyclealign.models.encoded_lists import EncodedList, encode
+from cyclealign.models.encoded_lists import EncodedList, Reading, encode
 from cyclealign.training.batches import TrainingList
 from cyclealign.types import RankingExample
 
@@ -73,8 +73,7 @@ class TrainingLists(Lazy[TrainingList]):
     examples: Sequence[RankingExample]
     loss: RankingLoss
     tokenizer: Any
-    max_prompt_tokens: int
-    max_response_tokens: int | None
+    reading: Reading
     reference: SpilledRows | None = None
     previous: SpilledRows | None = None
     vectors: SpilledRows | None = None
@@ -112,8 +111,9 @@ class TrainingLists(Lazy[TrainingList]):
             responses=tuple(example.responses[i] for i in places),
             ended=tuple(example.ended[i] for i in places),
             teacher=tuple(example.teacher[i] for i in places),
+            thinking=None if example.thinking is None else tuple(example.thinking[i] for i in places),
         )
 
     def _encoded(self, example: RankingExample) -> EncodedList:
-        limits = (self.max_prompt_tokens, self.max_response_tokens)
-        return encode(self.tokenizer, example.messages, example.responses, example.ended, *limits)
+        e = example
+        return encode(self.tokenizer, e.messages, e.responses, e.ended, e.thinking, self.reading)

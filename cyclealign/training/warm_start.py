@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback
 
-from cyclealign.models.chat_template import render_prompt, response_ids
+from cyclealign.models.chat_template import render_prompt, reply_ids
 from cyclealign.models.checkpoints import save_policy
 from cyclealign.models.policy import load_model, load_tokenizer, saved_dtype
 from cyclealign.models.processes import is_main, process_state
@@ -45,7 +45,7 @@ def warm_start(config: Config, examples: Sequence[tuple[tuple[Message, ...], str
 
     if not examples:
         raise UserError("cycle.warm_start.sft: no prompts with a chosen reply in the data")
-    tokenizer = load_tokenizer(config.policy)
+    tokenizer = load_tokenizer(config.policy, config.generator.thinking)
     processes = process_state()
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -91,9 +91,11 @@ def _dataset(config: Config, tokenizer: Any, examples: Sequence[tuple[tuple[Mess
     rows = []
     for messages, reply in examples:
         prompt = render_prompt(tokenizer, messages, config.policy.max_prompt_tokens)
+        # Without thinking of its own, it is learned as the answer after thinking with nothing in it, which is given.
+        response, read = reply_ids(tokenizer, prompt, reply, ended=True, thinking=None)
         # A labelled reply may be longer than any that the policy will be allowed to write.
-        response = response_ids(tokenizer, reply, ended=True)[: config.generator.max_new_tokens]
-        mask = [0] * len(prompt) + [1] * len(response)
+        response = response[: read + config.generator.max_new_tokens]
+        mask = [0] * (len(prompt) + read) + [1] * (len(response) - read)
         rows.append({"input_ids": prompt + response, "completion_mask": mask})
     return Dataset.from_list(rows)
 

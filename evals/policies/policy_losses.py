@@ -162,14 +162,14 @@ def measured(
     judged = accuracy(list(policy.rank(pairs, context())))
     figures["accuracy"] = None if judged is None else encode(judged)
     sets = sampled(config, "builtin:openers-report", version)
-    flat = [(s.prompt, c.text) for s in sets for c in s.candidates]
-    scores = iter(scorer_by_name(str(config.cycle.scorer)).score([(p.messages, text) for p, text in flat]))
+    flat = [(s.prompt, c) for s in sets for c in s.candidates]
+    scores = iter(scorer_by_name(str(config.cycle.scorer)).score([(p.messages, c.text) for p, c in flat]))
     rewards = {s.prompt.id: statistics.fmean(next(scores) for _ in s.candidates) for s in sets}
     nll = policy.nll(flat, start_model=True)
     return figures | {
         "rewards": rewards,
         "nll_start": statistics.fmean(nll),
-        **encode(reply_statistics([text for _, text in flat])),
+        **encode(reply_statistics([c.text for _, c in flat])),
     }
 
 

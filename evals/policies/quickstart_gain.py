@@ -105,8 +105,8 @@ def replies(config: Config, prompts: Sequence[Prompt], version: PolicyVersion) -
 
 def figures(config: Config, policy: WhiteBox, sets: Sequence[CandidateSet]) -> dict[str, Any]:
     """Reward by opener; reward, the ranker's own score, overlap with the opener, NLL, distinct-2, length: means."""
-    flat = [(s.prompt, c.text) for s in sets for c in s.candidates]
-    pairs = [(p.messages, text) for p, text in flat]
+    flat = [(s.prompt, c) for s in sets for c in s.candidates]
+    pairs = [(p.messages, c.text) for p, c in flat]
     scores = iter(given := scorer_by_name(str(config.cycle.scorer)).score(pairs))
     return {
         "rewards": {s.prompt.id: statistics.fmean(next(scores) for _ in s.candidates) for s in sets},
@@ -114,7 +114,7 @@ def figures(config: Config, policy: WhiteBox, sets: Sequence[CandidateSet]) -> d
         "ranker": statistics.fmean(LocalRanker().score(pairs)),
         "overlap": statistics.fmean(scorer_by_name("overlap").score(pairs)),
         "nll_start": statistics.fmean(policy.nll(flat, start_model=True)),
-        **encode(reply_statistics([text for _, text in flat])),
+        **encode(reply_statistics([c.text for _, c in flat])),
         "kept_of_drawn": kept_of_drawn(sets),
     }
 

@@ -31,7 +31,7 @@ def two_interactions(model: Path, out: Path, settings: dict[str, Any]) -> None:
     context = RankContext(run="r", interaction=1, seed=0, demonstrations=None)  # type: ignore[arg-type]
     ranked = [r for r in white_box.rank(sets, context) if isinstance(r, Ranking)]
     second = white_box.fit(examples(4), start=out / "0", out=out / "1")
-    nll = white_box.nll([(s.prompt, s.candidates[0].text) for s in sets], start_model=True)
+    nll = white_box.nll([(s.prompt, s.candidates[0]) for s in sets], start_model=True)
     result = {
         "steps": second.global_step,
         "logs": [dict(row) for row in first.logs + second.logs],

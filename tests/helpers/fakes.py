@@ -111,9 +111,9 @@ class FakeTrainer(FakeRanker):
             scores = {c.id: int(sha256_hex([c.text, self.weights])[:6], 16) / 1e6 for c in item.candidates}
             yield Ranking.from_scores(item.prompt.id, scores)
 
-    def nll(self, pairs: Sequence[tuple[Prompt, str]], *, start_model: bool = False) -> list[float]:
+    def nll(self, pairs: Sequence[tuple[Prompt, Candidate]], *, start_model: bool = False) -> list[float]:
         assert start_model
-        return [2.0 + len(text) / 100 for _, text in pairs]
+        return [2.0 + len(reply.text) / 100 for _, reply in pairs]
 
     def canary_gap(self, sample: CanarySample) -> float:
         return self.gap

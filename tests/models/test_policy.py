@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tiny_tokenizer
 
-from cyclealign.config.schema import PolicyConfig
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.models.chat_template import check_template, render_prompt, response_ids, stop_token_id
 from cyclealign.models.checkpoints import load_weights, save_policy
 from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer, saved_dtype
@@ -187,9 +187,9 @@ def test_adapters_that_cannot_be_set_up_are_refused(model_dir: Path, policy: dic
 
 
 def test_prompt_and_response_must_fit_the_context() -> None:
-    check_room(tiny_llama(), 200, 56)
+    check_room(tiny_llama(), 200, GeneratorConfig(max_new_tokens=56))
     with pytest.raises(UserError, match=r"max_prompt_tokens=200 .*max_new_tokens=57 .* 256 tokens"):
-        check_room(tiny_llama(), 200, 57)
+        check_room(tiny_llama(), 200, GeneratorConfig(max_new_tokens=57))
 
 
 @pytest.mark.parametrize("lora", [{"r": 4, "alpha": 8}, None])

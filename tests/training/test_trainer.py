@@ -263,7 +263,7 @@ def test_weights_are_where_the_generator_looks(model_dir: Path, tmp_path: Path) 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    pairs = [(Prompt(examples()[0].messages), "good a")]
+    pairs = [(Prompt(examples()[0].messages), Candidate("0", "good a"))]
     for name, lora in (("adapter", {"r": 4, "alpha": 8}), ("model", None)):
         config = tiny_config(model_dir, policy={"lora": lora}, training=ALONE)
         white_box = policy(config)

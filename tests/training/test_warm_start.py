@@ -13,7 +13,7 @@ from tiny_policy import save_tiny, tiny_config
 
 from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.training.warm_start import warm_start
-from cyclealign.types import Message, Prompt, UserError
+from cyclealign.types import Candidate, Message, Prompt, UserError
 
 MESSAGES: tuple[Message, ...] = ({"role": "user", "content": "a b c"},)
 
@@ -28,7 +28,7 @@ def test_the_start_model_is_a_whole_directory_that_has_learnt_the_replies(tmp_pa
     out = warm_start(config, examples, tmp_path / "run" / "start")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["start"]
     before, after = (
-        WhiteBox(config, base=str(base), total_steps=1, seed=0).nll([(Prompt(MESSAGES), "good d e")])
+        WhiteBox(config, base=str(base), total_steps=1, seed=0).nll([(Prompt(MESSAGES), Candidate("0", "good d e"))])
         for base in (model, out)
     )
     assert_below(0.05, before[0] - after[0])
