@@ -10,16 +10,17 @@ from cyclealign.files.run_figures import Metrics
 
 
 def drift_broken(limits: DriftConfig, evaluations: Mapping[int, Metrics], trained: int) -> str | None:
-    """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None."""
+    """Which limit the evaluation after ``trained`` interactions crosses against the start model, or None. That no reply
+    has an answer ends a run at its start model already."""
     now, start = evaluations.get(trained), evaluations.get(0)
+    if now is not None and not now.replies and now.unfinished:
+        return (
+            f"no reply has an answer: {now.unfinished} never left their thinking (generator.thinking.max_tokens closes"
+            " it for them)"
+        )
     if now is None or start is None or trained == 0 or not start.replies:
         return None
     if not now.replies:
-        if now.unfinished:
-            return (
-                f"no reply has an answer: {now.unfinished} never left their thinking (generator.thinking.max_tokens"
-                " closes it for them)"
-            )
         return "all replies are empty"
     # Both have replies, and so an NLL.
     rise = (now.nll_start or 0.0) / (start.nll_start or 1e-9) - 1

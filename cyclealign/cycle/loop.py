@@ -83,8 +83,7 @@ class Loop:
         if self.team.is_main:
             log.info("drift.keep: %s", self.config.kept_by_text)
         try:
-            self._evaluate(trained=0)
-            stopped = self._all_batches()
+            stopped = self._evaluate(trained=0) or self._all_batches()
             self._keep_best(stopped)
         except BaseException as error:
             # Also outside what the main process does alone: the others must not poll for a turn that never comes.

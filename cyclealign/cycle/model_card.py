@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
             f"- Loss: {loss['name']} ({fields}); anchor {config.anchor.kind} with weight {config.anchor.weight}"
             f"{f'; leaf with weight {config.leaf.weight}' if config.leaf else ''}",
             f"- Weights: {_weights(config)}",
+            *_template(config),
             f"- Kept: {kept.why}" if config.lists else f"- Kept: after {kept.trained} interactions, {kept.why}",
             "",
             *_held_out_lists(run),
@@ -68,6 +70,13 @@ def _taught_by(config: Config, run: RunDir) -> list[str]:
 def base_name(config: Config) -> str:
     """The start model as others know it: a local path gives its last part only."""
     return Path(config.policy.model).name if Path(config.policy.model).is_dir() else config.policy.model
+
+
+def _template(config: Config) -> list[str]:
+    """With which values chats were rendered: who serves an adapter has to give them again."""
+    given = config.policy.chat_template_kwargs
+    values = ", ".join(f"`{name}={json.dumps(value)}`" for name, value in given.items())
+    return [f"- Chats rendered with {values}"] if given else []
 
 
 def _metadata(config: Config, adapter: bool) -> Mapping[str, object]:

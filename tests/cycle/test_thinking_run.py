@@ -17,6 +17,7 @@ from tiny_policy import WORDS
 from cyclealign.config.loading import load_config
 from cyclealign.cycle.drift import drift_broken
 from cyclealign.cycle.export import write_merged
+from cyclealign.cycle.model_card import model_card
 from cyclealign.cycle.starting import Cycle
 from cyclealign.evaluation.replies import reply_statistics
 from cyclealign.evaluation.responses import load_responses
@@ -102,6 +103,7 @@ def test_the_loop(tmp_path: Path, model_dir: Path, mode: str) -> None:
 
 def exported_as_it_was_trained(run: RunDir, model_dir: Path, out: Path) -> None:
     config = load_config(run.config)
+    assert "Chats rendered with `enable_thinking=false`" in model_card(config, run, adapter=True)
     write_merged(config.policy, run, out)
     _, tokenizer = load_for_use(str(out), dtype=torch.float32)
     own = load_tokenizer(config.policy)
@@ -214,3 +216,4 @@ def test_a_policy_that_only_thinks_is_unfinished_and_not_empty() -> None:
     assert drift_broken(limits, {0: start, 1: none}, 1) == "all replies are empty"
     unfinished = replace(none, unfinished=9)
     assert str(drift_broken(limits, {0: start, 1: unfinished}, 1)).startswith("no reply has an answer: 9 never left")
+    assert str(drift_broken(limits, {0: unfinished}, 0)).startswith("no reply has an answer: 9 never left")

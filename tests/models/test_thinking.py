@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from thinking_policy import MODES, save_thinker, thinker
 from tiny_policy import TEMPLATE, save_tiny, tiny_config, tiny_tokenizer
 
 from cyclealign.config.loading import load_config
+from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.cycle.doctor import examine
 from cyclealign.files.thinking import KNOWN, Tags, answered, parted, recorded, tags_in
 from cyclealign.models.chat_template import (
@@ -272,3 +274,14 @@ def test_scores_do_not_count_thinking_in_either_layout(model_dir: Path) -> None:
         torch.testing.assert_close(row[read : len(ids)], own[read:], rtol=1e-4, atol=1e-5)
         assert not row[:read].any()
         assert not row[len(ids) :].any()
+
+
+def test_the_configs_of_the_page_are_configs() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "thinking.md").read_text()
+    blocks = [yaml.safe_load(block.partition("```")[0]) for block in page.split("```yaml\n")[1:]]
+    assert len(blocks) == 3
+    for block in blocks:
+        PolicyConfig.model_validate(block.get("policy", {}))
+        GeneratorConfig.model_validate(block.get("generator", {}))
+    whole = GeneratorConfig.model_validate(blocks[0]["generator"])
+    assert (whole.reply_tokens, whole.thinking.train) == (1024 + 512, "answer")
