@@ -21,8 +21,10 @@ from cyclealign.cli import demos as cli_demos
 from cyclealign.cli import distill as cli_distill
 from cyclealign.cli import prompts as cli_prompts
 from cyclealign.cli.evals import eval_app
+from cyclealign.cli.init import init
 from cyclealign.cli.judge import judge
 from cyclealign.cli.options import BlackBoxKeys, DryRun, RankerName, Seed
+from cyclealign.cli.schema import schema
 from cyclealign.cli.score import score
 from cyclealign.cli.serve import serve
 from cyclealign.files.outputs import check_apart, release
@@ -221,6 +223,8 @@ def doctor(
 
 app.add_typer(cli_demos.app, name="demos")
 app.add_typer(cli_prompts.app, name="prompts")
+app.command()(init)
+app.command()(schema)
 app.command()(judge)
 app.command()(score)
 app.command()(serve)
