@@ -13,7 +13,7 @@ Of = Literal["run", "cprd", "idcm", "leaf", "margin_mse", "pld", "pld_lists", "q
 
 
 def schema(
-    of: Annotated[Of, typer.Argument(metavar="[KIND]", help="run (train reads it too), or a distiller's")] = "run",
+    of: Annotated[Of, typer.Argument(metavar="[KIND]", help="run, or a distiller's")] = "run",
 ) -> None:
     """Print the JSON Schema of a config, for editors: keys, types, defaults, and a sentence on each."""
     from cyclealign.config.json_schema import json_schema

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
+import itertools
 import json
-from typing import Any
+import textwrap
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter
 
 from cyclealign.config.schema import OWNED_TRAINING_KEYS
 from cyclealign.config.training_keys import LEAST
 from cyclealign.config.training_types import KEYS
+from cyclealign.losses import AnyLoss
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -20,24 +26,40 @@ def json_schema(kind: type[BaseModel]) -> str:
     It knows each key by itself. What holds between keys (a price beside a budget) is checked when a config is loaded.
     """
     schema = {"$schema": DIALECT, **kind.model_json_schema()}
-    for part in (schema, *schema.get("$defs", {}).values()):
+    losses = {cls.__name__: cls for cls in get_args(AnyLoss)}
+    for name, part in (("", schema), *schema.get("$defs", {}).items()):
         _tighten(part)
+        if name in losses:
+            part["required"] = sorted({*part.get("required", ()), "name"})  # a loss is told by it
+            for key, sentence in _sentences(losses[name]).items():
+                part["properties"][key]["description"] = sentence
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def _tighten(part: dict[str, Any]) -> None:
-    """What pydantic leaves open: a dataclass takes no other keys, a loss is told by its name, and a section
-    ``training`` takes what TrainingArguments do."""
+    """What pydantic leaves open: a dataclass takes no other keys, and a section ``training``
+    takes what TrainingArguments do."""
     keys = part.get("properties")
     if keys is None:
         return
     part["additionalProperties"] = False
-    if "const" in keys.get("name", {}):
-        part["required"] = sorted({*part.get("required", ()), "name"})
     if keys.get("training", {}).get("type") == "object":
         keys["training"] |= {"properties": _training(), "additionalProperties": False}
     for key in keys.values():
         key.pop("discriminator", None)  # of OpenAPI; editors that check a schema warn of it
+
+
+def _sentences(loss: type) -> dict[str, str]:
+    """What stands below the fields of a loss, which is a dataclass, and of its bases."""
+    found: dict[str, str] = {}
+    for base in reversed([cls for cls in loss.__mro__ if dataclasses.is_dataclass(cls)]):
+        [body] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        fields = body.body if isinstance(body, ast.ClassDef) else []
+        for field, after in itertools.pairwise(fields):
+            match field, after:
+                case (ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text)))):
+                    found[name] = inspect.cleandoc(text)
+    return found
 
 
 def _training() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cyclealign.config.json_schema import json_schema
 from cyclealign.files.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "accelerate")
+FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("accelerate", "train"))
 Raw = dict[str, Any]
 
 
