@@ -29,7 +29,6 @@ SMALLER = {
     "model: models/smollm2": "model: builtin:tiny-chat",
     "prompts: questions.jsonl": "limit: 4\n  prompts: questions.jsonl",
     "max_new_tokens: 64": "max_new_tokens: 8",
-    "max_interactions: 2": "max_interactions: 1",
     "min_distinct2: 0.7": "keep: last",
     ":8399": ":{port}",
     '"127.0.0.1", 8399': '"127.0.0.1", {port}',
