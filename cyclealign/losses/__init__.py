@@ -13,7 +13,7 @@ from cyclealign.losses.lambdarank import LambdaRank
 from cyclealign.losses.listmle import ListMLE
 from cyclealign.losses.listnet import ListNet
 from cyclealign.losses.margin_mse import MarginMSE
-from cyclealign.losses.multi_level_ranking import MultiLevelRanking, tier_levels
+from cyclealign.losses.multi_level_ranking import MultiLevelRanking
 from cyclealign.losses.ndcg2 import NDCG2
 from cyclealign.losses.pld import PLD
 from cyclealign.losses.pointwise_mse import PointwiseMSE
@@ -23,6 +23,7 @@ from cyclealign.losses.ranknet import RankNet
 from cyclealign.losses.rrhf import RRHF
 from cyclealign.losses.simpo import SimPO
 from cyclealign.losses.sppo import SPPO
+from cyclealign.losses.tiers import tier_levels
 
 __all__ = [
     "CPRD",

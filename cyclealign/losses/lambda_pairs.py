@@ -15,6 +15,7 @@ from cyclealign.losses.base import RankedScores
 from cyclealign.losses.lazy_torch import Tensor, torch
 from cyclealign.losses.pairs import student_margins
 from cyclealign.losses.suffix_softmax import best_first
+from cyclealign.losses.tiers import tier_levels
 
 
 def place_gains(scores: RankedScores, k: int | None) -> Float[Tensor, "B K"]:
@@ -22,9 +23,10 @@ def place_gains(scores: RankedScores, k: int | None) -> Float[Tensor, "B K"]:
     count = scores.valid.sum(dim=1, keepdim=True)
     top = count if k is None else count.clamp(max=k)
     gains = (top - places(best_first(scores)) + 1).clamp(min=0).to(scores.student.dtype)
-    tied = (scores.teacher[:, :, None] == scores.teacher[:, None, :]) & scores.valid[:, None, :]
-    shared = torch.where(tied, gains[:, None, :], 0.0).sum(dim=2) / tied.sum(dim=2).clamp(min=1)
-    return torch.where(scores.valid, shared, 0.0)
+    rank, valid = tier_levels(scores.teacher, scores.valid), scores.valid.to(gains.dtype)
+    total = torch.zeros_like(gains).scatter_add(1, rank, gains * valid)
+    shared = total / torch.zeros_like(gains).scatter_add(1, rank, valid).clamp(min=1)
+    return torch.where(scores.valid, shared.gather(1, rank), 0.0)
 
 
 def student_places(scores: RankedScores) -> Int[Tensor, "B K"]:

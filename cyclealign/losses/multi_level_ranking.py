@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float
 
 from cyclealign.losses.base import Needs, RankedScores, SFTWeighted, require_non_negative
 from cyclealign.losses.lazy_torch import Tensor, torch
@@ -67,15 +67,6 @@ class MultiLevelRanking(SFTWeighted):
         order = (-gap).clamp(min=0)
         compact = torch.where(present, (deviation - self.compactness).clamp(min=0), 0.0).sum(dim=1)
         return torch.where(pair, apart + order, 0.0).sum(dim=(1, 2)) + compact
-
-
-def tier_levels(teacher: Real[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Int[Tensor, "B K"]:
-    """Levels from utilities: equal ones are a level, the highest is level 0; where masked, any number."""
-    equal = (teacher[:, :, None] == teacher[:, None, :]) & valid[:, None, :]
-    columns = torch.arange(valid.shape[1], device=valid.device)
-    first = valid & ~(equal & (columns < columns[:, None])).any(dim=2)  # one of each level
-    better = (teacher[:, None, :] > teacher[:, :, None]) & first[:, None, :]
-    return better.sum(dim=2)
 
 
 def _membership(scores: RankedScores) -> Bool[Tensor, "B K L"]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from cyclealign.losses.base import RankedScores, require_one_of
 from cyclealign.losses.lazy_torch import Tensor, torch
+from cyclealign.losses.tiers import tier_levels
 
 Pairs = Literal["best_worst", "adjacent", "all"]
 
@@ -25,16 +26,15 @@ def chosen_pairs(scores: RankedScores, pairs: Pairs) -> Bool[Tensor, "B K K"]:
     against the worst. Where tied candidates share a place, each of them stands in it, so that the choice does
     not depend on the order of the columns.
     """
-    teacher, valid = scores.teacher, scores.valid
-    better = (teacher[:, :, None] > teacher[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+    rank, valid = tier_levels(scores.teacher, scores.valid), scores.valid
+    better = (rank[:, :, None] < rank[:, None, :]) & valid[:, :, None] & valid[:, None, :]
     if pairs == "all":
         return better
     if pairs == "adjacent":
-        steps = better.to(torch.float32)
-        return better & ~(steps @ steps > 0)
-    best = ~better.any(dim=1)
-    worst = ~better.any(dim=2)
-    return better & best[:, :, None] & worst[:, None, :]
+        return better & (rank[:, :, None] + 1 == rank[:, None, :])
+    worst = torch.where(valid, rank, -1)
+    last = torch.nn.functional.pad(worst, (0, 1), value=-1).amax(dim=1)  # padded: amax refuses no columns
+    return better & (rank == 0)[:, :, None] & (rank == last[:, None])[:, None, :]
 
 
 def paired(teacher: Sequence[float], pairs: Pairs) -> tuple[int, ...]:
