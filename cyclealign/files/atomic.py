@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
+def write_atomic(path: Path, text: str | Iterable[str], *, durable: bool = True) -> None:
     """Write aside, flush to disk, rename, flush the directory: a reader sees the old file or the new one, never half of
     one.
 
     ``durable=False`` leaves the flush to the system: the file survives a killed process, not a power cut.
-    What cannot be written leaves the old file, and nothing aside. Line ends are written as they stand in ``text``, on
-    every system.
+    ``text``: whole, or in pieces, of which one is held. What cannot be written leaves the old file, and nothing aside.
+    Line ends are written as they stand in it, on every system.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+            file.writelines((text,) if isinstance(text, str) else text)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

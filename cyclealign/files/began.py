@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,6 +13,7 @@ from cyclealign.files.records import read_record
 from cyclealign.types import UserError
 
 MARKER = "began.json"
+PIECE = 2**20  # bytes of a file that are read at once
 What = Literal["run", "distillation", "export"]
 
 
@@ -40,8 +41,13 @@ class Began:
     wrote: tuple[str, ...] = ()
 
 
-def lines_of(text: str) -> Lines:
-    return Lines(count=text.count("\n"), sha256=hashlib.sha256(text.encode()).hexdigest())
+def lines_of(lines: Iterable[str]) -> Lines:
+    """Of a file that these lines will be, each with its end."""
+    digest, count = hashlib.sha256(), 0
+    for line in lines:
+        digest.update(line.encode())
+        count += 1
+    return Lines(count=count, sha256=digest.hexdigest())
 
 
 def began(directory: Path, what: What) -> Began | None:
@@ -78,11 +84,21 @@ def check_unchanged(directory: Path, found: Began) -> None:
     for name, lines in found.files.items():
         path = directory / name
         try:
-            content = path.read_bytes()
+            sha256, count = _summed(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}; put it back from a copy") from error
-        if hashlib.sha256(content).hexdigest() != lines.sha256:
+        if sha256 != lines.sha256:
             raise UserError(
                 f"{path}: is not what the {found.what} began with (expected {lines.count} lines, sha256"
-                f" {lines.sha256[:12]}…, got {content.count(bytes([10]))} lines); put it back from a copy"
+                f" {lines.sha256[:12]}…, got {count} lines); put it back from a copy"
             )
+
+
+def _summed(path: Path) -> tuple[str, int]:
+    """sha256 and number of lines, read in pieces: a set of prompts may be larger than memory."""
+    digest, count = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            count += piece.count(b"\n")
+    return digest.hexdigest(), count

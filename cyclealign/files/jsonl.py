@@ -31,7 +31,7 @@ def read_json(path: Path, *, remedy: str = "put it back from a copy") -> dict[st
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    write_atomic(path, (json.dumps(r, ensure_ascii=False) + "\n" for r in records))
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -6,7 +6,7 @@ Append-only JSONL files tolerate a torn last line (a killed process); everything
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cyclealign.files.atomic import write_atomic
@@ -15,7 +15,7 @@ from cyclealign.files.held_out_lists import HeldOutList
 from cyclealign.files.locks import LOCK, Lock
 from cyclealign.files.records import read_record, read_records, write_record
 from cyclealign.files.run_figures import Metrics
-from cyclealign.files.run_records import PromptRecord, prompt_record
+from cyclealign.files.run_records import PromptRecord, StoredPrompts, prompt_record
 from cyclealign.files.run_state import Kept, ListsTaken, State
 from cyclealign.types import Prompt, UserError
 
@@ -88,13 +88,14 @@ class RunDir:
         self.lock()
         try:
             self.check_free()
-            prompts = {f"prompts/{name}.jsonl": _lines(p) for name, p in (("train", train), ("eval", held_out))}
-            files = {name: lines_of(text) for name, text in prompts.items()}
+            prompts = {f"prompts/{name}.jsonl": p for name, p in (("train", train), ("eval", held_out))}
+            files = {name: lines_of(_lines(p)) for name, p in prompts.items()}
             write_record(self.began_file, Began(what="run", config=config_yaml, files=files))
             for stale in BEGINNING:
                 (self.path / stale).unlink(missing_ok=True)
-            for name, text in (("config.yaml", config_yaml), *prompts.items()):
-                write_atomic(self.path / name, text)
+            write_atomic(self.path / "config.yaml", config_yaml)
+            for name, found in prompts.items():
+                write_atomic(self.path / name, _lines(found))
         except BaseException:
             self.unlock()
             raise
@@ -180,8 +181,9 @@ class RunDir:
         """What an evaluation found on the held-out lists; empty where there is none."""
         return list(read_records(HeldOutList, self.evaluation(trained) / "lists.jsonl"))
 
-    def train_prompts(self) -> list[Prompt]:
-        return [r.prompt for r in read_records(PromptRecord, self.prompts / "train.jsonl")]
+    def train_prompts(self) -> Sequence[Prompt]:
+        """All of them, each read when it is asked for: eight bytes of memory a prompt."""
+        return StoredPrompts(self.prompts / "train.jsonl")
 
     def eval_prompts(self) -> list[Prompt]:
         return [r.prompt for r in read_records(PromptRecord, self.prompts / "eval.jsonl")]
@@ -196,5 +198,5 @@ def open_run(path: Path) -> RunDir:
     return run
 
 
-def _lines(prompts: Sequence[Prompt]) -> str:
-    return "".join(json.dumps(prompt_record(p), ensure_ascii=False) + "\n" for p in prompts)
+def _lines(prompts: Sequence[Prompt]) -> Iterator[str]:
+    return (json.dumps(prompt_record(p), ensure_ascii=False) + "\n" for p in prompts)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cyclealign.files.records import Encoded, encode, read_records
+from cyclealign.files.jsonl import Lines
+from cyclealign.files.lazy import Lazy
+from cyclealign.files.records import Encoded, decode, encode, read_records
 from cyclealign.types import (
     OWN_REPLY,
     Candidate,
@@ -43,6 +45,29 @@ class PromptRecord:
     @property
     def prompt(self) -> Prompt:
         return Prompt(self.messages, self.chosen, self.rejected, self.rubric, self.reference, self.answer)
+
+
+class StoredPrompts(Lazy[Prompt]):
+    """The prompts of a run's file, none where it is missing; a place in the file is all that is held of each.
+    UserError where a line is no such record."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = Lines(path) if path.exists() else ()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return (record.prompt for record in read_records(PromptRecord, self._path))
+
+    def at(self, index: int) -> Prompt:
+        try:
+            return decode(PromptRecord, self._lines[index]).prompt
+        except ValueError as error:
+            raise UserError(
+                f"{self._path}:{index + 1}: {error}; not as cyclealign wrote it: put the file back from a copy"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finished_run import finished_run
@@ -93,7 +96,7 @@ def test_what_a_run_began_with_is_on_record(tmp_path: Path) -> None:
     run.create("name: a\n", PROMPTS)
     run.unlock()
     text = (run.prompts / "train.jsonl").read_text()
-    files = {"prompts/train.jsonl": lines_of(text), "prompts/eval.jsonl": lines_of("")}
+    files = {"prompts/train.jsonl": lines_of(text.splitlines(keepends=True)), "prompts/eval.jsonl": lines_of(())}
     assert run.began() == Began(what="run", config="name: a\n", files=files)
     assert files["prompts/train.jsonl"].count == 3
 
@@ -243,3 +246,58 @@ def claimed(folder: Path) -> Path:
     config = DistillConfig(name="student", output_dir=folder)
     claim(ListSummary, config)
     return config.run_dir
+
+
+class Counted(Sequence[Prompt]):
+    """Prompts made when they are asked for; ``most`` is how many were alive at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        if index >= self.count:
+            raise IndexError(index)
+        return Prompt(({"role": "user", "content": f"Question {index}: {'word ' * 100}"},))
+
+
+def peak_of_a_run(path: Path, count: int) -> int:
+    """Bytes that Python holds at most while a run directory is made, opened and walked in batches."""
+    tracemalloc.start()
+    try:
+        run = RunDir(path)
+        run.create("{}", Counted(count))
+        run.unlock()
+        run.began()
+        prompts = run.train_prompts()
+        assert len(prompts) == count
+        for first in range(0, count, 100):
+            batch = prompts[first : first + 100]
+            assert batch[0].messages[0]["content"].startswith(f"Question {first}:")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("count", [10_000, pytest.param(300_000, marks=pytest.mark.long)])
+def test_prompts_in_a_run_directory_take_a_place_each_and_no_more(tmp_path: Path, count: int) -> None:
+    """Eight bytes (and what an array keeps in reserve), where a prompt of these has 600 as text alone."""
+    small, large = peak_of_a_run(tmp_path / "small", 1_000), peak_of_a_run(tmp_path / "large", count)
+    assert large - small < 20 * count + 200_000
+
+
+def test_a_prompt_that_is_no_record_is_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.create("{}", PROMPTS)
+    run.unlock()
+    file = run.prompts / "train.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], '{"prompt_id": 1}', lines[2]]) + "\n")
+    assert run.train_prompts()[2] == PROMPTS[2]
+    with pytest.raises(UserError, match=r"train\.jsonl:2: .*put the file back"):
+        run.train_prompts()[1]
+    assert list(RunDir(tmp_path / "none").train_prompts()) == []
