@@ -235,15 +235,17 @@ def completions(start: Path, mode: str, replies: list[str]) -> tuple[Any, list[A
     return create, asked
 
 
-def test_a_vllm_server_goes_on_after_the_close(start: Path) -> None:
-    from cyclealign.generation.openai_server import Endpoint, ServerGenerator
+def test_a_vllm_server_goes_on_after_the_close(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cyclealign.generation import endpoint
+    from cyclealign.generation.openai_server import ServerGenerator
 
     create, asked = completions(start, "begun", ["a b c d e f", "a </think> good <|end|>", "bad no yes yes"])
     client: Any = type("Client", (), {"completions": type("Completions", (), {"create": staticmethod(create)})})
     settings = {"backend": "server", "endpoints": ["http://127.0.0.1:1/v1"], "candidates": 2}
     config = thinker(start, "begun", generator=settings | {"thinking": {"max_tokens": 5}, "max_new_tokens": 3})
+    monkeypatch.setattr(endpoint, "connect", lambda url, **_: endpoint.Endpoint(url, client, "m", True))
+    monkeypatch.setattr(endpoint, "_models", lambda _: ["m"])
     made = ServerGenerator(config.generator, config.policy)
-    made._endpoints = (Endpoint("u", client, "m", True),)
     (item,) = made.generate(PROMPTS[:1], PolicyVersion("t", str(start)), seed=3)
     assert [(c.text, str(c.thinking).split(), c.finish) for c in item.candidates] == [
         ("bad no yes", ["a", "b", "c", "d", "</think>"], "length"),
