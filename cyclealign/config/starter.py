@@ -63,7 +63,8 @@ def _sentence(field: FieldInfo, indent: str) -> Iterator[str]:
 
 def _key(name: str, value: Any, indent: str, shown: bool) -> Iterator[str]:
     for line in write_yaml({name: value}).splitlines():
-        yield f"{indent}{'' if shown else '#'}{line}"
+        own = line.lstrip()  # the sign stands right before the key, of a section's own too
+        yield f"{indent}{line[: len(line) - len(own)]}{'' if shown else '#'}{own}"
 
 
 def _value(field: FieldInfo, path: str, values: Mapping[str, Any]) -> Any:

@@ -48,8 +48,10 @@ def test_an_interaction_is_a_batch_and_its_verdicts_are_those_of_calls_one_by_on
     for one, other in zip(online.interactions(), found.interactions(), strict=True):
         assert dict(read_verdicts(one.black_box)) == dict(read_verdicts(other.black_box))
         lists += len(read_verdicts(other.black_box))
-    assert len(server.batches) == len(found.interactions())
-    assert len(server.batched) == 2 * lists  # a run's first lists are shown again, in reverse
+    # And one after each: what the ranker thinks of two new replies beside the start model's, for the witness's rule.
+    assert len(server.batches) == 2 * len(found.interactions())
+    pairs = 2 * len(found.interactions())
+    assert len(server.batched) == 2 * lists + pairs  # a run's first lists are shown again, in reverse
     under_way = [line for line in said if line.startswith("batch: ")]
     assert "batch: batch_0 validating, 0 of 16 answered, made 0 s ago" in under_way
     assert not [line for line in status_lines(read_status(found)) if line.startswith("batch: ")]
