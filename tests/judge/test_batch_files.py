@@ -102,7 +102,7 @@ def test_any_line_is_read_or_left_out(entry: dict[str, Any]) -> None:
     )
 )
 def test_any_batch_is_read_or_a_failure(body: dict[str, Any]) -> None:
-    named = isinstance(body.get("id"), str) and bool(body["id"]) and isinstance(body.get("status"), str)
+    named = all(isinstance(body.get(key), str) and body[key] for key in ("id", "status"))
     assert isinstance(_remote(Answer(200, json.dumps(body))), Failure) != named
 
 
