@@ -21,7 +21,7 @@ SECONDS_TO_END = 15.0
 
 def main(command: Sequence[str]) -> int:
     """Run the command; returns its exit code, 128 and the signal's number where it was killed."""
-    child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603  ours
+    child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603  our own command, without a shell
     signal.signal(signal.SIGTERM, lambda *_: _tell(child.pid, signal.SIGTERM))
     threading.Thread(target=_end_with_input, args=(child,), daemon=True).start()
     code = child.wait()

@@ -89,7 +89,7 @@ class Judge:
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
         for item in sets:
             if self.budget is not None and len(self.asked) >= self.budget:
-                raise self.end
+                raise self.end("no more")
             self.asked[item.prompt.id] = item.ids
             if item.prompt.id in self.unranked:
                 yield Unranked(item.prompt.id, "refusal", "no", set_id=item.id)

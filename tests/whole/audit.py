@@ -54,6 +54,11 @@ NOTED = {
 # What packages do not say of themselves, or not where they can be asked: by their own files.
 SAID = {
     "atheris": "Apache-2.0",
+    "ipykernel": "BSD-3-Clause",
+    "mkdocs": "BSD-2-Clause",
+    "mkdocs-material": "MIT",
+    "mkdocstrings": "ISC",
+    "nbclient": "BSD-3-Clause",
     "oss-harmony": "Apache-2.0",
     "pip-audit": "Apache-2.0",
     "setuptools": "MIT",
