@@ -18,6 +18,7 @@ from typing import Any
 
 Plain = frozenset[type] | None
 """The types of an argument's values; None: vLLM's own, which it checks itself."""
+EngineArguments = Mapping[str, Any]  # vLLM's own, by its names
 COMMON: Mapping[str, Plain] = {
     "tensor_parallel_size": frozenset({int}),
     "pipeline_parallel_size": frozenset({int}),
@@ -57,7 +58,7 @@ _NAMED = {"int": int, "float": float, "bool": bool, "str": str}
 _READABLE = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
-def check_engine(engine: Mapping[str, Any]) -> None:
+def check_engine(engine: EngineArguments) -> None:
     """Refuse arguments that vLLM does not have, that the run sets itself, or that name code; and wrong values.
 
     Raises:

@@ -20,6 +20,7 @@ from cyclealign.config.section import Section
 from cyclealign.config.witness import WitnessConfig
 from cyclealign.losses import RRHF, AnyLoss, feeds, unfed
 
+OwnKeys = dict[str, Any]  # of a section whose keys are others': TrainingArguments', vLLM's, a template's
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
 BUILTIN_POLICY = "builtin:tiny-chat"
 # Set by the run itself: from output_dir, seed and the cycle's own schedule.
@@ -92,13 +93,13 @@ class PolicyConfig(Section):
     """Hold the frozen weights in 4 bits (needs a GPU and an adapter)."""
     chat_template: str | None = None
     """File with a Jinja chat template, or a packaged one (``builtin:human-assistant``); null: the tokenizer's own."""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: OwnKeys = Field(default_factory=dict)
     """Variables of the template with their values (``enable_thinking: false``), for every chat that it renders, also in
     what the run exports."""
 
     @field_validator("chat_template_kwargs")
     @classmethod
-    def _of_the_template(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _of_the_template(cls, value: OwnKeys) -> OwnKeys:
         for name in value:
             if name in RENDERED or not name.isidentifier():
                 raise ValueError(f"{name}: expected a variable of the chat template, e.g. enable_thinking: false")
@@ -152,7 +153,7 @@ class GeneratorConfig(Section):
     adapter_root: Path | None = None
     """Directory that the servers see too, where each interaction's adapter is copied for them; null: they see the run
     directory."""
-    engine: dict[str, Any] = Field(default_factory=dict)
+    engine: OwnKeys = Field(default_factory=dict)
     """vLLM's own arguments by its names, e.g. ``{tensor_parallel_size: 2}``."""
     warm: Literal["auto", "always", "never"] = "auto"
     """Whether vLLM's process lives on between interactions; ``auto``: on a CPU."""
@@ -162,7 +163,7 @@ class GeneratorConfig(Section):
 
     @field_validator("engine")
     @classmethod
-    def _vllm_has_it(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _vllm_has_it(cls, value: OwnKeys) -> OwnKeys:
         check_engine(value)
         return value
 
@@ -359,7 +360,7 @@ class Config(Section):
     """What holds the policy near the start model."""
     leaf: LeafAuxiliary | None = None
     """LEAF's embedding match beside the ranking loss; null: none."""
-    training: dict[str, Any] = Field(default_factory=dict)
+    training: OwnKeys = Field(default_factory=dict)
     """transformers' TrainingArguments by their own names; what the run sets itself is refused."""
     layout: Literal["auto", "cached_prefix", "padded"] = "auto"
     """How lists are laid out for training: ``cached_prefix`` reads each prompt once, ``padded`` once a candidate;

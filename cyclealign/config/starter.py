@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cyclealign.config.errors import Raw
 from cyclealign.config.schema import Config
 from cyclealign.files.strict_yaml import write_yaml
 
@@ -28,7 +29,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-def starter_yaml(values: Mapping[str, Any], schema: str, hidden: tuple[str, ...] = ()) -> str:
+def starter_yaml(values: Raw, schema: str, hidden: tuple[str, ...] = ()) -> str:
     """YAML of a run with the given values (dotted keys).
 
     ``schema``: where editors find the schema, relative to the file. ``hidden``: keys of ``SHOWN`` that this run has
@@ -38,7 +39,7 @@ def starter_yaml(values: Mapping[str, Any], schema: str, hidden: tuple[str, ...]
     return HEAD.format(schema=schema) + "".join(f"{line}\n" for line in _lines(Config, values, shown))
 
 
-def _lines(kind: type[BaseModel], values: Mapping[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
+def _lines(kind: type[BaseModel], values: Raw, shown: tuple[str, ...]) -> Iterator[str]:
     # Commented keys follow those in use, so that the top of each section is what one reads.
     for name in sorted(kind.model_fields, key=lambda name: name not in shown):
         field = kind.model_fields[name]
@@ -67,7 +68,7 @@ def _key(name: str, value: Any, indent: str, shown: bool) -> Iterator[str]:
         yield f"{indent}{line[: len(line) - len(own)]}{'' if shown else '#'}{own}"
 
 
-def _value(field: FieldInfo, path: str, values: Mapping[str, Any]) -> Any:
+def _value(field: FieldInfo, path: str, values: Raw) -> Any:
     if path in values:
         return values[path]
     default = field.get_default(call_default_factory=True, validated_data={})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclealign.config.engine_keys import EngineArguments
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.generation.serving import engine_rank
 
@@ -37,7 +38,7 @@ def child_environment(parent: dict[str, str]) -> dict[str, str]:
     return defaults | kept | {"PYTHONPATH": os.pathsep.join(path)}
 
 
-def ranks_of(engine: Mapping[str, Any]) -> int:
+def ranks_of(engine: EngineArguments) -> int:
     """Processes of one engine or server, a GPU each."""
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
     tensor, pipeline, data = (int(engine.get(name, 1)) for name in sizes)
@@ -78,7 +79,7 @@ def step_tokens(generator: GeneratorConfig, policy: PolicyConfig) -> int:
 
 def engine_options(
     generator: GeneratorConfig, policy: PolicyConfig, *, device: Literal["cuda", "cpu"], adapters: int
-) -> dict[str, Any]:
+) -> EngineArguments:
     """Everything but the model's and the tokenizer's place; ``adapters``: how many are held at once.
 
     What ``generator.engine`` names wins.

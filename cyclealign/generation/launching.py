@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from cyclealign.config.endpoints import SERVER_KEY, is_loopback
-from cyclealign.config.engine_keys import check_engine
+from cyclealign.config.engine_keys import EngineArguments, check_engine
 from cyclealign.config.schema import Config
 from cyclealign.files.printable import printable, scrubbed
 from cyclealign.generation.engine import child_environment, engine_options, on_cores, own_cores, ranks_of
@@ -112,7 +112,7 @@ def plan_servers(config: Config, wish: Wish, *, logs: Path, gpus: Sequence[str])
     return made
 
 
-def _checked(engine: Mapping[str, Any]) -> None:
+def _checked(engine: EngineArguments) -> None:
     try:
         check_engine(engine)
     except ValueError as error:
@@ -146,12 +146,12 @@ def _check_free(host: str, port: int) -> None:
             raise UserError(f"serve: cannot listen at {host}:{port} ({error}); give another --port") from error
 
 
-def _on_gpus(own: Sequence[str], engine: Mapping[str, Any]) -> dict[str, str]:
+def _on_gpus(own: Sequence[str], engine: EngineArguments) -> dict[str, str]:
     """Ray places workers itself."""
     return {} if engine.get("distributed_executor_backend") == "ray" else {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
 
-def flags(options: Mapping[str, Any]) -> Iterator[str]:
+def flags(options: EngineArguments) -> Iterator[str]:
     """vLLM's engine arguments as its command line takes them."""
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")

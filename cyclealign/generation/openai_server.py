@@ -38,6 +38,7 @@ from cyclealign.models.policy import load_tokenizer
 from cyclealign.models.policy_files import resolve_model
 from cyclealign.types import CanarySample, CandidateSet, PolicyVersion, Prompt, RunStopped, UserError, derive_seed
 
+Request = dict[str, Any]  # the options of a request, by the API's names
 REQUESTS_AT_ONCE = 64  # to each endpoint
 SEEDS = 2**31  # the range that every server can read
 
@@ -120,14 +121,14 @@ class ServerGenerator:
             draws += self._fleet.ask(prompt, lambda e, c=common: self._ask(e, prompt, ids, c | _named(e, adapter)))  # type: ignore[misc]
         return draws
 
-    def _ask(self, endpoint: Endpoint, prompt: Prompt, ids: list[int], common: dict[str, Any]) -> list[Draw]:
+    def _ask(self, endpoint: Endpoint, prompt: Prompt, ids: list[int], common: Request) -> list[Draw]:
         with readable(endpoint.url):
             got = self._draws(endpoint, prompt, ids, common)
         if not got:
             raise UserError(f"generator.endpoints: {endpoint.url} answered without any choice")
         return got
 
-    def _draws(self, endpoint: Endpoint, prompt: Prompt, ids: list[int], common: dict[str, Any]) -> list[Draw]:
+    def _draws(self, endpoint: Endpoint, prompt: Prompt, ids: list[int], common: Request) -> list[Draw]:
         if endpoint.is_vllm and tags_of(self._tokenizer) is not None:
             return self._thoughts(endpoint, ids, common)
         if endpoint.is_vllm:
@@ -143,10 +144,10 @@ class ServerGenerator:
         return [self._spoken(c.message, c.finish_reason, ids) for c in picked]
 
     @property
-    def _plain(self) -> dict[str, Any]:
+    def _plain(self) -> Request:
         return {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "stop_token_ids": list(self._stops)}
 
-    def _thoughts(self, endpoint: Endpoint, ids: list[int], common: dict[str, Any]) -> list[Draw]:
+    def _thoughts(self, endpoint: Endpoint, ids: list[int], common: Request) -> list[Draw]:
         """Replies of a policy that thinks, by their token ids: a server's text may lack the tags."""
         budget, inside = self._budget, begins_inside(self._tokenizer, ids)
         first = common if budget is None else common | {"max_tokens": budget.first}
@@ -162,7 +163,7 @@ class ServerGenerator:
             rows.append(said)
         return [to_draw(self._tokenizer, row, self._stops, inside=inside) for row in rows]
 
-    def _tokens(self, endpoint: Endpoint, ids: list[int], common: dict[str, Any]) -> list[list[int]]:
+    def _tokens(self, endpoint: Endpoint, ids: list[int], common: Request) -> list[list[int]]:
         """Token ids of the samples. A forged turn is cut afterwards: within thinking it is nobody's turn."""
         extra = self._plain | {"return_token_ids": True}
         reply = endpoint.client.completions.create(prompt=ids, extra_body=extra, **common | {"stop": None})
@@ -267,7 +268,7 @@ def canary_difference(one: CanarySample, other: CanarySample) -> float:
     return fmean(abs(a - b) for a, b in pairs)
 
 
-def _named(endpoint: Endpoint, adapter: str | None) -> dict[str, Any]:
+def _named(endpoint: Endpoint, adapter: str | None) -> Request:
     return {"model": adapter or endpoint.model}
 
 
