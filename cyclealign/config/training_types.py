@@ -67,6 +67,7 @@ Optimiser = Literal[
     "stable_adamw",
 ]
 
+NESTED = dict[str, Any] | str | None  # keys of a section of theirs, or a file of them
 KEYS: Mapping[str, Any] = {
     "output_dir": str | None,
     "per_device_train_batch_size": int,
@@ -74,7 +75,7 @@ KEYS: Mapping[str, Any] = {
     "max_steps": int,
     "learning_rate": float,
     "lr_scheduler_type": Schedule,
-    "lr_scheduler_kwargs": dict[str, Any] | str | None,
+    "lr_scheduler_kwargs": NESTED,
     "warmup_steps": float,
     "optim": Optimiser,
     "optim_args": str | None,
@@ -93,7 +94,7 @@ KEYS: Mapping[str, Any] = {
     "fp16_full_eval": bool,
     "tf32": bool | None,
     "gradient_checkpointing": bool,
-    "gradient_checkpointing_kwargs": dict[str, Any] | str | None,
+    "gradient_checkpointing_kwargs": NESTED,
     "torch_compile": bool,
     "torch_compile_backend": str | None,
     "torch_compile_mode": str | None,
@@ -151,7 +152,7 @@ KEYS: Mapping[str, Any] = {
     "seed": int,
     "data_seed": int | None,
     "use_cpu": bool,
-    "accelerator_config": dict[str, Any] | str | None,
+    "accelerator_config": NESTED,
     "parallelism_config": type(None),
     "dataloader_drop_last": bool,
     "dataloader_num_workers": int,
@@ -171,8 +172,8 @@ KEYS: Mapping[str, Any] = {
     "ddp_backend": str | None,
     "ddp_timeout": int,
     "fsdp": str | None,
-    "fsdp_config": dict[str, Any] | str | None,
-    "deepspeed": dict[str, Any] | str | None,
+    "fsdp_config": NESTED,
+    "deepspeed": NESTED,
     "debug": str | list[Literal["underflow_overflow", "tpu_metrics_debug"]],
     "skip_memory_metrics": bool,
     "do_train": bool,
