@@ -31,7 +31,7 @@ def json_schema(kind: type[BaseModel]) -> str:
         _tighten(part)
         if name in losses:
             part["required"] = sorted({*part.get("required", ()), "name"})  # a loss is told by it
-            for key, sentence in _sentences(losses[name]).items():
+            for key, sentence in sentences_of(losses[name]).items():
                 part["properties"][key]["description"] = sentence
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
@@ -49,10 +49,10 @@ def _tighten(part: dict[str, Any]) -> None:
         key.pop("discriminator", None)  # of OpenAPI; editors that check a schema warn of it
 
 
-def _sentences(loss: type) -> dict[str, str]:
-    """What stands below the fields of a loss, which is a dataclass, and of its bases."""
+def sentences_of(cls: type) -> dict[str, str]:
+    """What stands below the fields of a dataclass (a loss, a price) and of its bases."""
     found: dict[str, str] = {}
-    for base in reversed([cls for cls in loss.__mro__ if dataclasses.is_dataclass(cls)]):
+    for base in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
         [body] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         fields = body.body if isinstance(body, ast.ClassDef) else []
         for field, after in itertools.pairwise(fields):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
 from cyclealign.config.black_box import BlackBoxConfig
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import Config, DemonstrationsConfig
 from cyclealign.evaluation.reply_pairs import against_start, judged_value, needs_judge, unjudged_value
 from cyclealign.files.jsonl import write_jsonl
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import Verdict, verdict_record
+from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.template import RankTemplate
 from cyclealign.rankers.by_name import RankerSpec, ranker_spec, spec_of
@@ -22,8 +24,6 @@ from cyclealign.rankers.scored import PairScorer
 from cyclealign.types import (
     BudgetExhausted,
     CandidateSet,
-    Demonstration,
-    Prompt,
     RankContext,
     Ranker,
     RunStopped,
@@ -97,13 +97,9 @@ class JudgingWitness:
 
     def _verdicts(self, pairs: Sequence[CandidateSet], context: RankContext) -> dict[str, Verdict]:
         """In the order of the pairs."""
-        asking = RankContext(
-            run=context.run,
-            interaction=context.interaction,
-            seed=context.seed,
-            demonstrations=NoDemonstrations(),
-            purpose="witness",
-        )
+        # Shown none: the demonstrations of a run come from its judge.
+        none = DemonstrationPool.start(DemonstrationsConfig(), static=())
+        asking = replace(context, demonstrations=none, purpose="witness", shown_again=frozenset())
         with in_its_words():
             found = {v.prompt_id: v for v in self._ranker.rank(iter(pairs), asking)} if pairs else {}
         return {s.prompt.id: found[s.prompt.id] for s in pairs}
@@ -116,13 +112,6 @@ class JudgingWitness:
                 f" black_box.max_unranked={self._most_failed} allows (last: {failed[-1].reason}: {failed[-1].detail});"
                 " a resume makes the calls again that failed, unusable replies stand"
             )
-
-
-class NoDemonstrations:
-    """A witness is shown none: those of a run come from its judge."""
-
-    def select(self, prompt: Prompt) -> Sequence[Demonstration]:
-        return ()
 
 
 @contextmanager

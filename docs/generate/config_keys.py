@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import textwrap
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from cyclealign.config.json_schema import sentences_of
 from cyclealign.losses import RankingLoss
 
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", type(None): "null"}
@@ -61,24 +60,11 @@ def _below(section: type, above: str) -> Iterator[Key]:
 
 def _fields(cls: type, above: str) -> Iterator[Key]:
     """Of a dataclass: its name first, then its own fields, then those of its bases."""
-    sentences, hints = _attribute_docstrings(cls), typing.get_type_hints(cls)
+    sentences, hints = sentences_of(cls), typing.get_type_hints(cls)
     own = [f for f in dataclasses.fields(cls) if f.name in inspect.get_annotations(cls)]
     for field in (*own, *(f for f in dataclasses.fields(cls) if f not in own)):
         default = "" if field.default is dataclasses.MISSING else as_yaml(field.default)
         yield Key(f"{above}{field.name}", type_words(hints[field.name]), default, sentences.get(field.name, ""))
-
-
-def _attribute_docstrings(cls: type) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for base in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
-        [body] = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        assert isinstance(body, ast.ClassDef)
-        for field, after in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                match after:
-                    case ast.Expr(value=ast.Constant(value=str(text))):
-                        found[field.target.id] = inspect.cleandoc(text)
-    return found
 
 
 def _sections(annotation: Any) -> Iterator[tuple[type, bool]]:

@@ -6,26 +6,13 @@ import inspect
 from collections.abc import Iterable, Iterator
 
 from config_keys import Choice, Key, keys_of, losses_of
-from pydantic import BaseModel
 
+from cyclealign.cli.schema import schemas
 from cyclealign.config.schema import Config
-from cyclealign.distill.config import ListDistillConfig
-from cyclealign.distill.cprd_config import CPRDConfig
-from cyclealign.distill.idcm_config import IDCMConfig
-from cyclealign.distill.leaf_config import LeafConfig
-from cyclealign.distill.pld_config import PLDConfig, PLDListConfig
-from cyclealign.distill.quantidce_config import QuantiDCEConfig
 from cyclealign.losses import AnyLoss
 
-DISTILLERS: dict[str, type[BaseModel]] = {
-    "margin_mse": ListDistillConfig,
-    "cprd": CPRDConfig,
-    "pld, with data.scores": PLDListConfig,
-    "pld, on images": PLDConfig,
-    "leaf": LeafConfig,
-    "idcm": IDCMConfig,
-    "quantidce": QuantiDCEConfig,
-}
+TITLES = {"pld": "pld, on images", "pld_lists": "pld, with data.scores"}
+DISTILLERS = {TITLES.get(name, name): kind for name, kind in schemas().items() if name != "run"}
 INTRODUCTION = """# Every key of a config
 
 A config is one YAML file. `key.below=value` on the command line stands over the file; an unknown key is refused, and

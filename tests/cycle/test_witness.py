@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from asking import NoDemonstrations
 from fakes import prompts
 from loopback import Body, Fault, Loopback, prefers, same_slot, shown
 
@@ -14,7 +15,7 @@ from cyclealign.config.loading import check_resume_changes, load_config
 from cyclealign.config.witness import WitnessConfig
 from cyclealign.cycle import doctor, starting
 from cyclealign.cycle.dry_run import describe_worst_case
-from cyclealign.cycle.witness import JudgingWitness, NoDemonstrations, ScoringWitness, judging_witness, witness_spec
+from cyclealign.cycle.witness import JudgingWitness, ScoringWitness, judging_witness, witness_spec
 from cyclealign.evaluation.reply_pairs import against_start, ranker_gains
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_records import read_rankings
