@@ -7,11 +7,13 @@ here are those of the YAML 1.2 core schema.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
 
-from cyclealign.files.foreign_json import MAX_DIGITS
+from cyclealign.files.foreign_json import MAX_DEPTH, MAX_DIGITS
 from cyclealign.types import UserError
 
 MAX_REPEATED = 10_000  # values that aliases may stand for
@@ -32,9 +34,20 @@ _NOT_READ = tuple(f"tag:yaml.org,2002:{name}" for name in ("timestamp", "binary"
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars above; refuses a key given twice."""
+    """SafeLoader with the scalars above; refuses a key given twice, and what is nested too deep before its time, which
+    grows with the square of the depth, is spent."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.depth > MAX_DEPTH:
+            problem = f"nested more than {MAX_DEPTH} deep"
+            raise yaml.composer.ComposerError(None, None, problem, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -83,23 +96,34 @@ def read_yaml(text: str, source: str) -> Any:
     Raises:
         UserError: not YAML, or a key given twice; names ``source:line``.
     """
-    try:
-        loader = _Loader(text)  # a SafeLoader
-    except yaml.reader.ReaderError as error:
-        raise UserError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
-    try:
+    with _loading(text, source) as loader:
         root = loader.get_single_node()
         if root is None:
             return None
         _check_aliases(root, source)
         return loader.construct_document(root)
+
+
+def read_nodes(text: str, source: str) -> yaml.Node | None:
+    """The nodes of a YAML text, which know their lines; None of one that holds nothing. Raises as ``read_yaml``."""
+    with _loading(text, source) as loader:
+        return loader.get_single_node()
+
+
+@contextmanager
+def _loading(text: str, source: str) -> Iterator[_Loader]:
+    try:
+        loader = _Loader(text)  # a SafeLoader
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
+    try:
+        yield loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
         raise UserError(f"{where}: not valid YAML: {_one_line(error)}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-        raise UserError(f"{source}: not valid YAML: {reason}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
     finally:
         loader.dispose()
 

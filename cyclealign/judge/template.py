@@ -18,6 +18,7 @@ import yaml
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.foreign import read_text
 from cyclealign.files.packaged import resource, resource_dir
+from cyclealign.files.strict_yaml import read_nodes
 from cyclealign.types import Prompt, UserError, sha256_hex
 
 # Field -> (placeholders that it must have, placeholders that it may have).
@@ -189,15 +190,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 def _parse(path: Path, text: str) -> tuple[dict[str, str], dict[str, int]]:
     """Values and line numbers by key. Nodes are read, not values, because only nodes know their lines."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except RecursionError as error:
-        raise UserError(f"template {path}: not valid YAML: nested too deep") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        problem = getattr(error, "problem", None) or "unreadable characters"
-        raise UserError(f"template {where}: not valid YAML: {problem}") from error
+    root = read_nodes(text, f"template {path}")
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"template {path}: expected a mapping with the keys {', '.join(PLACEHOLDERS)}")
     values: dict[str, str] = {}

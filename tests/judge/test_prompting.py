@@ -489,7 +489,7 @@ def test_a_template_of_the_user_s_own(tmp_path: Path) -> None:
         (("name: mine", "system: x"), r":2: system: the key is there twice \(first on line 1\)"),
         (("answer_text", "# answer_text"), "missing key answer_text"),
         (("system: Be fair.", ""), 'missing key system; .*; write system: "" for a judge without a system message'),
-        (("Be fair.", "[" * 2_000), "not valid YAML: nested too deep"),
+        (("Be fair.", "[" * 2_000), "nested more than 64 deep"),
         (("{role}", "{rule}"), r":4: turn: unknown placeholder \{rule\} \(did you mean role\?\)"),
         (("Be fair.", "Be fair {k}"), r":2: system: unknown placeholder \{k\}; allowed here: none"),
         (("JSON {example}", "JSON"), r":8: answer_structured: missing placeholder \{example\}"),
