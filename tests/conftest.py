@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401 - finds who holds its random numbers only while they are not frozen
 import pytest
 import torch  # before any hook on imports is in force: what loads under one is compiled anew, all of torch too
 from xdist.scheduler import LoadScopeScheduling
@@ -47,6 +49,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
     if "PYTEST_XDIST_WORKER" in os.environ:
         share_out(items)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is there to stay: every collection, and a fit asks for several, would walk
+    through all of torch and transformers again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 def share_out(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ what checks that it does not matter starts anew.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ LINE = 1 << 20  # bytes of a request: arguments and environment
 def serve(path: str) -> list[str]:
     """Answer requests until the one who started this is gone; the forked process returns its arguments."""
     _import_what_a_run_does()
+    gc.freeze()  # a process that is forked need not walk through all that again
     threads = {Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     assert len(threads - {FORKS_WELL}) == 1, f"threads do not survive a fork: {threads}"
     parent = os.getppid()
