@@ -169,13 +169,26 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="The kept adapter, with a model card")] = False,
     merged: Annotated[bool, typer.Option("--merged", help="A copy of the model with the adapter merged")] = False,
     out: Annotated[Path | None, typer.Option(help="Directory (default RUN/export)", show_default=False)] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="Publish the model on the Hugging Face hub, with its card (log in with `hf auth login`, or HF_TOKEN)",
+            show_default=False,
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --push: nobody else may see it")] = False,
 ) -> None:
     """Write preference pairs and the kept model; without a choice, best-worst pairs and the adapter."""
     from cyclealign.cycle.export import Exports, export_run
+    from cyclealign.cycle.hub import HubRepo
 
-    wanted = Exports(pairs=pairs, adapter=adapter, merged=merged)
+    if private and push is None:
+        raise UserError("--private: is for --push OWNER/NAME, which is not given")
+    repo = None if push is None else HubRepo(id=push, private=private)
+    wanted = Exports(pairs=pairs, adapter=adapter, merged=merged, push=repo)
     if not (pairs or adapter or merged):
-        wanted = Exports(pairs="best_worst", adapter=True)
+        wanted = Exports(pairs="best_worst", adapter=True, push=repo)
     for path in export_run(run, wanted, out or run / "export"):
         _say(str(path))
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config, PolicyConfig
-from cyclealign.cycle.model_card import model_card
+from cyclealign.cycle.hub import HubRepo, check_repo, push
+from cyclealign.cycle.model_card import HubPlace, model_card
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began
 from cyclealign.files.locks import held
@@ -38,26 +40,32 @@ class PreferenceRow(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Exports:
-    """What to write. The model card is written with any of the models."""
+    """What to write. The model card is written with any of the models. ``push``: where the models go on the hub."""
 
     pairs: Pairs | None = None
     adapter: bool = False
     merged: bool = False
+    push: HubRepo | None = None
 
 
 def export_run(path: Path, wanted: Exports, out: Path) -> list[Path]:
     """Write ``preferences.jsonl``, ``adapter/`` (``model/`` after full fine-tuning), ``merged/`` and their
-    ``README.md`` into ``out``; returns what was written.
+    ``README.md`` into ``out``; returns what was written: files, and directories that hold nothing else.
 
     Raises:
         UserError: no such run, or it holds nothing of the kind yet; another process writes into ``out``, or it holds
-            what no export wrote.
+            what no export wrote; what is there cannot be published, or the hub refuses it.
     """
     run = open_run(path)
     config = load_config(run.config)
     _began(out)
+    if wanted.push is not None:
+        _check_push(wanted.push, wanted, run)
     with held(out, f"--out {out}"):
-        return _written(run, config, wanted, out)
+        written = _written(run, config, wanted, out)
+        if wanted.push is not None:
+            log.info("pushed to %s", push(wanted.push, _by_folder(wanted, written)))
+        return written
 
 
 def _written(run: RunDir, config: Config, wanted: Exports, out: Path) -> list[Path]:
@@ -67,13 +75,44 @@ def _written(run: RunDir, config: Config, wanted: Exports, out: Path) -> list[Pa
     if wanted.adapter:
         kept = _kept_weights(run)
         written.append(_copied(kept, _ours(out, kept.name)))
-        write_atomic(out / kept.name / "README.md", model_card(config, run, adapter=kept.name == "adapter"))
+        _write_card(run, config, wanted, written[-1])
     if wanted.merged:
         _kept_weights(run)
         written.append(_ours(out, "merged"))
         write_merged(config.policy, run, written[-1])
-        write_atomic(out / "merged" / "README.md", model_card(config, run, adapter=False))
+        _write_card(run, config, wanted, written[-1])
     return written
+
+
+def _write_card(run: RunDir, config: Config, wanted: Exports, model: Path) -> None:
+    at = None if wanted.push is None else HubPlace(wanted.push.id, _folder(model.name, wanted))
+    write_atomic(model / "README.md", model_card(config, run, adapter=model.name == "adapter", at=at))
+
+
+def _folder(name: str, wanted: Exports) -> str:
+    """Of a model in its repository: the root, where models are looked for, is a merged copy's if there is one."""
+    return "" if name == "merged" or not wanted.merged else name
+
+
+def _by_folder(wanted: Exports, written: Sequence[Path]) -> dict[str, Path]:
+    # Of a model that was trained whole, the merged copy is the same weights again.
+    models = [path for path in written if path.is_dir() and not (path.name == "model" and wanted.merged)]
+    return {_folder(path.name, wanted): path for path in models}
+
+
+def _check_push(repo: HubRepo, wanted: Exports, run: RunDir) -> None:
+    """UserError where what is wanted cannot be published, before anything is written."""
+    from cyclealign.models.policy_files import adapter_base
+
+    if not (wanted.adapter or wanted.merged):
+        raise UserError(f"--push {repo.id}: --pairs alone writes no model; add --adapter or --merged")
+    check_repo(repo)
+    base = adapter_base(run.best / "adapter") if wanted.adapter else None
+    if base is not None and Path(base).is_dir():
+        raise UserError(
+            f"--push {repo.id}: the adapter is one of {Path(base).name}, a directory of this machine, and nobody else"
+            " could load it; push a copy with the adapter merged: --merged"
+        )
 
 
 def preference_rows(item: CandidateSet, ranking: Ranking, pairs: Pairs) -> Iterator[PreferenceRow]:
@@ -158,8 +197,12 @@ def _began(out: Path) -> Began:
 
 
 def _copied(source: Path, target: Path) -> Path:
+    """A copy in place of what an export wrote there before."""
+    from cyclealign.models.checkpoints import put_in_place
+
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        shutil.copytree(source, target, dirs_exist_ok=True)
+        put_in_place(Path(shutil.copytree(source, aside)), target)
     except OSError as error:
         raise UserError(f"--out {target}: cannot be written: {error}") from error
     return target

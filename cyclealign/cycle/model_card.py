@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from cyclealign.config.schema import BUILTIN_POLICY, Config
@@ -16,9 +17,28 @@ from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.types import CandidateSet
 
 SAMPLES = 3
+MODEL_USE = """\
+from transformers import pipeline
+
+chat = pipeline("text-generation", {place})
+print(chat([{{"role": "user", "content": "Hello!"}}], max_new_tokens=64)[0]["generated_text"][-1]["content"])
+"""
+ADAPTER_USE = """\
+from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained({place})
+"""
 
 
-def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """Where a model goes on the hub: ``OWNER/NAME``, and the folder in it; empty for the root."""
+
+    repo: str
+    folder: str
+
+
+def model_card(config: Config, run: RunDir, *, adapter: bool, at: HubPlace | None = None) -> str:
     """Markdown with the hub's YAML header. ``adapter``: a PEFT adapter, not a whole model."""
     kept = read_record(Kept, run.kept_file)
     loss = config.model_dump(mode="json")["loss"]
@@ -38,6 +58,7 @@ def model_card(config: Config, run: RunDir, *, adapter: bool) -> str:
             *_template(config),
             f"- Kept: {kept.why}" if config.lists else f"- Kept: after {kept.trained} interactions, {kept.why}",
             "",
+            *_use(at, adapter),
             *_held_out_lists(run),
             *_results(run, kept.trained),
             *_samples(run, kept.trained),
@@ -77,6 +98,15 @@ def _template(config: Config) -> list[str]:
     given = config.policy.chat_template_kwargs
     values = ", ".join(f"`{name}={json.dumps(value)}`" for name, value in given.items())
     return [f"- Chats rendered with {values}"] if given else []
+
+
+def _use(at: HubPlace | None, adapter: bool) -> list[str]:
+    """How others load it, once it has a place where they find it."""
+    if at is None:
+        return []
+    place = f'"{at.repo}"' + (f', subfolder="{at.folder}"' if at.folder else "")
+    code = (ADAPTER_USE if adapter else MODEL_USE).format(place=place)
+    return ["## Use", "", f"```python\n{code}```", ""]
 
 
 def _metadata(config: Config, adapter: bool) -> Mapping[str, object]:
