@@ -13,13 +13,14 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cyclealign.config.schema import Config, Loss
+from cyclealign.config.schema import Config
 from cyclealign.config.training_types import KEYS as TRAINING_KEYS
+from cyclealign.losses import AnyPolicyLoss
 from cyclealign.types import UserError
 
 Raw = Mapping[str, Any]
 """A config as its file has it, before the schema has seen it."""
-LOSSES: dict[str, type] = {c.__dataclass_fields__["name"].default: c for c in get_args(get_args(Loss)[0])}
+LOSSES: dict[str, type] = {c.__dataclass_fields__["name"].default: c for c in get_args(AnyPolicyLoss)}
 _EXPECTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",

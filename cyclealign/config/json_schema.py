@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from cyclealign.config.schema import OWNED_TRAINING_KEYS
 from cyclealign.config.training_keys import LEAST
 from cyclealign.config.training_types import KEYS
-from cyclealign.losses import AnyLoss
+from cyclealign.losses import AnyPolicyLoss
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -26,7 +26,7 @@ def json_schema(kind: type[BaseModel]) -> str:
     It knows each key by itself. What holds between keys (a price beside a budget) is checked when a config is loaded.
     """
     schema = {"$schema": DIALECT, **kind.model_json_schema()}
-    losses = {cls.__name__: cls for cls in get_args(AnyLoss)}
+    losses = {cls.__name__: cls for cls in get_args(AnyPolicyLoss)}
     for name, part in (("", schema), *schema.get("$defs", {}).items()):
         _tighten(part)
         if name in losses:

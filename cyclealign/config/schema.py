@@ -18,10 +18,11 @@ from cyclealign.config.keeping import Keep, KeepRule, keep_rule, keep_text
 from cyclealign.config.ranker_kinds import named_kind
 from cyclealign.config.section import Section
 from cyclealign.config.witness import WitnessConfig
-from cyclealign.losses import RRHF, AnyLoss, feeds, unfed
+from cyclealign.losses import RRHF, AnyLoss, AnyPolicyLoss, feeds, unfed
 
 OwnKeys = dict[str, Any]  # of a section whose keys are others': TrainingArguments', vLLM's, a template's
 Loss = Annotated[AnyLoss, Field(discriminator="name")]
+PolicyLoss = Annotated[AnyPolicyLoss, Field(discriminator="name")]
 BUILTIN_POLICY = "builtin:tiny-chat"
 # Set by the run itself: from output_dir, seed and the cycle's own schedule.
 OWNED_TRAINING_KEYS = (
@@ -354,7 +355,7 @@ class Config(Section):
     """Who judges."""
     demonstrations: DemonstrationsConfig = DemonstrationsConfig()
     """The ranked lists that the judge is shown before the one it ranks."""
-    loss: Loss = RRHF()
+    loss: PolicyLoss = RRHF()
     """The ranking loss, by its ``name`` and its own keys."""
     anchor: AnchorConfig = AnchorConfig()
     """What holds the policy near the start model."""

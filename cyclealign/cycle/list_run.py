@@ -11,6 +11,7 @@ from cyclealign.config.loading import dump_config
 from cyclealign.config.schema import Config, ListsConfig
 from cyclealign.cycle.export import write_merged
 from cyclealign.cycle.keeping import put_best, timed
+from cyclealign.cycle.kept_code import hand_on_loss, keep_own_loss, own_code, with_kept_loss
 from cyclealign.cycle.learning_state import LearningState
 from cyclealign.cycle.list_files import StoredExamples, StoredLists, take_lists
 from cyclealign.cycle.run_metrics import Tracker, numbers
@@ -114,7 +115,9 @@ def new_list_run(config: Config) -> ListRun:
     if is_main():
         check_arguments(config)
         check_policy(config.policy)
+        own = own_code(config)
         run.create(dump_config(config))
+        keep_own_loss(config, run, own)
     return list_run(config, run, config.lists)
 
 
@@ -128,6 +131,7 @@ def start_from_lists(config: Config, cycle: RunDir, team: Team) -> None:
             run.lock()
         else:
             run.create(dump_config(config))
+        hand_on_loss(config, cycle, run)
     list_run(config, run, config.lists).run()
     team.share("warm_start", lambda: write_merged(config.policy, run, cycle.start))
 
@@ -142,7 +146,9 @@ def list_run(config: Config, run: RunDir, lists: ListsConfig) -> ListRun:
         steps = optimizer_steps(config, count, team.size)
         tracking = Tracking(config, run, total_steps=steps)
         rows = TrainerRows(tracking, team.progress)
-        white_box = WhiteBox(config, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])
+        white_box = WhiteBox(
+            with_kept_loss(config, run), base=base, total_steps=steps, seed=config.seed, callbacks=[rows]
+        )
         return ListRun(config, run, white_box, team, tracking, base)
     except BaseException:
         run.unlock()

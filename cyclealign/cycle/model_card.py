@@ -42,6 +42,7 @@ def model_card(config: Config, run: RunDir, *, adapter: bool, at: HubPlace | Non
     """Markdown with the hub's YAML header. ``adapter``: a PEFT adapter, not a whole model."""
     kept = read_record(Kept, run.kept_file)
     loss = config.model_dump(mode="json")["loss"]
+    loss |= {"function": Path(loss["function"]).name} if "function" in loss else {}  # a path is nobody else's business
     fields = ", ".join(f"{k} {v}" for k, v in loss.items() if k != "name")
     return "\n".join(
         [

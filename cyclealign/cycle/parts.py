@@ -13,7 +13,7 @@ from cyclealign.config.schema import Config
 from cyclealign.cycle.answers import GivenAnswers, RecordedAnswers
 from cyclealign.cycle.distilled_rankers import RunRankers
 from cyclealign.cycle.evaluator import Evaluator
-from cyclealign.cycle.kept_code import as_kept
+from cyclealign.cycle.kept_code import as_kept, with_kept_loss
 from cyclealign.cycle.loop import Parts
 from cyclealign.cycle.team import Team, launch_team
 from cyclealign.cycle.witness import ScoringWitness, Witness, judging_witness, witness_spec
@@ -61,7 +61,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     answerer = _answerer(config, run) if team.is_main else None
     base = _start_model(config, run, team)
     policy = config.policy.model_copy(update={"model": base})
-    started = config.model_copy(update={"policy": policy})
+    started = with_kept_loss(config.model_copy(update={"policy": policy}), run)
     generator: Generator = build_generator(config.generator, policy, workdir=run.path) if team.is_main else Idle()
     rows = TrainerRows(tracking, team.progress)
     trainer = WhiteBox(started, base=base, total_steps=steps, seed=config.seed, callbacks=[rows])

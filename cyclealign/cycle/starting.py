@@ -123,14 +123,15 @@ def _check_words(run: RunDir) -> None:
         return
     used = read_record(Versions, noted)
     template, static = run.prompts / "template.yaml", run.prompts / "demonstrations.jsonl"
-    for file, was, now in (
-        (template, used.template.version, load_template(str(template)).version),
-        (static, used.demonstrations.version, content_version(load_static(str(static)))),
-    ):
-        if was != now:
-            raise UserError(
-                f"{file}: is not what the run began with (version {was}, got {now}); put it back from a copy"
-            )
+    if used.template is not None:
+        _check_version(template, used.template.version, load_template(str(template)).version)
+    if used.demonstrations is not None:
+        _check_version(static, used.demonstrations.version, content_version(load_static(str(static))))
+
+
+def _check_version(file: Path, was: str, now: str) -> None:
+    if was != now:
+        raise UserError(f"{file}: is not what the run began with (version {was}, got {now}); put it back from a copy")
 
 
 def _hosts(config: Config) -> list[tuple[str | None, str]]:

@@ -106,7 +106,7 @@ def _named(word: str, options: Sequence[str], seed: int) -> NamedJudge:
 
 def _check_code(file: str, box: BlackBoxConfig) -> None:
     """UserError where a file, which may be a run's config from elsewhere, names Python that this user never ran."""
-    from cyclealign.rankers.own_function import read_code
+    from cyclealign.rankers.own_code import read_code
     from cyclealign.rankers.trusted_code import is_trusted
 
     if box.judge == "python" and not is_trusted(read_code(str(box.path), f"{file}: black_box.path")):

@@ -23,7 +23,7 @@ from cyclealign.types import Prompt, UserError
 BEGINNING = (
     *("config.yaml", "environment.json", "state.json"),
     *(f"prompts/{n}" for n in ("train.jsonl", "eval.jsonl", "template.yaml", "demonstrations.jsonl", "versions.json")),
-    *("prompts/ranker.py", "prompts/scorer.py"),
+    *("prompts/ranker.py", "prompts/scorer.py", "prompts/loss.py"),
 )
 
 

@@ -136,11 +136,13 @@ class CodeUsed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Versions:
-    """``prompts/versions.json``. ``ranker``, ``scorer``: where they are functions of the user's own."""
+    """``prompts/versions.json``. ``demonstrations``, ``template``: None in a run over lists that exist, which asks
+    nobody. ``ranker``, ``scorer``, ``loss``: where they are functions of the user's own."""
 
     FORMAT: ClassVar[int] = 1
 
-    demonstrations: StaticUsed
-    template: TemplateUsed
+    demonstrations: StaticUsed | None = None
+    template: TemplateUsed | None = None
     ranker: CodeUsed | None = None
     scorer: CodeUsed | None = None
+    loss: CodeUsed | None = None

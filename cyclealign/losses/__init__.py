@@ -4,7 +4,7 @@
 """
 
 from cyclealign.losses.base import LossOutput, Needs, RankedScores, RankingLoss
-from cyclealign.losses.catalogue import AnyLoss, feeds, losses_fed_by, unfed
+from cyclealign.losses.catalogue import AnyLoss, AnyPolicyLoss, feeds, losses_fed_by, unfed
 from cyclealign.losses.cprd import CPRD
 from cyclealign.losses.dpo import DPO
 from cyclealign.losses.embedding_match import EmbeddingMatch, EmbeddingPairs
@@ -18,6 +18,7 @@ from cyclealign.losses.ndcg2 import NDCG2
 from cyclealign.losses.pld import PLD
 from cyclealign.losses.pointwise_mse import PointwiseMSE
 from cyclealign.losses.pro import PRO
+from cyclealign.losses.python_loss import PythonLoss
 from cyclealign.losses.quantidce_kd import ModelStates, QuantiDCEKD
 from cyclealign.losses.ranknet import RankNet
 from cyclealign.losses.rrhf import RRHF
@@ -35,6 +36,7 @@ __all__ = [
     "RRHF",
     "SPPO",
     "AnyLoss",
+    "AnyPolicyLoss",
     "EmbeddingMatch",
     "EmbeddingPairs",
     "LambdaRank",
@@ -46,6 +48,7 @@ __all__ = [
     "MultiLevelRanking",
     "Needs",
     "PointwiseMSE",
+    "PythonLoss",
     "QuantiDCEKD",
     "RankNet",
     "RankedScores",

@@ -18,6 +18,7 @@ from cyclealign.losses.ndcg2 import NDCG2
 from cyclealign.losses.pld import PLD
 from cyclealign.losses.pointwise_mse import PointwiseMSE
 from cyclealign.losses.pro import PRO
+from cyclealign.losses.python_loss import PythonLoss
 from cyclealign.losses.ranknet import RankNet
 from cyclealign.losses.rrhf import RRHF
 from cyclealign.losses.simpo import SimPO
@@ -41,6 +42,7 @@ AnyLoss = (
     | PointwiseMSE
     | SPPO
 )
+AnyPolicyLoss = AnyLoss | PythonLoss  # one of the user's own is for policies
 
 
 def feeds(gives: Needs, needs: Needs) -> bool:

@@ -130,7 +130,7 @@ def code_digest(spec: RankerSpec) -> str | None:
     """sha256 of the user's own file, which is read and not run; None for all other kinds. UserError as it is read."""
     if spec.kind.name != "python":
         return None
-    from cyclealign.rankers.own_function import read_code
+    from cyclealign.rankers.own_code import read_code
 
     return read_code(spec.place, spec.key).digest
 
@@ -241,7 +241,8 @@ def _policy(spec: RankerSpec) -> PairScorer:
 
 
 def _python(spec: RankerSpec) -> OwnFunction:
-    from cyclealign.rankers.own_function import OwnFunction, read_code
+    from cyclealign.rankers.own_code import read_code
+    from cyclealign.rankers.own_function import OwnFunction
 
     return OwnFunction(read_code(spec.place, spec.key), spec.key)
 

@@ -1,70 +1,26 @@
-"""A ranker or scorer of the user's own: a function of a Python file, run from the very bytes whose digest is on record.
-
-The file stands alone: it imports what is installed and nothing beside it, which another could change under the same
-digest, and no compiled copy of it is read or written.
-"""
+"""A ranker or scorer of the user's own: a function of a Python file."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import math
 import sys
-import types
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
-from cyclealign.config.ranker_kinds import code_place
-from cyclealign.files.printable import SHOWN, one_line
+from cyclealign.files.printable import one_line
+from cyclealign.rankers.own_code import Code, function_of, said, words_of
 from cyclealign.rankers.scored import Pair, too_few
 from cyclealign.types import CandidateSet, Message, RankContext, Ranking, Unranked, UserError
 
-MOST_BYTES = 4 << 20
 Answer = list[float] | list[str]
 Function = Callable[[list[Message], list[str]], object]
 FORM = (
     "expected a function of (messages, replies) that returns list[float], their scores, or list[str], them best first"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
-    """A function and the file that it stands in, read once and not run yet."""
-
-    file: Path
-    function: str
-    source: bytes
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the file."""
-        return hashlib.sha256(self.source).hexdigest()
-
-
-def read_code(place: str, key: str) -> Code:
-    """The code of ``FILE.py:FUNCTION``, which nothing runs. ``key``: what an error begins with.
-
-    Raises:
-        UserError: no such name, or no file that can be read.
-    """
-    named = code_place(place)
-    if named is None:
-        raise UserError(f"{key}: expected FILE.py:FUNCTION, got {place!r}")
-    file = Path(named[0])
-    try:
-        if not file.is_file():
-            raise UserError(f"{key}: no file {file}")
-        if file.stat().st_size > MOST_BYTES:
-            raise UserError(f"{key}: {file}: expected at most {MOST_BYTES >> 20} MiB of Python")
-        return Code(file=file, function=named[1], source=file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{key}: {file}: cannot be read: {error.strerror}") from error
 
 
 class OwnFunction:
@@ -78,7 +34,7 @@ class OwnFunction:
     def __init__(self, code: Code, key: str) -> None:
         """Runs the file. UserError where that fails, or it has no such function; one line that names the place."""
         self._code, self._key = code, key
-        self._function = _function(code, key)
+        self._function = typing.cast(Function, function_of(code, key, FORM, [], []))
         self.gives: Literal["order", "magnitude"] = _gives(self._function, f"{key}: {code.file}: {code.function}")
 
     def rank(self, sets: Iterable[CandidateSet], context: RankContext) -> Iterator[Ranking | Unranked]:
@@ -127,7 +83,7 @@ class OwnFunction:
                 if isinstance(found, Iterable) and not isinstance(found, str | bytes | Mapping | set | frozenset):
                     return list(islice(found, len(texts) + 1))
         except (Exception, SystemExit) as error:
-            raise _Unusable(_said(error, self._code)) from error
+            raise _Unusable(said(error, self._code)) from error
         raise _Unusable(f"expected a list, got {type(found).__name__}")
 
 
@@ -143,18 +99,10 @@ def _number(value: Any, place: int) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except Exception as error:
-        raise _Unusable(f"score {place}: expected a number, got {_words(value, repr, 60)}") from error
+        raise _Unusable(f"score {place}: expected a number, got {words_of(value, repr, 60)}") from error
     if not math.isfinite(number):
-        raise _Unusable(f"score {place}: expected a finite number, got {_words(value, repr, 60)}")
+        raise _Unusable(f"score {place}: expected a finite number, got {words_of(value, repr, 60)}")
     return number
-
-
-def _words(value: object, spelled: Callable[[object], str], most: int) -> str:
-    """Of a value of the user's; the name of its type where it cannot say what it is."""
-    try:
-        return one_line(spelled(value), most)
-    except Exception:
-        return type(value).__name__
 
 
 def _tiers(found: Sequence[object], item: CandidateSet) -> tuple[tuple[str, ...], ...]:
@@ -174,39 +122,6 @@ def _tiers(found: Sequence[object], item: CandidateSet) -> tuple[tuple[str, ...]
     return tuple(tuple(c.id for c in item.candidates if c.text == text) for text in order)
 
 
-# The file -------------------------------------------------------------------------------------------------------
-
-
-def _function(code: Code, key: str) -> Function:
-    name = f"cyclealign_own_{code.digest[:16]}"
-    module = sys.modules.get(name) or _executed(code, name, key)
-    found = getattr(module, code.function, None)
-    where = f"{key}: {code.file}: {code.function}"
-    if not callable(found) or inspect.iscoroutinefunction(found):
-        raise UserError(f"{where}: {FORM}; got {'none' if found is None else type(found).__name__}")
-    try:
-        inspect.signature(found).bind([], [])
-    except TypeError as error:
-        raise UserError(f"{where}: {FORM}: {error}") from error
-    except ValueError:  # a builtin, which says nothing of itself
-        pass
-    return typing.cast(Function, found)
-
-
-def _executed(code: Code, name: str, key: str) -> types.ModuleType:
-    """The file as a module; known by its name, for the dataclasses in it."""
-    module = sys.modules[name] = types.ModuleType(name)
-    try:
-        with redirect_stdout(sys.stderr):
-            exec(compile(code.source, str(code.file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  the user's own function, agreed to
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception | SystemExit):
-            raise
-        raise UserError(f"{key}: {_said(error, code)}") from error
-    return module
-
-
 def _gives(function: Function, where: str) -> Literal["order", "magnitude"]:
     """What the return annotation promises: an order where it is of texts; scores where it says nothing."""
     try:
@@ -222,16 +137,3 @@ def _gives(function: Function, where: str) -> Literal["order", "magnitude"]:
     if int in inner or returned in (str, int, float, bool, type(None)):
         raise UserError(f"{where}: {FORM}; got -> {getattr(returned, '__name__', returned)}")
     return "magnitude"
-
-
-def _said(error: BaseException, code: Code) -> str:
-    """File, line and words of an error in it."""
-    lines = [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(code.file) else []
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(code.file):
-            lines.append(trace.tb_lineno)
-        trace = trace.tb_next
-    words = error.msg if isinstance(error, SyntaxError) else _words(error, str, SHOWN)
-    line = f", line {lines[-1]}" if lines else ""
-    return one_line(f"{code.file}{line}: {type(error).__name__}: {words}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyclealign.files.user_state import Agreed
-from cyclealign.rankers.own_function import Code
+from cyclealign.rankers.own_code import Code
 
 CODE = "code.json"
 

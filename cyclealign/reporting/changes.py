@@ -69,6 +69,8 @@ def _version(run: RunDir) -> str:
     if not file.exists():
         return ""
     shown = read_record(Versions, file).demonstrations
+    if shown is None:
+        return ""
     return f" The static ones: {shown.source}, version {shown.version}."
 
 

@@ -9,7 +9,7 @@ from config_keys import Choice, Key, keys_of, losses_of
 
 from cyclealign.cli.schema import schemas
 from cyclealign.config.schema import Config
-from cyclealign.losses import AnyLoss
+from cyclealign.losses import AnyPolicyLoss
 
 TITLES = {"pld": "pld, on images", "pld_lists": "pld, with data.scores"}
 DISTILLERS = {TITLES.get(name, name): kind for name, kind in schemas().items() if name != "run"}
@@ -24,7 +24,7 @@ the nearest known one is named. A key without a default has to be given. This pa
 def all_keys() -> Iterator[Key]:
     """Every key of a run, of each loss and of each distiller."""
     yield from keys_of(Config)
-    for loss in losses_of(AnyLoss):
+    for loss in losses_of(AnyPolicyLoss):
         yield from loss.keys
     for schema in DISTILLERS.values():
         yield from keys_of(schema)
@@ -32,7 +32,7 @@ def all_keys() -> Iterator[Key]:
 
 def config_page() -> str:
     """Markdown: the run's sections, the losses, the distillers."""
-    return INTRODUCTION + "\n".join([*_run(), *_losses(losses_of(AnyLoss)), *_distillers()]) + "\n"
+    return INTRODUCTION + "\n".join([*_run(), *_losses(losses_of(AnyPolicyLoss)), *_distillers()]) + "\n"
 
 
 def _run() -> Iterator[str]:

@@ -307,7 +307,7 @@ WRONG = [
     (
         ["loss.name=simp"],
         "loss.name: expected one of rrhf, pro, listmle, pld, simpo, dpo, margin_mse, cprd, idcm, quantidce, ranknet,"
-        ' lambdarank, listnet, kl, mse, sppo, got "simp"; did you mean simpo?',
+        ' lambdarank, listnet, kl, mse, sppo, python, got "simp"; did you mean simpo?',
     ),
     (["layout=pad"], 'layout: expected one of auto, cached_prefix, padded, got "pad"; did you mean padded?'),
     (["seed=abc"], 'seed: expected a whole number, got "abc"'),

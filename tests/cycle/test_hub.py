@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from hub_server import TOKEN, HubServer, Repo, failure, hub_server
 from loopback import Fault
 
 from cyclealign.cli.main import main
-from cyclealign.files.records import read_record, write_record
+from cyclealign.cycle.export import Exports, export_run
+from cyclealign.cycle.hub import HubRepo, check_repo, push
+from cyclealign.files.records import read_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import Kept
+from cyclealign.types import UserError
 
 Captured = pytest.CaptureFixture[str]
 MINE = "me/mine"
@@ -34,6 +38,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with hub_server(monkeypatch) as server:
         yield server
+
+
+MERGED = Exports(merged=True)
+
+
+def policy_of(run: RunDir) -> dict[str, Path]:
+    return {"": run.path.parent / "policy"}
 
 
 def export(run: RunDir, out: Path, *more: str) -> int:
@@ -58,49 +69,42 @@ def test_a_merged_copy_is_what_the_hub_has(run: RunDir, hub: HubServer, tmp_path
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "merged")
     asked = sorted(file["path"] for r in hub.seen if "preupload" in r.line for file in json.loads(r.data)["files"])
     assert asked == sorted(lying(out / "merged"))
+    token_stays(hub)
+    assert not [name for name, data in lying(tmp_path).items() if TOKEN.encode() in data]
 
 
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is merged is not what these tests are about."""
-    monkeypatch.setattr(
-        "cyclealign.cycle.export.write_merged",
-        lambda _, run, target: shutil.copytree(run.path.parent / "policy", target, dirs_exist_ok=True),
-    )
-
-
-@pytest.mark.usefixtures("cheap")
-def test_the_second_push_removes_what_would_be_loaded_in_its_stead(run: RunDir, hub: HubServer, tmp_path: Path) -> None:
+def test_the_second_push_removes_what_would_be_loaded_in_its_stead(run: RunDir, hub: HubServer) -> None:
     old = {"model-00001-of-00002.safetensors": b"", "adapter_config.json": b"", "adapter/README.md": b"", "NOTES": b"n"}
     hub.repos[MINE] = Repo(files=old, tags=("region:us", "cyclealign"))
-    assert export(run, tmp_path / "out", "--merged") == 0
-    assert hub.repos[MINE].files == lying(tmp_path / "out" / "merged") | {"NOTES": b"n"}
+    push(HubRepo(id=MINE), policy_of(run))
+    assert hub.repos[MINE].files == lying(policy_of(run)[""]) | {"NOTES": b"n"}
 
 
-@pytest.mark.usefixtures("cheap")
-def test_the_token_goes_to_the_hub_alone_and_only_as_one(run: RunDir, hub: HubServer, tmp_path: Path) -> None:
-    assert export(run, tmp_path / "out", "--merged") == 0
+def token_stays(hub: HubServer) -> None:
+    """It goes to the hub alone, and only as one."""
     for request in hub.seen:
         others = {k: v for k, v in request.headers.items() if k != "authorization"}
         assert TOKEN not in f"{request.line}{others}"
         assert TOKEN.encode() not in request.data
         assert ("authorization" in request.headers) != request.line.startswith("PUT")  # large files have addresses
-    assert not [name for name, data in lying(tmp_path).items() if TOKEN.encode() in data]
 
 
-def with_base_on_the_hub(folder: Path) -> RunDir:
+def copied(run: RunDir, folder: Path) -> RunDir:
+    shutil.copytree(run.path, folder / "run")
+    return RunDir(folder / "run")
+
+
+def with_base_on_the_hub(run: RunDir, folder: Path) -> RunDir:
     """A run on a model that others have too."""
-    run = finished_run(folder)
-    named = (run.config, run.best / "adapter" / "adapter_config.json", run.kept_file)
-    for file in named:
-        file.write_text(file.read_text().replace(str(folder / "policy"), "owner/base"))
-    assert read_record(Kept, run.kept_file).start_model == "owner/base"
-    return run
+    found = copied(run, folder)
+    for file in (found.config, found.best / "adapter" / "adapter_config.json", found.kept_file):
+        file.write_text(file.read_text().replace(str(policy_of(run)[""]), "owner/base"))
+    assert read_record(Kept, found.kept_file).start_model == "owner/base"
+    return found
 
 
-def test_an_adapter_is_loaded_as_its_card_says(hub: HubServer, tmp_path: Path) -> None:
-    run = with_base_on_the_hub(tmp_path)
-    assert export(run, tmp_path / "out") == 0  # with pairs, which stay
+def test_an_adapter_is_loaded_as_its_card_says(run: RunDir, hub: HubServer, tmp_path: Path) -> None:
+    assert export(with_base_on_the_hub(run, tmp_path), tmp_path / "out") == 0  # with pairs, which stay
     got = hub.repos[MINE].files
     assert got == lying(tmp_path / "out" / "adapter") | {".gitattributes": got[".gitattributes"]}
     _, header, text = got["README.md"].decode().split("---\n", 2)
@@ -108,16 +112,19 @@ def test_an_adapter_is_loaded_as_its_card_says(hub: HubServer, tmp_path: Path) -
     assert str(tmp_path) not in text
     [code] = re.findall(r"```python\n(.*?)```", text, re.S)
     for file in (tmp_path / "out" / "adapter").glob("adapter_config.json"):
-        file.write_text(file.read_text().replace("owner/base", str(tmp_path / "policy")))
+        file.write_text(file.read_text().replace("owner/base", str(policy_of(run)[""])))
     made: dict[str, object] = {}
     exec(code.replace(MINE, str(tmp_path / "out" / "adapter")), made)
     assert type(made["model"]).__name__ == "PeftModelForCausalLM"
 
 
-@pytest.mark.usefixtures("cheap")
-def test_both_forms_the_merged_one_at_the_root(hub: HubServer, tmp_path: Path) -> None:
-    run = with_base_on_the_hub(tmp_path)
-    assert export(run, tmp_path / "out", "--adapter", "--merged") == 0
+def test_both_forms_the_merged_one_at_the_root(
+    run: RunDir, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = policy_of(run)[""]
+    monkeypatch.setattr("cyclealign.cycle.export.write_merged", lambda _, __, target: shutil.copytree(policy, target))
+    wanted = Exports(adapter=True, merged=True, push=HubRepo(id=MINE))
+    export_run(with_base_on_the_hub(run, tmp_path).path, wanted, tmp_path / "out")
     got = hub.repos[MINE].files
     expected = lying(tmp_path / "out" / "merged")
     expected |= {f"adapter/{name}": data for name, data in lying(tmp_path / "out" / "adapter").items()}
@@ -126,30 +133,29 @@ def test_both_forms_the_merged_one_at_the_root(hub: HubServer, tmp_path: Path) -
     assert f'pipeline("text-generation", "{MINE}")' in got["README.md"].decode()
 
 
-def test_a_whole_model_is_pushed_once(hub: HubServer, tmp_path: Path) -> None:
-    run = finished_run(tmp_path)
-    shutil.rmtree(run.best / "adapter")
-    shutil.copytree(tmp_path / "policy", run.best / "model")
-    write_record(run.kept_file, Kept(trained=2, of=2, why="w", stopped=None, start_model="m"))
-    assert export(run, tmp_path / "out", "--adapter", "--merged") == 0
+def test_a_whole_model_is_pushed_once(run: RunDir, hub: HubServer, tmp_path: Path) -> None:
+    whole = copied(run, tmp_path)
+    shutil.rmtree(whole.best / "adapter")
+    shutil.copytree(policy_of(run)[""], whole.best / "model")
+    export_run(whole.path, Exports(adapter=True, merged=True, push=HubRepo(id=MINE)), tmp_path / "out")
     got = hub.repos[MINE].files
     assert got == lying(tmp_path / "out" / "merged") | {".gitattributes": got[".gitattributes"]}
 
 
 @pytest.mark.parametrize(
-    ("repo", "more", "line"),
+    ("repo", "wanted", "line"),
     [
-        ("a b", ["--merged"], "--push a b: is no name of a repository: Repo id must use alphanumeric"),
-        ("mine", ["--merged"], "--push mine: expected OWNER/NAME"),
-        (MINE, ["--pairs", "all"], "--pairs alone writes no model; add --adapter or --merged"),
-        (MINE, [], "the adapter is one of policy, a directory of this machine"),
+        ("a b", MERGED, "--push a b: is no name of a repository: Repo id must use alphanumeric"),
+        ("mine", MERGED, "--push mine: expected OWNER/NAME"),
+        (MINE, Exports(pairs="all"), "--pairs alone writes no model; add --adapter or --merged"),
+        (MINE, Exports(adapter=True), "the adapter is one of policy, a directory of this machine"),
     ],
 )
 def test_what_cannot_be_pushed_is_not_begun(
-    run: RunDir, hub: HubServer, tmp_path: Path, capsys: Captured, repo: str, more: list[str], line: str
+    run: RunDir, hub: HubServer, tmp_path: Path, repo: str, wanted: Exports, line: str
 ) -> None:
-    assert main(["export", str(run.path), "--out", str(tmp_path / "out"), "--push", repo, *more]) == 2
-    assert line in capsys.readouterr().err
+    with pytest.raises(UserError, match=re.escape(line)):
+        export_run(run.path, replace(wanted, push=HubRepo(id=repo)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert hub.seen == []
 
@@ -161,25 +167,23 @@ def test_nobody_logged_in_or_offline(
 
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    assert export(run, tmp_path / "out", "--merged") == 2
-    assert "nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"nobody is logged in to the hub; run `hf auth login`, or set HF_TOKEN$"):
+        check_repo(HubRepo(id=MINE))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert export(run, tmp_path / "out", "--merged") == 2
-    assert "HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set; unset it to publish\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE \(or TRANSFORMERS_OFFLINE\) is set; unset it to publish$"):
+        check_repo(HubRepo(id=MINE))
     assert main(["export", str(run.path), "--private"]) == 2
     assert "--private: is for --push OWNER/NAME" in capsys.readouterr().err
     assert hub.seen == []
 
 
-@pytest.mark.usefixtures("cheap")
-def test_what_others_put_there_stays(run: RunDir, hub: HubServer, tmp_path: Path, capsys: Captured) -> None:
+def test_what_others_put_there_stays(run: RunDir, hub: HubServer) -> None:
     hub.repos[MINE] = theirs = Repo(files={"README.md": b"mine", "config.json": b"{}"}, tags=("region:us",))
-    assert export(run, tmp_path / "out", "--merged") == 2
-    assert f"--push {MINE}: holds README.md, which no export wrote; choose another NAME\n" in capsys.readouterr().err
-    assert theirs.files == {"README.md": b"mine", "config.json": b"{}"}
+    with pytest.raises(UserError, match=f"--push {MINE}: holds README.md, which no export wrote; choose another NAME$"):
+        push(HubRepo(id=MINE), policy_of(run))
     theirs.tags = ("cyclealign",)
-    assert export(run, tmp_path / "out", "--merged", "--private") == 2
-    assert "is public; make it private on the hub, or leave --private out\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"is public; make it private on the hub, or leave --private out$"):
+        push(HubRepo(id=MINE, private=True), policy_of(run))
     assert theirs.files == {"README.md": b"mine", "config.json": b"{}"}
 
 
@@ -197,19 +201,28 @@ ECHO = f"token {TOKEN} is odd\nand \x1b[31mred"
         ("preupload", failure(403, "no rights"), "this token may not write there"),
         ("large/", failure(403, "no rights"), "this token may not write there"),
         ("commit/main", failure(409, "busy"), "somebody else writes to it right now; start the command again"),
-        ("commit/main", failure(413, ECHO), "start the command again later, or see what the hub says (HTTP 413: token"),
+        ("commit/main", failure(413, ECHO), "later, or see what the hub says (HTTP 413: token [key] is odd and red)"),
     ],
 )
-@pytest.mark.usefixtures("cheap")
 def test_what_the_hub_refuses_is_one_line(
-    run: RunDir, hub: HubServer, tmp_path: Path, capsys: Captured, part: str, fault: Fault, line: str
+    run: RunDir,
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    fault: Fault,
+    line: str,
 ) -> None:
+    """Of somebody who is logged in by the hub's own file, of which the environment knows nothing."""
+    from huggingface_hub import constants
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text(TOKEN)
     hub.failing = {part: fault} | ({"GET /api/models": failure(404, "x")} if part == "repos/create" else {})
-    assert export(run, tmp_path / "out", "--merged") == 2
-    said = capsys.readouterr().err
-    [told] = [one for one in said.splitlines() if one.startswith("error: ")]
-    assert told.startswith(f"error: --push {MINE}: ")
-    assert line in told
-    assert TOKEN not in said
-    assert "\x1b" not in told
-    assert json.loads((tmp_path / "out" / "merged" / "config.json").read_text())  # what was written stays
+    with pytest.raises(UserError) as raised:
+        push(HubRepo(id=MINE), policy_of(run))
+    said = str(raised.value)
+    assert said.startswith(f"--push {MINE}: ")
+    assert line in said
+    assert "\n" not in said

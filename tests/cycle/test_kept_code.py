@@ -15,13 +15,14 @@ from cyclealign.cli.main import main
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.loading import dump_config, load_config
 from cyclealign.cycle import starting
-from cyclealign.cycle.kept_code import as_kept
+from cyclealign.cycle.kept_code import as_kept, hand_on_loss, with_kept_loss
 from cyclealign.files.jsonl import read_jsonl
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.files.run_state import CodeUsed, Versions
 from cyclealign.rankers.by_name import open_ranker, open_scorer, ranker_spec, spec_of
-from cyclealign.rankers.own_function import OwnFunction, read_code
+from cyclealign.rankers.own_code import read_code
+from cyclealign.rankers.own_function import OwnFunction
 from cyclealign.types import UserError
 
 FUNCTIONS = "def judge(messages, replies):\n    return [float(len(r)) for r in replies]\n\nother = judge\n"
@@ -45,6 +46,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         if loaded.cycle.scorer is not None:
             scorer = ranker_spec(loaded.cycle.scorer, flag="cycle.scorer", need="scores")
             open_scorer(as_kept(scorer, run, "scorer"))
+        with_kept_loss(loaded, run)
         return run
 
     monkeypatch.setattr(starting, "_unlocked_on_failure", opened)
@@ -217,6 +219,32 @@ def test_a_scorer_is_held_to_the_same(tmp_path: Path, marker: Path, monkeypatch:
     refused(run, marker, r"scorer\.py: .*--trust-code")
     starting.resumed_cycle(run.path, trust_code=True)
     assert marker.read_text() == "x"
+
+
+LOSS = "def fall(student, teacher):\n    return -(student * teacher).sum()\n"
+
+
+def test_a_loss_is_held_to_the_same(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.FUNCTIONS", LOSS)
+    more = ("black_box={backend: local}", "loss={name: python, function: mine.py:fall}")
+    run = foreign(tmp_path, marker, monkeypatch, *more)
+    used = read_record(Versions, run.prompts / "versions.json")
+    assert used.loss == CodeUsed(source="mine.py:fall", sha256=read_code("mine.py:fall", "x").digest)
+    (tmp_path / "mine.py").unlink()
+    refused(run, marker, r"loss\.py: .*--trust-code")
+    starting.resumed_cycle(run.path, trust_code=True)
+    assert marker.read_text() == "x"
+    inner = RunDir(tmp_path / "inner")
+    inner.prompts.mkdir(parents=True)
+    config = load_config(run.config)
+    hand_on_loss(config, run, inner)  # to the run over lists that a cycle begins with
+    assert with_kept_loss(config, inner).loss != config.loss
+    assert (inner.prompts / "loss.py").read_bytes() == (run.prompts / "loss.py").read_bytes()
+    assert read_record(Versions, inner.prompts / "versions.json") == Versions(loss=used.loss)
+    forget()
+    marker.unlink()
+    (run.prompts / "loss.py").write_text(f"# evil\n{source(marker)}")
+    refused(run, marker, r"loss\.py: is not what the run began with")
 
 
 def test_whoever_only_looks_runs_nothing(

@@ -11,7 +11,8 @@ import pytest
 from cyclealign.cli.main import main
 from cyclealign.files.jsonl import read_jsonl
 from cyclealign.rankers.by_name import open_ranker, open_scorer, ranker_spec, scorer_by_name
-from cyclealign.rankers.own_function import OwnFunction, read_code
+from cyclealign.rankers.own_code import read_code
+from cyclealign.rankers.own_function import OwnFunction
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking, Unranked, UserError
 from tests.helpers.replayed import NoDemonstrations
 
