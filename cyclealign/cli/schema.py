@@ -9,11 +9,11 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-Of = Literal["run", "cprd", "idcm", "leaf", "margin_mse", "pld", "pld_lists", "quantidce"]
+Of = Literal["run", "train", "cprd", "idcm", "leaf", "margin_mse", "pld", "pld_lists", "quantidce"]
 
 
 def schema(
-    of: Annotated[Of, typer.Argument(metavar="[KIND]", help="run, or a distiller's")] = "run",
+    of: Annotated[Of, typer.Argument(metavar="[KIND]", help="run, train, or a distiller's")] = "run",
 ) -> None:
     """Print the JSON Schema of a config, for editors: keys, types, defaults, and a sentence on each."""
     from cyclealign.config.json_schema import json_schema
@@ -23,6 +23,7 @@ def schema(
 
 def schemas() -> dict[Of, type[BaseModel]]:
     """The class of each kind of config."""
+    from cyclealign.config.list_config import TrainConfig
     from cyclealign.config.schema import Config
     from cyclealign.distill.config import ListDistillConfig
     from cyclealign.distill.cprd_config import CPRDConfig
@@ -33,6 +34,7 @@ def schemas() -> dict[Of, type[BaseModel]]:
 
     return {
         "run": Config,
+        "train": TrainConfig,
         "cprd": CPRDConfig,
         "idcm": IDCMConfig,
         "leaf": LeafConfig,

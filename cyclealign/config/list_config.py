@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field, create_model
 
 from cyclealign.config.errors import Raw
 from cyclealign.config.loading import raw_config, validated
-from cyclealign.config.schema import Config
+from cyclealign.config.schema import Config, ListsConfig
+from cyclealign.config.section import Section
 from cyclealign.config.training_keys import check_training
 from cyclealign.types import UserError
 
 READ = ("name", "seed", "output_dir", "policy", "loss", "anchor", "leaf", "training", "layout", "lists")
+
+
+def _fields(kind: type[Section], names: Collection[str]) -> dict[str, Any]:
+    """As ``create_model`` takes them, sentences included."""
+    return {name: (field.annotation, field) for name, field in kind.model_fields.items() if name in names}
+
+
+# The file's own keys, for editors and the reference; ``lists.source`` comes from the command line.
+TrainLists = create_model(
+    "TrainLists",
+    __base__=Section,
+    __doc__="How the ranked lists that the command names are read.",
+    **_fields(ListsConfig, ListsConfig.model_fields.keys() - {"source"}),
+)
+TrainConfig = create_model(
+    "TrainConfig",
+    __base__=Section,
+    __doc__="A training on ranked lists that exist, of ``cyclealign train``.",
+    **_fields(Config, set(READ) - {"lists"}),
+    lists=(TrainLists, Field(default=TrainLists(), description=TrainLists.__doc__)),
+)
 
 
 def load_list_config(path_or_name: str | Path, source: str, overrides: Sequence[str] = ()) -> Config:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from config_keys import Choice, Key, keys_of, losses_of
 
 from cyclealign.cli.schema import schemas
+from cyclealign.config.list_config import TrainConfig
 from cyclealign.config.schema import Config
 from cyclealign.losses import AnyPolicyLoss
 
 TITLES = {"pld": "pld, on images", "pld_lists": "pld, with data.scores"}
-DISTILLERS = {TITLES.get(name, name): kind for name, kind in schemas().items() if name != "run"}
+DISTILLERS = {TITLES.get(name, name): kind for name, kind in schemas().items() if name not in ("run", "train")}
 INTRODUCTION = """# Every key of a config
 
 A config is one YAML file. `key.below=value` on the command line stands over the file; an unknown key is refused, and
@@ -22,8 +23,9 @@ the nearest known one is named. A key without a default has to be given. This pa
 
 
 def all_keys() -> Iterator[Key]:
-    """Every key of a run, of each loss and of each distiller."""
+    """Every key of a run, of a training on lists, of each loss and of each distiller."""
     yield from keys_of(Config)
+    yield from keys_of(TrainConfig)
     for loss in losses_of(AnyPolicyLoss):
         yield from loss.keys
     for schema in DISTILLERS.values():
@@ -31,8 +33,9 @@ def all_keys() -> Iterator[Key]:
 
 
 def config_page() -> str:
-    """Markdown: the run's sections, the losses, the distillers."""
-    return INTRODUCTION + "\n".join([*_run(), *_losses(losses_of(AnyPolicyLoss)), *_distillers()]) + "\n"
+    """Markdown: the run's sections, those of a training on lists, the losses, the distillers."""
+    parts = (_run(), _training_on_lists(), _losses(losses_of(AnyPolicyLoss)), _distillers())
+    return INTRODUCTION + "\n".join(line for part in parts for line in part) + "\n"
 
 
 def _run() -> Iterator[str]:
@@ -46,6 +49,15 @@ def _run() -> Iterator[str]:
         optional = " Left out by default." if head.default == "null" else ""
         yield f"## {name}\n\n{head.sentence}{optional}\n"
         yield from _table([key for key in keys if key.path.startswith(f"{name}.")])
+
+
+def _training_on_lists() -> Iterator[str]:
+    """What differs from a run: all else it has of one."""
+    keys = list(keys_of(TrainConfig))
+    same = ", ".join(f"`{name}`" for name in TrainConfig.model_fields if name != "lists")
+    yield "## Training on lists\n\nThe config of `cyclealign train CONFIG LISTS` ([how](train.md)). Of a run it has"
+    yield f"{same} with the keys that they have there; `lists` has no `source`, which is `LISTS`.\n"
+    yield from _table(key for key in keys if key.path.startswith("lists."))
 
 
 def _losses(losses: Iterable[Choice]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from cyclealign.config.json_schema import json_schema
 from cyclealign.files.strict_yaml import read_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("accelerate", "train"))
+FILES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name != "accelerate")
 Raw = dict[str, Any]
 
 
@@ -74,6 +74,16 @@ def test_planted_mistakes_are_found(planted: Raw) -> None:
     check = checker(CONFIGS / "schemas" / "run.json")
     check.validate(LEAST)
     assert not check.is_valid(LEAST | planted)
+
+
+@pytest.mark.parametrize(
+    "planted", [{"data": {"prompts": "p"}}, {"lists": {"heldout": 0.1}}, {"lists": {"source": "x"}}]
+)
+def test_a_training_on_lists_takes_what_it_reads(planted: Raw) -> None:
+    check = checker(CONFIGS / "schemas" / "train.json")
+    least = {"name": "x", "lists": {"held_out": 0.1}, "loss": {"name": "python", "function": "a.py:f"}}
+    check.validate(least)
+    assert not check.is_valid(least | planted)
 
 
 def test_keys_keep_their_sentence_default_and_choices() -> None:

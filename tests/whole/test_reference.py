@@ -8,12 +8,27 @@ from config_keys import keys_of, losses_of, undocumented
 from config_page import all_keys, config_page
 from pydantic import BaseModel, ConfigDict
 
+from cyclealign.config.list_config import READ, TrainConfig
 from cyclealign.config.schema import Config
 from cyclealign.losses import AnyPolicyLoss
 
 
 def test_every_key_has_a_sentence() -> None:
     assert undocumented(list(all_keys())) == []
+
+
+def test_a_training_on_lists_has_what_the_command_reads() -> None:
+    keys = {key.path: key for key in keys_of(TrainConfig)}
+    assert {path for path in keys if "." not in path} == set(READ)
+    of_a_run = {key.path: key for key in keys_of(Config)}
+    assert "lists.source" not in keys
+    assert {path: key for path, key in of_a_run.items() if path in keys and path != "lists"} == {
+        path: key for path, key in keys.items() if path != "lists"
+    }
+    assert set(keys) <= {key.path for key in all_keys()}
+    section = config_page().partition("## Training on lists\n")[2].partition("\n## ")[0]
+    own = [p for p in keys if "." not in p or p.startswith("lists.")]
+    assert [p for p in own if f"`{p}`" not in section] == []
 
 
 def test_a_key_without_a_sentence_is_found_wherever_it_stands() -> None:
