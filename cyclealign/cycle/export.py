@@ -108,7 +108,7 @@ def _check_push(repo: HubRepo, wanted: Exports, run: RunDir) -> None:
         raise UserError(f"--push {repo.id}: --pairs alone writes no model; add --adapter or --merged")
     check_repo(repo)
     base = adapter_base(run.best / "adapter") if wanted.adapter else None
-    if base is not None and Path(base).is_dir():
+    if base is not None and (Path(base).is_absolute() or Path(base).is_dir()):
         raise UserError(
             f"--push {repo.id}: the adapter is one of {Path(base).name}, a directory of this machine, and nobody else"
             " could load it; push a copy with the adapter merged: --merged"

@@ -118,6 +118,17 @@ def test_an_adapter_is_loaded_as_its_card_says(run: RunDir, hub: HubServer, tmp_
     assert type(made["model"]).__name__ == "PeftModelForCausalLM"
 
 
+def test_an_adapter_of_a_directory_that_has_moved_is_still_nobody_else_s(
+    run: RunDir, hub: HubServer, tmp_path: Path
+) -> None:
+    moved = copied(run, tmp_path)
+    named = moved.best / "adapter" / "adapter_config.json"
+    named.write_text(named.read_text().replace(str(policy_of(run)[""]), "/home/me/models/policy"))
+    with pytest.raises(UserError, match="the adapter is one of policy, a directory of this machine"):
+        export_run(moved.path, Exports(adapter=True, push=HubRepo(id=MINE)), tmp_path / "out")
+    assert hub.seen == []
+
+
 def test_both_forms_the_merged_one_at_the_root(
     run: RunDir, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
