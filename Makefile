@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
-# Two processes with a thread each are faster than one with two, and round alike whatever the cores.
+WORKERS ?= 3
+# Processes of one thread each are faster than one with more, and round alike whatever the cores; one more than two
+# cores, because servers and kills are waited for.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=

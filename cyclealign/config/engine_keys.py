@@ -19,6 +19,8 @@ from typing import Any
 Plain = frozenset[type] | None
 """The types of an argument's values; None: vLLM's own, which it checks itself."""
 EngineArguments = Mapping[str, Any]  # vLLM's own, by its names
+# vLLM serves adapters of the transformer blocks only; an adapter elsewhere would train and then be ignored.
+NOT_SERVABLE = ("lm_head", "embed_tokens", "embed_out", "embed_in", "wte")
 COMMON: Mapping[str, Plain] = {
     "tensor_parallel_size": frozenset({int}),
     "pipeline_parallel_size": frozenset({int}),

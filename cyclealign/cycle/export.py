@@ -218,7 +218,7 @@ def write_merged(policy: PolicyConfig, run: RunDir, target: Path) -> None:
     import torch
 
     from cyclealign.models.checkpoints import save_policy
-    from cyclealign.models.policy import saved_dtype
+    from cyclealign.models.dtypes import saved_dtype
     from cyclealign.models.saved import load_for_use
 
     base = str(run.start) if run.start.is_dir() else policy.model

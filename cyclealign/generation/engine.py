@@ -84,7 +84,7 @@ def engine_options(
 
     What ``generator.engine`` names wins.
     """
-    from cyclealign.models.policy import compute_dtype
+    from cyclealign.models.dtypes import compute_dtype
 
     options: dict[str, Any] = {
         "dtype": str(compute_dtype(policy, device)).removeprefix("torch."),

@@ -28,7 +28,7 @@ CANARY_TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
 def canary_tolerance(policy: PolicyConfig) -> float:
     """Mean |generator - trainer| log-probability gap of the canary, in nats per token, above which the generator is
     taken to serve other weights than the trainer holds. Half-precision kernels differ by a few hundredths."""
-    from cyclealign.models.policy import compute_dtype
+    from cyclealign.models.dtypes import compute_dtype
     from cyclealign.models.processes import default_device
 
     return CANARY_TOLERANCE[str(compute_dtype(policy, default_device())).removeprefix("torch.")]

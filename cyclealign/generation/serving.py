@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cyclealign.config.engine_keys import NOT_SERVABLE
 from cyclealign.config.schema import PolicyConfig
 from cyclealign.files.jsonl import read_json
-from cyclealign.models.policy import NOT_SERVABLE
 from cyclealign.types import PolicyVersion, UserError
 
 # vLLM compiles its LoRA kernels for these ranks only.

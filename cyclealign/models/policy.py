@@ -13,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from cyclealign.config.engine_keys import NOT_SERVABLE
 from cyclealign.files.thinking import Tags, tags_in
 from cyclealign.models.chat_template import check_template, first_line, set_tags
+from cyclealign.models.dtypes import compute_dtype, saved_dtype
 from cyclealign.models.loading import loaded, set_dropout
 from cyclealign.models.policy_files import chosen_template, resolve_model, with_arguments
 from cyclealign.models.processes import default_device
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from cyclealign.config.schema import GeneratorConfig, LoraConfig, PolicyConfig, ThinkingConfig
 
 logger = logging.getLogger(__name__)
-# vLLM serves adapters of the transformer blocks only; an adapter elsewhere would train and then be ignored.
-NOT_SERVABLE = ("lm_head", "embed_tokens", "embed_out", "embed_in", "wte")
 
 
 def load_tokenizer(policy: PolicyConfig, thinking: ThinkingConfig | None = None) -> Any:
@@ -77,28 +77,6 @@ def check_policy(policy: PolicyConfig) -> None:
                 pass
         except SafetensorError as error:
             raise UserError(f"policy.model: {file} is damaged or cut short: {first_line(error)}") from error
-
-
-def compute_dtype(policy: PolicyConfig, device: torch.device | str) -> torch.dtype:
-    """``policy.dtype``, by which ``auto`` means float32 on a CPU, where half precision is slower unless the processor
-    multiplies in it (AMX, AVX512-BF16), and bfloat16 on a GPU.
-
-    Raises:
-        UserError: float16 on a CPU, where its gradients are neither scaled nor fast.
-    """
-    on_cpu = torch.device(device).type == "cpu"
-    if policy.dtype == "auto":
-        return torch.float32 if on_cpu else torch.bfloat16
-    if on_cpu and policy.dtype == "float16":
-        raise UserError("policy.dtype: float16 is for a GPU; on a CPU use bfloat16 or float32")
-    dtype: torch.dtype = getattr(torch, policy.dtype)
-    return dtype
-
-
-def saved_dtype(policy: PolicyConfig) -> torch.dtype:
-    """What a merged model is written in."""
-    dtype: torch.dtype = torch.bfloat16 if policy.dtype == "auto" else getattr(torch, policy.dtype)
-    return dtype
 
 
 def load_model(policy: PolicyConfig, *, trainable: bool, device: torch.device | str = "cpu") -> Any:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cyclealign.config.schema import Config, PolicyConfig
+from cyclealign.models.dtypes import compute_dtype
 from cyclealign.models.encoded_lists import EncodedList, Reading, encode
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import attach
-from cyclealign.models.policy import compute_dtype, context_length
+from cyclealign.models.policy import context_length
 from cyclealign.models.processes import default_device
 from cyclealign.models.saved import load_for_use
 from cyclealign.models.token_scorer import TokenScorer

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.utils import enable_tf32, is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from cyclealign.config.training_keys import check_training
-from cyclealign.models.policy import compute_dtype
+from cyclealign.models.dtypes import compute_dtype
 from cyclealign.models.processes import default_device
 from cyclealign.types import UserError
 

@@ -21,10 +21,11 @@ from cyclealign.config.schema import Config
 from cyclealign.files.jsonl import read_json
 from cyclealign.models.chat_template import check_template, render_prompt
 from cyclealign.models.checkpoints import STATE, carry_over, load_weights, publish, save_policy, unfinished
+from cyclealign.models.dtypes import compute_dtype
 from cyclealign.models.encoded_lists import EncodedList, Reading, encode_set
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import Plan, attach, attach_projection
-from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer, response_room
+from cyclealign.models.policy import check_room, load_model, load_tokenizer, response_room
 from cyclealign.models.processes import is_main, process_count, process_rank, process_state
 from cyclealign.models.token_scorer import TokenScorer, mean_logprob
 from cyclealign.rankers.white_box import WhiteBoxRanker

@@ -11,7 +11,8 @@ from transformers import PrinterCallback
 
 from cyclealign.models.chat_template import render_prompt, reply_ids
 from cyclealign.models.checkpoints import save_policy
-from cyclealign.models.policy import load_model, load_tokenizer, saved_dtype
+from cyclealign.models.dtypes import saved_dtype
+from cyclealign.models.policy import load_model, load_tokenizer
 from cyclealign.models.processes import is_main, process_state
 from cyclealign.training.arguments import training_defaults
 from cyclealign.types import Message, UserError

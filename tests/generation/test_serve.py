@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -32,11 +33,14 @@ def config(*overrides: str) -> Config:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """So many in a row, as servers take them."""
+    while True:
+        with contextlib.ExitStack() as held:
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                for more in range(1, count):
+                    held.enter_context(socket.create_server(("127.0.0.1", first + more)))
+                return list(range(first, first + count))
 
 
 def planned(loaded: Config, wish: Wish, *gpus: str) -> list[Plan]:
@@ -57,7 +61,7 @@ def test_engine_arguments_are_flags() -> None:
 
 
 def test_one_server_a_gpu_and_as_many_as_one_wants_on_a_cpu() -> None:
-    first = free_ports(1)[0]
+    first = free_ports(4)[0]
     four = planned(config(), Wish(port=first), "0", "1", "4", "7")
     assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in four] == ["0", "1", "4", "7"]
     assert [p.url for p in four] == [f"http://127.0.0.1:{first + i}/v1" for i in range(4)]
@@ -158,7 +162,7 @@ def all_gone(pids: Any, seconds: float = 25) -> bool:
 @pytest.fixture
 def running(tmp_path: Path, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str, dict[int, str]]]:
     """Two servers, the line that they are announced by, and their processes."""
-    first = free_ports(1)[0]
+    first = free_ports(2)[0]
     process = serve(tmp_path, environment, "--servers", "2", "--port", str(first))
     assert process.stdout is not None
     line = next((said for said in process.stdout if said.startswith("generator.backend")), "it never came up")
@@ -210,7 +214,7 @@ def test_one_that_dies_takes_its_engine_along_and_is_named(
 
 
 def test_one_that_dies_at_the_start_says_why(tmp_path: Path, environment: dict[str, str]) -> None:
-    process = serve(tmp_path, environment | {"FAKE_VLLM_FAILS": "1"}, "--servers", "2", "--port", str(free_ports(1)[0]))
+    process = serve(tmp_path, environment | {"FAKE_VLLM_FAILS": "1"}, "--servers", "2", "--port", str(free_ports(2)[0]))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     *before, error = output.strip().splitlines()

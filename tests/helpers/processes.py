@@ -8,12 +8,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,7 +28,7 @@ from cyclealign.files.jsonl import read_jsonl
 HELPERS = Path(__file__).resolve().parent
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": str(HELPERS.parents[1]),
+    "PYTHONPATH": os.pathsep.join([str(HELPERS.parents[1]), str(HELPERS)]),
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",  # another number of threads may round differently
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -48,17 +50,37 @@ def judge_server(log: Path, *, judge: str = "hash", delay: float = 0.0) -> Itera
             server.kill()
 
 
-def start(*arguments: str, launcher: Sequence[str] = (), anew: bool = False) -> subprocess.Popen[str]:
-    """``cyclealign ARGUMENTS`` in a process group of its own, both outputs in one pipe.
+def start(
+    *arguments: str, launcher: Sequence[str] = (), anew: bool = False, more: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """``cyclealign ARGUMENTS``, or a script and its arguments, in a process group of its own, both outputs in one pipe.
 
-    anew: by a Python that imports everything itself, with a hash seed of its own.
+    anew: by a Python that imports everything itself, with a hash seed of its own. more: of the environment.
     """
     anew = anew or bool(launcher) or any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
-    cold = [sys.executable, *(launcher or ("-m",)), "cyclealign", *arguments]
-    command = cold if anew else [*WARM, warm_socket(), "run", *arguments]
+    program = () if arguments[0].endswith(".py") else (*(launcher or ("-m",)), "cyclealign")
+    command = [sys.executable, *program, *arguments] if anew else [*WARM, warm_socket(), "run", *arguments]
     return subprocess.Popen(
-        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
+        command,
+        env=ENVIRONMENT | dict(more or {}),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
     )
+
+
+def finish_ranks(count: int, *arguments: str) -> tuple[int, str]:
+    """What ``start`` starts as the processes of one group, as torchrun would; the first one's status that is not 0, and
+    all outputs, the first process's last."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    started = [start(*arguments, more=group | {"RANK": str(n), "LOCAL_RANK": str(n)}) for n in reversed(range(count))]
+    with ThreadPoolExecutor(count) as pool:
+        ended = list(pool.map(finish, started))
+    return next((code for code, _ in ended if code), 0), "".join(output for _, output in ended)
 
 
 @cache

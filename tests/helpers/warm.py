@@ -1,16 +1,19 @@
 """Processes of the real program that begin with the heavy packages imported: one process imports them, and forks.
 
 ``python warm.py SOCKET serve`` is that process; ``python -S warm.py SOCKET run ARGUMENTS`` has it fork a process that
-runs ``cyclealign ARGUMENTS`` in the caller's process group with its files and environment, and ends as that one ends.
+runs ``cyclealign ARGUMENTS`` (or a script and its arguments) in the caller's process group with its files and
+environment, and ends as that one ends.
 What starts Python anew spends eight seconds of processor time on imports. The hash seed is the same in all of them:
 what checks that it does not matter starts anew.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -24,6 +27,7 @@ def serve(path: str) -> list[str]:
     """Answer requests until the one who started this is gone; the forked process returns its arguments."""
     _import_what_a_run_does()
     gc.freeze()  # a process that is forked need not walk through all that again
+    atexit.register(gc.unfreeze)
     threads = {Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     assert len(threads - {FORKS_WELL}) == 1, f"threads do not survive a fork: {threads}"
     parent = os.getppid()
@@ -99,8 +103,12 @@ if __name__ == "__main__":
     _, where, action, *more = sys.argv
     if action == "run":
         sys.exit(run(where, more))
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[:1] = [str(Path(__file__).resolve().parents[n]) for n in (2, 0)]
     asked = serve(where)
+    if asked[0].endswith(".py"):
+        sys.argv = asked
+        runpy.run_path(asked[0], run_name="__main__")
+        sys.exit()
     sys.argv = ["cyclealign", *asked]
     from cyclealign.cli.main import main
 

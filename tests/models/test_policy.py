@@ -17,7 +17,8 @@ from tiny_policy import TEMPLATE, WORDS, save_tiny, tiny_config, tiny_llama, tin
 from cyclealign.config.schema import GeneratorConfig, PolicyConfig
 from cyclealign.models.chat_template import check_template, render_prompt, response_ids, stop_token_id
 from cyclealign.models.checkpoints import load_weights, save_policy
-from cyclealign.models.policy import check_room, compute_dtype, load_model, load_tokenizer, saved_dtype
+from cyclealign.models.dtypes import compute_dtype, saved_dtype
+from cyclealign.models.policy import check_room, load_model, load_tokenizer
 from cyclealign.models.policy_files import resolve_model
 from cyclealign.models.saved import load_for_use
 from cyclealign.types import Message, UserError

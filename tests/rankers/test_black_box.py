@@ -660,7 +660,7 @@ def test_sigkill_repeats_at_most_what_was_in_flight(make: Callable[..., BlackBox
     program = PROGRAM.format(paths=[str(Path(__file__).parent), *sys.path])
     with Loopback(judge=prefers(len), delay=0.05) as server:
         command = [sys.executable, "-c", program, str(tmp_path / "ledger.sqlite"), server.url]
-        in_flight = 0
+        flying = 0
         for kills in (10, 40):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
             while len(server.requests) < kills:
@@ -668,15 +668,15 @@ def test_sigkill_repeats_at_most_what_was_in_flight(make: Callable[..., BlackBox
                 assert process.poll() is None
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-            in_flight = spend(tmp_path).unfinished
-        assert 0 < in_flight <= 2 * 6
+            flying = in_flight(tmp_path)
+        assert 0 < flying <= 2 * 6
         sets = [item(i) for i in range(60)]
         found = ranked(list(make(server, passes=2, max_concurrency=6).rank(sets, CONTEXT)))
     assert {i: r.order for i, r in found.items()} == {s.prompt.id: by_length(s) for s in sets}
     assert len(server.counts()) == 1 + 120
-    assert len(server.requests) - 121 <= in_flight
+    assert len(server.requests) - 121 <= flying
     total = spend(tmp_path)
-    assert (total.done, total.unfinished, total.repeated) == (121, in_flight, in_flight)
+    assert (total.done, total.unfinished, total.repeated) == (121, flying, flying)
 
 
 def test_the_server_runs_as_a_program(make: Callable[..., BlackBoxRanker], tmp_path: Path) -> None:

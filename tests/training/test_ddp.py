@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_encoders
 import torch
+from processes import finish_ranks
 from safetensors.torch import load_file
 from tiny_policy import save_tiny
 
 from cyclealign.training.embedding_teacher import FILE
 
-ROOT = Path(__file__).resolve().parents[2]
-HELPERS = ROOT / "tests" / "helpers"
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 
 
-def torchrun(processes: int, script: str, *arguments: str) -> str:
-    """What the script prints. (`accelerate launch --cpu --num_processes 2` starts one process, accelerate 1.15.)"""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS)]), "OMP_NUM_THREADS": "1"}
-    command += [str(HELPERS / script), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def ranks(count: int, script: str, *arguments: str) -> str:
+    """What the script prints as so many processes."""
+    code, output = finish_ranks(count, str(HELPERS / script), *arguments)
+    assert code == 0, output[-3000:]
+    return output
 
 
 LORA = {"learning_rate": 1e-2, "num_train_epochs": 2}
@@ -62,7 +56,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
         given = {case: values | {"training": values["training"] | batch} for case, values in cases.items()}
         for case in cases:
             (folder / name / case).mkdir(parents=True)
-        torchrun(processes, "ddp_fit.py", str(model), str(folder / name), json.dumps(given))
+        ranks(processes, "ddp_fit.py", str(model), str(folder / name), json.dumps(given))
     return folder
 
 
@@ -100,6 +94,6 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def test_sharded_weights_give_the_same_gradients() -> None:
     """FSDP2's fully_shard, two processes: both layouts, with and without LoRA, gradient checkpointing."""
-    errors = json.loads(torchrun(2, "fsdp_step.py").splitlines()[-1])
+    errors = json.loads(ranks(2, "fsdp_step.py").splitlines()[-1])
     assert len(errors) == 4
     assert max(errors) < 1e-5

@@ -91,7 +91,7 @@ def test_a_budget_stops_the_run_cleanly_and_a_larger_one_goes_on(tmp_path: Path)
 @pytest.mark.timeout(900)
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     # On a CPU `accelerate launch` starts one process unless MPI is there; torchrun starts two anywhere.
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641", "-m")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m")
     small = ("data.limit=12", "cycle.max_interactions=2")
     with judge_server(tmp_path / "log.jsonl") as url:
         code, output = finish(start("run", *arguments(tmp_path / "one", url, *small)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import finish, start
+from processes import finish, finish_ranks, start
 from safetensors.torch import load_file
 from ultrafeedback import write_ultrafeedback
 
@@ -87,9 +87,8 @@ def test_two_processes_are_one(tmp_path: Path, shared_data: Path) -> None:
     source = write_ultrafeedback(tmp_path / "lists.jsonl", shared_data, 16)
     code, output = finish(start(*arguments(source, tmp_path / "one", *plain)))
     assert code == 0, output
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "-m")
     halved = "training.per_device_train_batch_size=1"
-    code, output = finish(start(*arguments(source, tmp_path / "two", *plain, halved), launcher=launcher))
+    code, output = finish_ranks(2, *arguments(source, tmp_path / "two", *plain, halved))
     assert code == 0, output
     one, two = tmp_path / "one" / "r", tmp_path / "two" / "r"
     for name, rows in results(one).items():
