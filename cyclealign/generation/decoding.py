@@ -100,6 +100,7 @@ class Batch:
         self._takes = inspect.signature(core.forward).parameters
         self._ragged = any(len(p) < length for p in prompts)
         self._seen = seen
+        self._last = torch.tensor([-1], device=model.device)
         self._cache = DynamicCache(config=model.config)
         self._cache.layers = [GrowingLayer() if type(x) is DynamicLayer else x for x in self._cache.layers]
         self._forward(ids, (seen.cumsum(-1) - 1).clamp(min=0))
@@ -116,7 +117,9 @@ class Batch:
         self._forward(tokens[:, None], positions)
 
     def _forward(self, ids: Tensor, positions: Tensor) -> None:
-        optional = {"position_ids": positions, "logits_to_keep": 1}
+        # A position, not a count: the slice that a count takes has gaps, over which torch multiplies by copying the
+        # whole head for every row.
+        optional = {"position_ids": positions, "logits_to_keep": self._last}
         out = self._model(
             input_ids=ids,
             attention_mask=self._seen if self._ragged else None,

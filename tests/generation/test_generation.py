@@ -177,6 +177,16 @@ def test_a_batch_that_shrinks_and_grows_has_the_models_logits(folded: bool) -> N
                 torch.testing.assert_close(batch.logits, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_head_reads_states_without_gaps() -> None:
+    """Over states with gaps torch would copy the head's matrix for every row: gigabytes for a small model's prompts."""
+    model, steps = tiny_llama(3).eval(), []
+    model.lm_head.register_forward_pre_hook(lambda _, given: steps.append((given[0].shape, given[0].is_contiguous())))
+    with torch.inference_mode():
+        batch = Batch(model, [[5, 6, 7], [8, 9]], pad=0)
+        batch.advance(torch.tensor([1, 2]))
+    assert steps == [((2, 1, model.config.hidden_size), True)] * 2
+
+
 def test_first_tokens_follow_the_models_probabilities() -> None:
     model, ids, n = tiny_llama(4, initializer_range=0.05).eval(), [5, 6, 7], 6000
     uniforms = torch.rand(1, n, 1, ATTEMPTS, generator=torch.Generator().manual_seed(1))
