@@ -37,7 +37,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("Air scatters the short blue waves of light. So the sky looks blue.", 2),
         ("Blue light scatters. It is the air. The sky is blue. So it looks so.", 0),
         ("I know that the sky is blue because air scatters blue light.", 1),
-        ("The sky is blue because air scatters", 1),
+        ("The sky is blue because air scatters light more than", 1),
         ("Yes.", 0),
         ("Onions are peeled from the top.", 0),
         ("My. A. B. C. D. E. F. G", -5),
