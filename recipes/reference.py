@@ -5,13 +5,14 @@ from functools import cache
 from pathlib import Path
 
 from cyclealign.rankers.witnesses import SentenceSimilarity
+from cyclealign.types import Message
 
 ANSWERS = Path("prompts/questions_held_out.jsonl")  # from a checkout's root, as the demo's config
 
 
-def nearness(messages: list[dict[str, str]], replies: list[str]) -> list[float]:
+def nearness(messages: list[Message], replies: list[str]) -> list[float]:
     """Cosine in [-1, 1] of each reply and the answer to the last question, by all-MiniLM-L6-v2; KeyError: no answer."""
-    answer = {"role": "user", "content": answers()[messages[-1]["content"]]}
+    answer: Message = {"role": "user", "content": answers()[messages[-1]["content"]]}
     return encoder().score([((answer,), reply) for reply in replies])
 
 
