@@ -18,6 +18,7 @@ from cyclealign.rankers.by_name import scorer_by_name
 from cyclealign.types import Message
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "evals" / "results" / "demo.json"
 MODEL = os.environ.get("CYCLEALIGN_SMOLLM2")  # a folder that recipes/smollm2.py wrote
 SKY: tuple[Message, ...] = ({"role": "user", "content": "Why is the sky blue?"},)
 
@@ -79,6 +80,16 @@ def test_the_config_is_one_that_runs(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "paid calls: none" in said or "paid calls: at most 0" in said
     assert load_config("demo").data.eval_prompts is None  # the held-out questions are the script's alone
+
+
+def test_the_pages_have_the_figures_that_were_measured(demo: Any) -> None:
+    rows = read_json(RESULT)["runs"]
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/demo.md"))
+    assert "\n".join(demo.samples_table(rows[0])) in readme
+    assert "\n".join(demo.figures_table(rows)) in page
+    assert len(rows[0]["samples"]) == 12
+    questions = [p.messages[-1]["content"] for p in load_prompts(demo.QUESTIONS)]
+    assert [s["question"] for row in rows for s in row["samples"]] == questions[::10] * len(rows)
 
 
 @pytest.mark.long
