@@ -1,4 +1,4 @@
-"""A witness of the demo: how near a reply comes to an answer that a person wrote, which no ranker is shown."""
+"""A witness of the demo: how near a reply comes to a reference answer, which no ranker is shown."""
 
 import json
 from functools import cache

@@ -6,7 +6,7 @@
 The first is `make demo`: one run of configs/demo.yaml. Of the 120 held-out questions, which no run and no choice of a
 setting has seen, the start model and the kept one answer each once, with the same random numbers. Both sets of replies
 are scored by the ranker that taught (recipes/taste.py) and by a witness that it shares nothing with
-(recipes/reference.py: cosine to an answer that a person wrote); differences are paired by question. To see how much of
+(recipes/reference.py: cosine to a reference answer); differences are paired by question. To see how much of
 the witness's gain is brevity alone, it scores the start model's replies cut after two sentences too. A seed that has
 been measured is read, not run again.
 """
