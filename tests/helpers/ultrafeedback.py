@@ -13,7 +13,9 @@ from cyclealign.files.jsonl import write_jsonl
 
 
 def ultrafeedback_rows(shared_data: Path, words: int) -> Iterator[dict[str, Any]]:
-    """The lists of alpacaeval_nc whose eight replies all have a score, and differ in their first ``words`` words."""
+    """The lists of alpacaeval_nc whose eight replies all have a score, and differ in their first ``words`` words; the
+    first list of each prompt, as a cycle asks for no prompt twice."""
+    seen: set[str] = set()
     with gzip.open(shared_data / "alpacaeval_nc" / "rankings.jsonl.gz", "rt", encoding="utf-8") as file:
         for row in map(json.loads, file):
             replies = [
@@ -21,7 +23,8 @@ def ultrafeedback_rows(shared_data: Path, words: int) -> Iterator[dict[str, Any]
                 for c in row["candidates"]
                 if c["pref_vs_gpt4turbo"] is not None
             ]
-            if len({r["response"] for r in replies if r["response"]}) == 8:
+            if row["instruction"] not in seen and len({r["response"] for r in replies if r["response"]}) == 8:
+                seen.add(row["instruction"])
                 yield {"source": row["dataset"], "instruction": row["instruction"], "completions": replies}
 
 
