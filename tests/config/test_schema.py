@@ -74,7 +74,7 @@ def test_every_packaged_config_is_read_and_written_back(path: Path, tmp_path: Pa
 
 
 def test_the_packaged_configs_are_those_of_the_interface() -> None:
-    names = {"quickstart", "hh_rlhf_tiny", "hh_rlhf_rrhf_7b", "hh_rlhf_pro_7b", "hh_rlhf_simpo_7b"}
+    names = {"quickstart", "demo", "hh_rlhf_tiny", "hh_rlhf_rrhf_7b", "hh_rlhf_pro_7b", "hh_rlhf_simpo_7b"}
     assert {p.stem for p in CONFIGS.glob("*.yaml")} == names
     assert {p.stem for p in (CONFIGS / "accelerate").glob("*.yaml")} == {"single_gpu", "ddp", "fsdp2", "zero3"}
 

@@ -33,6 +33,7 @@ from loopback import (
     shown,
     text_hash,
 )
+from processes import in_flight
 
 from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.ledger import Ledger
