@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from planted_rules import (
     right,
     rules_of,
 )
-from processes import kill_after
+from processes import finish, kill_after, start
 
 from cyclealign.cli.main import main
 from cyclealign.config.black_box import BlackBoxConfig
@@ -210,15 +208,14 @@ def test_the_command_killed_goes_on_and_writes_a_template_with_its_figures(tmp_p
     files(tmp_path)
     with Loopback(judge=JudgeAndMind(reading), delay=0.005) as server:
 
-        def start(name: str) -> subprocess.Popen[bytes]:
-            called = [sys.executable, "-m", "cyclealign", *command(server, name)]
-            return subprocess.Popen(called, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        def improve(name: str) -> subprocess.Popen[str]:
+            return start(*command(server, name), folder=tmp_path)
 
-        kill_after(start("first"), 120, server)
+        kill_after(improve("first"), 120, server)
         assert not (tmp_path / "first.yaml").exists()
         before = len(server.requests)
         assert 120 <= before < CALLS
-        assert start("first").wait() == 0
+        assert finish(improve("first"))[0] == 0
         repeated = sum(n - 1 for n in server.counts().values())
         assert len(server.requests) <= CALLS
     assert repeated <= 4  # those in flight when it was killed

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from loopback import Loopback
 from planted_judge import PlantedJudge, planted_pairs, planted_pool
-from processes import kill_after
+from processes import finish, kill_after, start
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.accuracy import Paid
@@ -123,23 +121,23 @@ def test_a_killed_search_goes_on_and_pays_for_no_call_twice(tmp_path: Path) -> N
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     with Loopback(judge=PLANTED, delay=0.01) as server:
 
-        def start(name: str) -> subprocess.Popen[bytes]:
+        def search(name: str) -> subprocess.Popen[str]:
             command = [
-                *(sys.executable, "-m", "cyclealign", "demos", "search", "pool.jsonl", "pairs.jsonl"),
+                *("demos", "search", "pool.jsonl", "pairs.jsonl"),
                 *("--ranker", "openai:judge", "--size", "2", "--calls", "300", "--out", f"{name}.jsonl"),
                 *("--ledger", f"{name}.sqlite", "--result", f"{name}.json"),
                 *(f"base_url={server.url}", "max_concurrency=4"),
             ]
-            return subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            return start(*command, folder=tmp_path)
 
-        kill_after(start("first"), 80, server)
+        kill_after(search("first"), 80, server)
         assert not (tmp_path / "first.jsonl").exists()
         before = len(server.requests)
         assert 80 <= before < 290
-        assert start("first").wait() == 0
+        assert finish(search("first"))[0] == 0
         repeated = sum(n - 1 for n in server.counts().values())
         first = len(server.requests)
-        assert start("second").wait() == 0
+        assert finish(search("second"))[0] == 0
     assert repeated <= 4  # those in flight when it was killed
     assert first <= 300
     chosen = load_demonstrations(tmp_path / "first.jsonl")

@@ -51,11 +51,16 @@ def judge_server(log: Path, *, judge: str = "hash", delay: float = 0.0) -> Itera
 
 
 def start(
-    *arguments: str, launcher: Sequence[str] = (), anew: bool = False, more: Mapping[str, str] | None = None
+    *arguments: str,
+    launcher: Sequence[str] = (),
+    anew: bool = False,
+    more: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> subprocess.Popen[str]:
     """``cyclealign ARGUMENTS``, or a script and its arguments, in a process group of its own, both outputs in one pipe.
 
-    anew: by a Python that imports everything itself, with a hash seed of its own. more: of the environment.
+    anew: by a Python that imports everything itself, with a hash seed of its own. more: of the environment. folder:
+    where it runs.
     """
     anew = anew or bool(launcher) or any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
     program = () if arguments[0].endswith(".py") else (*(launcher or ("-m",)), "cyclealign")
@@ -63,6 +68,7 @@ def start(
     return subprocess.Popen(
         command,
         env=ENVIRONMENT | dict(more or {}),
+        cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -192,10 +198,19 @@ def arguments(folder: Path, url: str, *more: str) -> list[str]:
     ]
 
 
-def kill_after(process: subprocess.Popen[bytes], requests: int, server: Loopback) -> None:
+def kill_after(process: subprocess.Popen[str], requests: int, server: Loopback) -> None:
     """Kill a process once the server has had so many requests, or after a minute."""
     until = time.monotonic() + 60
     while len(server.requests) < requests and time.monotonic() < until:
         time.sleep(0.01)
-    process.kill()
-    process.wait()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def killed_itself(program: str, folder: Path, *arguments: str) -> bool:
+    """Whether a program, run to its end, ended by SIGKILL; any other end but a good one is an error."""
+    file = folder / "killed.py"
+    file.write_text(program, encoding="utf-8")
+    code, output = finish(start(str(file), *arguments))
+    assert code in (0, -signal.SIGKILL, 128 + signal.SIGKILL), output
+    return code != 0

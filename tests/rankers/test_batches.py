@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from asking import CONTEXT, PRICE, QUICK, Verdicts, by_length, item, rows, verdicts
 from batch_server import BatchServer, Fate
 from loopback import Body, Fault, Loopback, answer, prefers, shown
+from processes import killed_itself
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.curation.metering import MeteredLedger
@@ -23,7 +22,6 @@ from cyclealign.judge.template import load_template
 from cyclealign.rankers.black_box import BlackBoxRanker
 from cyclealign.types import BudgetExhausted, CandidateSet, Ranking, Unranked, UserError
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 PROBED = ("I do not know.", "Paris.")
 LISTS = [item(i) for i in range(12)]
 # Where a process dies: a function that it calls at that step, before or after, at which call of it.
@@ -43,7 +41,6 @@ STEPS = [
 PROGRAM = """
 import asyncio, inspect, os, signal, sys
 from pathlib import Path
-sys.path[:0] = {paths!r}
 from asking import PRICE, verdicts, item
 from cyclealign.judge import batch_desk, batches
 from cyclealign.judge.batch_client import BatchClient
@@ -87,12 +84,8 @@ def killed(
     ledger: Path, server: Loopback, step: str, when: str, count: int, *, lists: int, most: int, passes: int = 2
 ) -> bool:
     """A process that ranks in batches, until it dies at a step; False where it has ended before."""
-    paths = [str(HELPERS), *sys.path]
-    program = PROGRAM.format(paths=paths, step=step, when=when, count=count, lists=lists, most=most, passes=passes)
-    command = [sys.executable, "-c", program, str(ledger), server.url]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert ended.returncode in (0, -9), ended.stderr
-    return ended.returncode == -9
+    program = PROGRAM.format(step=step, when=when, count=count, lists=lists, most=most, passes=passes)
+    return killed_itself(program, ledger.parent, str(ledger), server.url)
 
 
 def asked(server: Loopback) -> Counter[tuple[str, ...]]:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from asking import asking, by_length, item, verdicts
 from loopback import Body, Fault, Loopback, prefers, shown
+from processes import killed_itself
 
 from cyclealign.judge.ledger import Ledger
 from cyclealign.types import Ranking, UserError
 
-HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SETS, BEFORE_THE_KILL, HALF = 24, 16, 20  # sets in two passes each; HALF: requests until the server changes
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = {paths!r}
 from asking import verdicts, item
 verdicts(Path(sys.argv[1]), sys.argv[2], [item(i) for i in range({sets})], passes=2, max_concurrency=4)
 os.kill(os.getpid(), signal.SIGKILL)  # nothing is closed, nothing in flight
@@ -44,12 +41,11 @@ def test_facts_that_change_at_half_of_a_run_repeat_no_call(names: tuple[str, ...
         answered[tuple(shown(body))] += 1
         return None
 
-    program = PROGRAM.format(paths=[str(HELPERS), *sys.path], sets=BEFORE_THE_KILL)
+    program = PROGRAM.format(sets=BEFORE_THE_KILL)
     ledger = tmp_path / "ledger.sqlite"
     sets = [item(i) for i in range(SETS)]
     with Loopback(judge=prefers(len), script=script) as server:
-        killed = subprocess.run([sys.executable, "-c", program, str(ledger), server.url], check=False)
-        assert killed.returncode == -9
+        assert killed_itself(program, tmp_path, str(ledger), server.url)
         refusals = len(server.requests) - answered.total()
         assert 0 < refusals <= 16 + 4 * len(names)  # the two passes of the eight lists that were under way
         found = verdicts(ledger, server, sets, passes=2, max_concurrency=4)
