@@ -111,8 +111,12 @@ def step_is_the_cycles(tmp_path: Path, policy: Path, shared_data: Path, name: st
         torch.testing.assert_close(trained[tensor_name], tensor, rtol=1e-4, atol=1e-6)
 
 
+# Of each kind one: of orders, of numbers, of votes, against a reference, of best and worst, of features.
+KINDS = ("pro", "kl", "sppo", "listmle", "dpo", "cprd")
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_step_is_the_cycles_own(tmp_path: Path, small_policy: Path, shared_data: Path, name: str) -> None:
     step_is_the_cycles(tmp_path, small_policy, shared_data, name, 8)
 

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from finished_run import finished_run
 from loopback import Fault, Loopback
+from processes import finish, start
 from tiny_policy import save_tiny
 
 from cyclealign.cli.main import main
@@ -313,22 +314,19 @@ def test_a_server_that_is_no_api(web_page: str, capsys: pytest.CaptureFixture[st
     assert web_page in one_line(capsys.readouterr().err)
 
 
-def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cyclealign.cli.main import main; sys.exit(main())"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
 def test_nothing_listens_as_a_real_process() -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
     Path("broken.yaml").write_text(CONFIG.replace("BASE_URL", url))
-    done = run_process("run", "broken.yaml")
-    assert done.returncode == 2
-    assert url in one_line(done.stderr)
+    code, output = finish(start("run", "broken.yaml"))
+    assert code == 2
+    assert url in one_line(output)
 
 
 def test_a_broken_config_as_a_real_process() -> None:
     Path("broken.yaml").write_text(CONFIG + "sed: 3\n")
-    done = run_process("run", "broken.yaml")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cyclealign.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "run", "broken.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: broken.yaml: unknown key sed; did you mean seed?\n"
     assert done.stdout == ""
