@@ -83,10 +83,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def small_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, which tell all texts apart, behind the packaged policy's tokenizer."""
+    """Random weights, which tell all texts apart, behind the packaged policy's tokenizer. Its context holds every
+    reply: a run over lists cuts what does not fit, where a cycle's are as short as they were sampled."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("builtin:tiny-chat"))
     folder = tmp_path_factory.mktemp("policy")
-    tiny_llama(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(folder)
+    tiny_llama(
+        vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, max_position_embeddings=512
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

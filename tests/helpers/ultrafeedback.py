@@ -11,10 +11,12 @@ from typing import Any
 
 from cyclealign.files.jsonl import write_jsonl
 
+LONGEST = 360  # bytes: of what has no spaces 24 words may be thousands
+
 
 def ultrafeedback_rows(shared_data: Path, words: int) -> Iterator[dict[str, Any]]:
     """The lists of alpacaeval_nc whose eight replies all have a score, and differ in their first ``words`` words; the
-    first list of each prompt, as a cycle asks for no prompt twice."""
+    first list of each prompt, as a cycle asks for no prompt twice, and none with a reply of more than LONGEST bytes."""
     seen: set[str] = set()
     with gzip.open(shared_data / "alpacaeval_nc" / "rankings.jsonl.gz", "rt", encoding="utf-8") as file:
         for row in map(json.loads, file):
@@ -23,7 +25,9 @@ def ultrafeedback_rows(shared_data: Path, words: int) -> Iterator[dict[str, Any]
                 for c in row["candidates"]
                 if c["pref_vs_gpt4turbo"] is not None
             ]
-            if row["instruction"] not in seen and len({r["response"] for r in replies if r["response"]}) == 8:
+            texts = {r["response"] for r in replies}
+            short = max(len(text.encode()) for text in texts) <= LONGEST if texts else False
+            if short and row["instruction"] not in seen and len(texts - {""}) == 8:
                 seen.add(row["instruction"])
                 yield {"source": row["dataset"], "instruction": row["instruction"], "completions": replies}
 
