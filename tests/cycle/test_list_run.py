@@ -270,14 +270,14 @@ def test_a_config_of_lists_alone_is_enough_and_no_cycle_runs_on_it(tmp_path: Pat
 def test_replies_longer_than_the_context_are_cut_and_a_limit_beyond_it_is_refused(
     tmp_path: Path, small_policy: Path
 ) -> None:
-    """Of 256 places the prompt may have 64."""
+    """Of 512 places the prompt may have 64."""
     rows = [{"prompt": f"q {n}", "chosen": "word " * 900, "rejected": "no"} for n in range(4)]
     write_jsonl(tmp_path / "lists.jsonl", rows)
     given = ("lists.held_out=0", f"policy.model={small_policy}")
     run = RunDir(new_list_run(config_of(tmp_path / "lists.jsonl", tmp_path, *given)).run())
     (row,) = read_jsonl(run.interaction(0).train_log)
-    assert 4 * 192 < row["tokens"] < 4 * 200
-    with pytest.raises(UserError, match=r"lists\.max_reply_tokens=4096 do not fit the model's context of 256"):
+    assert 4 * 448 < row["tokens"] < 4 * 456
+    with pytest.raises(UserError, match=r"lists\.max_reply_tokens=4096 do not fit the model's context of 512"):
         new_list_run(config_of(tmp_path / "lists.jsonl", tmp_path, *given, "name=b", "lists.max_reply_tokens=4096"))
 
 
