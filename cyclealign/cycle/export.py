@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -198,11 +197,11 @@ def _began(out: Path) -> Began:
 
 def _copied(source: Path, target: Path) -> Path:
     """A copy in place of what an export wrote there before."""
-    from cyclealign.models.checkpoints import put_in_place
+    from cyclealign.models.checkpoints import written_aside
 
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        put_in_place(Path(shutil.copytree(source, aside)), target)
+        with written_aside(target) as aside:
+            shutil.copytree(source, aside)
     except OSError as error:
         raise UserError(f"--out {target}: cannot be written: {error}") from error
     return target

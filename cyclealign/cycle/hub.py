@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cyclealign.cycle.model_card import TAG
 from cyclealign.files.printable import one_line, scrubbed
 from cyclealign.types import UserError
 
-TAG = "cyclealign"  # of every model card of ours
 # What says of a repository which model it holds. Left there beside another one's, it would be loaded in its stead.
 LOADED = ("*.safetensors", "*.safetensors.index.json", "*config.json", "adapter/*")
 WHAT_TO_DO = {
@@ -66,7 +66,12 @@ def push(repo: HubRepo, models: Mapping[str, Path]) -> str:
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    files = {(folder / p.relative_to(directory)).as_posix(): p for folder, directory, p in _files(models)}
+    files = {
+        PurePosixPath(folder, path.relative_to(directory)).as_posix(): path
+        for folder, directory in models.items()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
     with _hub(repo):
         api = HfApi(token=True)
         address = str(api.create_repo(repo.id, private=repo.private or None, exist_ok=True))
@@ -82,12 +87,6 @@ def push(repo: HubRepo, models: Mapping[str, Path]) -> str:
         removed = [CommitOperationDelete(name) for name in old]
         api.create_commit(repo.id, [*added, *removed], commit_message=f"Export of {TAG}")
     return address
-
-
-def _files(models: Mapping[str, Path]) -> Iterator[tuple[PurePosixPath, Path, Path]]:
-    for folder, directory in models.items():
-        for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-            yield PurePosixPath(folder), directory, path
 
 
 @contextmanager

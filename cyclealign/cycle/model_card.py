@@ -17,6 +17,7 @@ from cyclealign.files.strict_yaml import write_yaml
 from cyclealign.types import CandidateSet
 
 SAMPLES = 3
+TAG = "cyclealign"  # by which a repository on the hub is known to be of an export
 MODEL_USE = """\
 from transformers import pipeline
 
@@ -115,7 +116,7 @@ def _metadata(config: Config, adapter: bool) -> Mapping[str, object]:
     return {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["cyclealign", "alignment", config.loss.name],
+        "tags": [TAG, "alignment", config.loss.name],
         **({"base_model": config.policy.model} if on_hub else {}),
     }
 

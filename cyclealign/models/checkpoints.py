@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,23 @@ LEFT_OUT = ("README.md", "training_args.bin")
 
 def save_policy(model: Any, directory: Path, tokenizer: Any | None = None) -> None:
     """Save an adapter (PEFT model) or the full checkpoint in safetensors: written aside, then renamed."""
+    with written_aside(directory) as aside:
+        model.save_pretrained(aside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+
+
+@contextmanager
+def written_aside(directory: Path) -> Iterator[Path]:
+    """Where to write what takes the place of ``directory`` once it is whole; of what fails nothing is left aside."""
     aside = directory.with_name(f".{directory.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(aside)
-    put_in_place(aside, directory)
+    try:
+        yield aside
+        put_in_place(aside, directory)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def check_weights(directory: Path) -> None:

@@ -113,6 +113,12 @@ def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int
     return process.returncode, output
 
 
+def kill(process: subprocess.Popen[str]) -> None:
+    """What ``start`` started, with all of its group; it is gone afterwards."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 def done_calls(run: Path) -> int:
     """Replies on the run's ledger."""
     try:
@@ -162,8 +168,7 @@ def run_with_kills(arguments: Sequence[str], run: Path, *, kills: int, seed: int
         time.sleep(chance.uniform(0, spread))
         if process.poll() is not None:
             break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill(process)
         flying.append(in_flight(run) - sum(flying))
         process = start("resume", str(run))
     code, output = finish(process)
@@ -203,8 +208,7 @@ def kill_after(process: subprocess.Popen[str], requests: int, server: Loopback) 
     until = time.monotonic() + 60
     while len(server.requests) < requests and time.monotonic() < until:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
 
 
 def killed_itself(program: str, folder: Path, *arguments: str) -> bool:

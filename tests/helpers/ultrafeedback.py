@@ -26,7 +26,7 @@ def ultrafeedback_rows(shared_data: Path, words: int) -> Iterator[dict[str, Any]
                 if c["pref_vs_gpt4turbo"] is not None
             ]
             texts = {r["response"] for r in replies}
-            short = max(len(text.encode()) for text in texts) <= LONGEST if texts else False
+            short = all(len(text.encode()) <= LONGEST for text in texts)
             if short and row["instruction"] not in seen and len(texts - {""}) == 8:
                 seen.add(row["instruction"])
                 yield {"source": row["dataset"], "instruction": row["instruction"], "completions": replies}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cyclealign.models.checkpoints import carry_over, publish, put_in_place
+from cyclealign.models.checkpoints import carry_over, publish, put_in_place, written_aside
 
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 WHOLE = {"config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"}
@@ -52,6 +52,22 @@ def test_what_a_killed_attempt_left_is_replaced(tmp_path: Path) -> None:
     publish(finished(tmp_path, ADAPTER), tmp_path)
     assert names(tmp_path / "adapter") == ADAPTER
     assert names(tmp_path / "checkpoint") == STATE
+
+
+def replaced(directory: Path, words: str, error: BaseException | None = None) -> None:
+    with written_aside(directory) as aside:
+        aside.mkdir()
+        (aside / "weights").write_text(words)
+        if error is not None:
+            raise error
+
+
+def test_of_what_fails_nothing_is_left_aside_and_what_was_there_stays(tmp_path: Path) -> None:
+    replaced(tmp_path / "adapter", "whole")
+    with pytest.raises(OSError, match="full"):
+        replaced(tmp_path / "adapter", "half", OSError("the disk is full"))
+    assert names(tmp_path) == {"adapter"}
+    assert (tmp_path / "adapter" / "weights").read_text() == "whole"
 
 
 def test_carried_over_are_copies_of_all_that_is_there(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import finish, finish_ranks, start
+from processes import finish, finish_ranks, kill, start
 from safetensors.torch import load_file
 from ultrafeedback import write_ultrafeedback
 
@@ -66,8 +64,7 @@ def test_kills_change_nothing(tmp_path: Path, shared_data: Path, moments: tuple[
         wait_for(MOMENTS[moment], run, process)
         time.sleep(chance.uniform(0, 0.2))
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            kill(process)
             process = start("resume", str(run))
     code, output = finish(process)
     assert code == 0, output
