@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
+import fcntl
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import sqlite3
@@ -91,21 +90,22 @@ def finish_ranks(count: int, *arguments: str) -> tuple[int, str]:
 
 @cache
 def warm_socket() -> str:
-    """Of the process that forks others; it ends with this one."""
-    folder = tempfile.mkdtemp()
-    path = Path(folder, "socket")
-    server = subprocess.Popen([sys.executable, WARM[-1], str(path), "serve"], env=ENVIRONMENT)
-
-    def end() -> None:
-        server.kill()
-        server.wait()
-        shutil.rmtree(folder)
-
-    atexit.register(end)
-    while not path.exists():
-        assert server.poll() is None
-        time.sleep(0.02)
-    return str(path)
+    """Of the process that forks others; one for all workers of a run of the tests, and it ends with that run."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir(), f"cyclealign-warm-{run}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        socket = folder / "socket"
+        if not socket.exists():
+            whole_run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+            serve = [sys.executable, WARM[-1], str(socket), "serve", str(whole_run)]
+            server = subprocess.Popen(serve, env=ENVIRONMENT)
+            while not socket.exists():
+                assert server.poll() is None
+                time.sleep(0.02)
+            server.returncode = 0  # nobody here waits for it
+    return str(socket)
 
 
 def finish(process: subprocess.Popen[str], *, timeout: float = 600) -> tuple[int, str]:

@@ -26,11 +26,12 @@ OFF, ON, BEGUN = {"enable_thinking": False}, {}, {"begun": True}
 MODES: dict[str, dict[str, Any]] = {"on": ON, "off": OFF, "begun": BEGUN}
 
 
-def save_thinker(directory: Path, seed: int = 0, template: str = THINKING) -> Path:
-    """A random model on disk whose vocabulary has the two tags, as tokens that are not special."""
+def save_thinker(directory: Path, seed: int = 0, template: str = THINKING, **settings: Any) -> Path:
+    """A random model on disk whose vocabulary has the two tags, as tokens that are not special; ``settings`` of its
+    config."""
     tokenizer = tiny_tokenizer(template)
     tokenizer.add_tokens(["<think>", "</think>"])
-    tiny_llama(seed, vocab_size=len(SPECIAL) + len(WORDS) + 2).save_pretrained(directory)
+    tiny_llama(seed, vocab_size=len(SPECIAL) + len(WORDS) + 2, **settings).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 

@@ -1,8 +1,8 @@
 """Processes of the real program that begin with the heavy packages imported: one process imports them, and forks.
 
-``python warm.py SOCKET serve`` is that process; ``python -S warm.py SOCKET run ARGUMENTS`` has it fork a process that
-runs ``cyclealign ARGUMENTS`` (or a script and its arguments) in the caller's process group with its files and
-environment, and ends as that one ends.
+``python warm.py SOCKET serve PID`` is that process, until PID is gone; ``python -S warm.py SOCKET run ARGUMENTS`` has
+it fork a process that runs ``cyclealign ARGUMENTS`` (or a script and its arguments) in the caller's process group with
+its files and environment, and ends as that one ends.
 What starts Python anew spends eight seconds of processor time on imports. The hash seed is the same in all of them:
 what checks that it does not matter starts anew.
 """
@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -23,20 +24,19 @@ FORKS_WELL = "jemalloc_bg_thd"  # jemalloc starts its own again
 LINE = 1 << 20  # bytes of a request: arguments and environment
 
 
-def serve(path: str) -> list[str]:
-    """Answer requests until the one who started this is gone; the forked process returns its arguments."""
+def serve(path: str, whole_run: int) -> list[str]:
+    """Answer requests until the process ``whole_run`` is gone; the forked process returns its arguments."""
     _import_what_a_run_does()
     gc.freeze()  # a process that is forked need not walk through all that again
     atexit.register(gc.unfreeze)
     threads = {Path(task, "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     assert len(threads - {FORKS_WELL}) == 1, f"threads do not survive a fork: {threads}"
-    parent = os.getppid()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
         listener.settimeout(1)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever attends a process is not waited for
-        while os.getppid() == parent:
+        while _runs(whole_run):
             try:
                 client, _ = listener.accept()
             except TimeoutError:
@@ -46,7 +46,15 @@ def serve(path: str) -> list[str]:
                 client.settimeout(None)
                 return _attend(client)
             client.close()
+    shutil.rmtree(Path(path).parent)
     sys.exit()
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _import_what_a_run_does() -> None:
@@ -104,7 +112,7 @@ if __name__ == "__main__":
     if action == "run":
         sys.exit(run(where, more))
     sys.path[:1] = [str(Path(__file__).resolve().parents[n]) for n in (2, 0)]
-    asked = serve(where)
+    asked = serve(where, int(more[0]))
     if asked[0].endswith(".py"):
         sys.argv = asked
         runpy.run_path(asked[0], run_name="__main__")

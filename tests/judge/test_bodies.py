@@ -48,7 +48,7 @@ BOMB = gzip.compress(bytes(200 << 20), compresslevel=1)
 PACKED_TWICE = gzip.compress(gzip.compress(bytes(1 << 20)))
 BAD = {
     "gzip bomb": (packed(200, "gzip", BOMB), "longer than any reply (more than 8,388,608 bytes)"),
-    "deflate bomb": (packed(200, "deflate", zlib.compress(bytes(64 << 20))), "longer than any reply"),
+    "deflate bomb": (packed(200, "deflate", zlib.compress(bytes(64 << 20), 1)), "longer than any reply"),
     "endless": (Fault(wire=Endless(200)), "longer than any reply"),
     "endless, of empty blocks": (
         Fault(wire=itertools.chain([HEAD % (200, b"Content-Encoding: deflate\r\n")], [bytes(4)], [b"x"] * 9)),

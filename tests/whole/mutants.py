@@ -43,15 +43,17 @@ Explained = dict[tuple[str, str, str], str]  # by file, line and change
 
 
 def drawn(count: int, seed: int) -> list[tuple[Room, Mutation]]:
-    """``count`` mutants, one of each module in turn until there are so many, in an order drawn by the seed."""
-    draw = random.Random(seed)
+    """``count`` mutants, one of each module in turn until there are so many, in an order drawn by the seed.
+
+    Each file has a draw of its own: a change of one leaves the mutants of all others, and what came of them.
+    """
     queues: list[list[tuple[Room, Mutation]]] = []
     for room in ROOMS:
         for file in room.files():
             found = mutations(ROOT, file)
-            queues.append([(room, m) for m in draw.sample(found, len(found))])
+            queues.append([(room, m) for m in random.Random(f"{seed} {file}").sample(found, len(found))])
     even = [one for one in chain.from_iterable(zip_longest(*queues)) if one is not None]
-    return draw.sample(even[:count], min(count, len(even)))
+    return random.Random(seed).sample(even[:count], min(count, len(even)))
 
 
 @cache

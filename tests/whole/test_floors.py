@@ -11,6 +11,7 @@ import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = {module_name(p): ast.parse(p.read_text(encoding="utf-8")) for p in sorted(ROOT.rglob("*.py"))}
-NAMES = set(SOURCES) - {""}
+FILES = {module_name(p): p for p in sorted(ROOT.rglob("*.py"))}
+NAMES = set(FILES) - {""}
+
+
+@cache
+def source(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -122,9 +128,15 @@ def entry(module: str) -> str:
     return module.partition(".")[0]
 
 
-GRAPH = {name: own(imported(SOURCES[name])) - {name} for name in NAMES}
-# The package's face only maps public names to modules, at first use: it is no floor.
-ARROWS = {(entry(m), entry(other)) for m in NAMES for other in GRAPH[m]} - {(e, e) for e in map(entry, NAMES)}
+@cache
+def graph() -> dict[str, set[str]]:
+    return {name: own(imported(source(name))) - {name} for name in NAMES}
+
+
+@cache
+def arrows() -> set[tuple[str, str]]:
+    """The package's face only maps public names to modules, at first use: it is no floor."""
+    return {(entry(m), entry(other)) for m in NAMES for other in graph()[m]} - {(e, e) for e in map(entry, NAMES)}
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
@@ -137,7 +149,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def folder_circle() -> list[str]:
-    return circle({e: {low for high, low in ARROWS if high == e} for e in map(entry, NAMES)})
+    return circle({e: {low for high, low in arrows() if high == e} for e in map(entry, NAMES)})
 
 
 def loose() -> list[str]:
@@ -153,8 +165,8 @@ def entries() -> list[str]:
 def figures() -> str:
     lines = (
         f"entries at the package root: {len(entries())} (at most 20)",
-        f"imports between them: {len(ARROWS)} (at most 100)",
-        f"circles: {bool(circle(GRAPH)) + 0} between files, {bool(folder_circle()) + 0} between folders (0)",
+        f"imports between them: {len(arrows())} (at most 100)",
+        f"circles: {bool(circle(graph())) + 0} between files, {bool(folder_circle()) + 0} between folders (0)",
         f"files outside a folder, beside types.py and the face: {len(loose())} (0)",
     )
     return "\n".join(lines)
@@ -164,24 +176,25 @@ def test_the_root_is_small_and_every_file_stands_in_a_folder() -> None:
     print(figures())
     assert loose() == []
     assert len(entries()) <= 20
-    assert len(ARROWS) <= 100
+    assert len(arrows()) <= 100
     assert {entry(m) for m in NAMES} == set(HEIGHT), "FLOORS names every entry and no other"
     assert all(len(p.relative_to(ROOT).parts) <= 2 for p in ROOT.rglob("*.py")), "folder/file, never deeper"
 
 
 def test_imports_go_down() -> None:
-    upward = {(m, o) for m in NAMES for o in GRAPH[m] if entry(m) != entry(o) and HEIGHT[entry(o)] >= HEIGHT[entry(m)]}
+    across = {(m, o) for m in NAMES for o in graph()[m] if entry(m) != entry(o)}
+    upward = {(m, o) for m, o in across if HEIGHT[entry(o)] >= HEIGHT[entry(m)]}
     assert not upward
 
 
 def test_there_is_no_circle() -> None:
-    assert not circle(GRAPH)
+    assert not circle(graph())
     assert not folder_circle()
 
 
 @pytest.mark.parametrize("folder", sorted(p.parent.name for p in ROOT.glob("*/__init__.py")))
 def test_a_folder_is_its_one_line(folder: str) -> None:
-    tree = SOURCES[folder]
+    tree = source(folder)
     assert ast.get_docstring(tree)
     if folder != "losses":
         assert len(tree.body) == 1, "code in an __init__ is loaded with every module of its folder"
@@ -189,7 +202,7 @@ def test_a_folder_is_its_one_line(folder: str) -> None:
 
 @pytest.mark.parametrize("package", sorted(OWNERS))
 def test_heavy_packages_have_owners(package: str) -> None:
-    users = {m for m in NAMES if any(n.partition(".")[0] == package for n in imported(SOURCES[m]))}
+    users = {m for m in NAMES if any(n.partition(".")[0] == package for n in imported(source(m)))}
     assert users <= OWNERS[package]
 
 
@@ -200,25 +213,25 @@ def test_the_loop_and_the_faces_do_not_load_heavy_packages(module: str) -> None:
     """Nothing that importing this module imports in turn brings one in."""
     reached, left = {module}, [module]
     while left:
-        for other in own(at_import_time(SOURCES[left.pop()])) - reached:
+        for other in own(at_import_time(source(left.pop()))) - reached:
             reached.add(other)
             left.append(other)
     for other in reached:
-        assert not {n.partition(".")[0] for n in at_import_time(SOURCES[other])} & set(OWNERS), other
+        assert not {n.partition(".")[0] for n in at_import_time(source(other))} & set(OWNERS), other
 
 
 def test_the_ground_and_the_loop_know_no_model() -> None:
     for module in STANDARD_LIBRARY:
-        outside = {n.partition(".")[0] for n in imported(SOURCES[module])} - {"cyclealign"}
+        outside = {n.partition(".")[0] for n in imported(source(module))} - {"cyclealign"}
         assert outside <= set(sys.stdlib_module_names), module
     for module in (m for m in NAMES if m.startswith(NO_MODEL)):
-        heavy = {n.partition(".")[0] for n in at_import_time(SOURCES[module])}
+        heavy = {n.partition(".")[0] for n in at_import_time(source(module))}
         assert not heavy & {"torch", "transformers", "peft", "datasets"}, module
 
 
 def test_file_formats_know_no_ranker() -> None:
     for module in ("scores.formats", "scores.jsonl_formats", "scores.tsv_formats", "scores.score_list"):
-        assert not {m for m in own(imported(SOURCES[module])) if m.startswith(("rankers", "judge"))}, module
+        assert not {m for m in own(imported(source(module))) if m.startswith(("rankers", "judge"))}, module
 
 
 def test_help_needs_nothing_heavy() -> None:
