@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
@@ -56,7 +57,7 @@ def derive_seed(*parts: str | int) -> int:
     return int(sha256_hex(list(parts))[:16], 16) >> 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: its id is asked for many times, and kept
 class Prompt:
     """A chat that ends where the assistant is to speak.
 
@@ -72,7 +73,7 @@ class Prompt:
     reference: str | None = None
     answer: str | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """First 32 hex digits of the sha256 of the canonical messages."""
         return sha256_hex([{"role": m["role"], "content": m["content"]} for m in self.messages])[:32]
@@ -99,7 +100,7 @@ class Candidate:
 Exchange = tuple[Sequence[Message], Sequence[Candidate]]  # a chat, and replies to it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, as Prompt
 class CandidateSet:
     """A prompt with its distinct, non-empty responses (``drawn``: how many samples it took to get them, ``unfinished``:
     how many of these never left their thinking, and so have no answer).
@@ -114,7 +115,7 @@ class CandidateSet:
     demonstrations: tuple[Demonstration, ...] | None = None
     unfinished: int = 0
 
-    @property
+    @cached_property
     def id(self) -> str:
         """First 32 hex digits of a sha256 of what a ranker is asked: prompt, candidates as they stand, the rubric and
         the reference of the prompt, and the demonstrations where they are settled. Two sets of one id are one

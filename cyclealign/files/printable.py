@@ -18,7 +18,7 @@ READ = 1 << 16  # characters that are looked at for them
 # A value this short is a placeholder such as "x" or "none"; to replace it would change words that have nothing to do
 # with it. Every provider's keys are longer.
 SHORTEST_KEY = 8
-KEY_NAMES = re.compile(r"(?:_API_KEY|_TOKEN|_SECRET|_PASSWORD|_ORG_ID|_PROJECT_ID)\Z")
+KEY_NAMES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_ORG_ID", "_PROJECT_ID")
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)|\x1b[ -/]*[0-~]?", re.DOTALL)
 _LONE = re.compile(r"[\ud800-\udfff]")
 # Marks that change the direction or the look of their neighbours, or that nobody sees: format characters, but for the
@@ -29,7 +29,8 @@ _KEPT = "\u200c\u200d"
 def keys_of(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The secrets of this process: values of variables named like keys, long enough to be one; longest first."""
     found = os.environ if environment is None else environment
-    values = {value.strip() for name, value in found.items() if KEY_NAMES.search(name.upper())}
+    # Every reply passes here, and the environment may have changed: names alone are looked at, values read of keys.
+    values = {found.get(name, "").strip() for name in found if name.upper().endswith(KEY_NAMES)}
     return tuple(sorted((v for v in values if len(v) >= SHORTEST_KEY), key=len, reverse=True))
 
 
@@ -62,9 +63,10 @@ def say(text: str) -> None:
 
 def one_line(text: str, most: int = SHOWN) -> str:
     """Foreign text for a message of ours: one printable line of at most ``most`` characters, without a key."""
+    keys = keys_of()
     # The key goes first: a cut, or a mark in its middle, must not hide it from the search.
-    line = " ".join(printable(scrubbed(text)[:READ]).split())
-    line = scrubbed(line)
+    line = " ".join(printable(scrubbed(text, keys)[:READ]).split())
+    line = scrubbed(line, keys)
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -138,7 +138,7 @@ def read_reply(raw: str, *, structured: bool = False) -> ChatReply:
     return ChatReply(
         text=well_formed(text),
         end=end,
-        finish="null" if finish is None else one_line(str(finish), 40),
+        finish=_word(finish),
         refused=refused or bool(message.get("refusal")) or end == "filtered",
         usage=usage_of(body.get("usage")),
         thoughts=well_formed(said),
@@ -146,6 +146,13 @@ def read_reply(raw: str, *, structured: bool = False) -> ChatReply:
         first=_first_token(choice.get("logprobs")),
         structured=structured,
     )
+
+
+def _word(finish: Any) -> str:
+    """The server's word for how a reply ended, as it can be shown; those that we know can."""
+    if finish is None:
+        return "null"
+    return finish if isinstance(finish, str) and finish in ENDS else one_line(str(finish), 40)
 
 
 def _first_token(logprobs: Any) -> tuple[tuple[str, float], ...]:

@@ -152,7 +152,7 @@ class PaidCalls:
         if self._config.batch and call.purpose not in ONLINE:
             return await self._attempt_in_batch(replace(call, batched=True))
         worst = 0.0
-        estimate = estimated_tokens(call)
+        estimate = estimated_tokens(call) if self._tokens else 0
         limit = self._config.budget_usd
 
         def reserve() -> int | None:

@@ -118,8 +118,11 @@ def aggregate(prompt_id: str, passes: Passes) -> Ranking:
     Raises:
         ValueError: no pass, or passes over different candidates.
     """
-    tiers = kemeny(passes) if len(_common_ids(passes)) <= KEMENY_LIMIT else borda(passes)
-    return _over(prompt_id, tiers, passes)
+    ids = _common_ids(passes)
+    alike = {tuple(tuple(sorted(tier)) for tier in tiers_of(order)) for order in passes}
+    if len(alike) == 1:  # as of one pass alone: either consensus is that order
+        return _over(prompt_id, alike.pop(), passes)
+    return _over(prompt_id, kemeny(passes) if len(ids) <= KEMENY_LIMIT else borda(passes), passes)
 
 
 def mean_scores(prompt_id: str, passes: Sequence[Mapping[str, float]]) -> Ranking:

@@ -32,7 +32,7 @@ from mutations import Mutation, mutations
 from named_mutants import NAMED, NamedMutant
 
 SLOW = 10.0  # seconds of a test that is tried last, where nothing quicker calls the function
-ENOUGH = 30.0  # seconds of unchanged tests that one mutant is tried by, the quickest ones
+ENOUGH = 60.0  # seconds of unchanged tests that one mutant is tried by, the quickest ones
 LIMIT = 300.0  # seconds that one mutant may take
 EXPLAINED = Path(__file__).with_name("mutants_explained.toml")
 
