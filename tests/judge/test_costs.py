@@ -9,6 +9,7 @@ import pytest
 
 from cyclealign.config.black_box import BlackBoxConfig, Price
 from cyclealign.judge.answers import answer_format
+from cyclealign.judge.asked import Asked
 from cyclealign.judge.call import Call
 from cyclealign.judge.costs import (
     WorstCase,
@@ -18,6 +19,7 @@ from cyclealign.judge.costs import (
     input_bound,
     output_bound,
     request_options,
+    schema_tokens,
     typical_case,
     usd,
     worst_case,
@@ -140,6 +142,17 @@ def test_the_worst_case_by_value() -> None:
     assert found.input_tokens == 5 * (call + call + 2 * answer_tokens(3) + 64) + 3 * (frame + schema)
     assert found.output_tokens == 13 * 88
     assert found.usd is None
+
+
+def test_sets_shown_again_in_reverse_cost_their_calls_unless_that_is_a_pass() -> None:
+    more = {"demonstration_tokens": 0, "n_items": 5, "k": 3, "max_prompt_tokens": 10, "max_new_tokens": 5}
+    calls = [worst_case(config(passes=n), load_template("rank"), **more, again=4).calls for n in (1, 2, 3)]
+    assert calls == [2 * (5 + 4) + 3, 2 * 10 + 3, 2 * (15 + 4) + 3]
+
+
+def test_a_schema_goes_with_what_is_held_to_one() -> None:
+    assert schema_tokens(3, Asked(answer="first_token")) == 0
+    assert schema_tokens(3, Asked()) == estimate_tokens(canonical_json(answer_format(3, "schema")))
 
 
 def an_empty_set(k: int) -> CandidateSet:

@@ -183,11 +183,12 @@ def test_agreement_shows_the_highest_last_and_newest_among_equals() -> None:
 
 def test_nearest_shows_the_most_similar_last_and_encodes_each_text_once() -> None:
     angles = {"p0": 0.0, "p1": 2.0, "p2": 1.0, "q": 0.8, "r": 2.5}
+    lengths = {"p0": 1.0, "p1": 9.0, "p2": 0.1, "q": 7.0, "r": 7.0}
     seen: list[str] = []
 
     def encode(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
         seen.extend(texts)
-        return 7 * np.array([[np.cos(angles[t]), np.sin(angles[t])] for t in texts])
+        return np.array([[lengths[t] * np.cos(angles[t]), lengths[t] * np.sin(angles[t])] for t in texts])
 
     pool = a_pool(*map(a_demo, ("p0", "p1", "p2")), capacity=2, select="nearest", encode=encode)
     assert shown(pool, "q") == ["p0", "p2"]

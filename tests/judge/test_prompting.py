@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cyclealign.judge.answers import answer_format, answer_schema, format_answer
+from cyclealign.judge.asked import Asked
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.prompting import (
     demonstration_tokens,
@@ -198,6 +199,14 @@ def test_presentation_must_be_a_permutation() -> None:
             render(RANK, (), an_item("a", "b", "c"), wrong, structured=True)
 
 
+def test_a_judge_that_answers_by_letter_sees_letters_in_its_demonstrations() -> None:
+    demos, asked = load_static("builtin:rank")[:1], Asked(answer="first_token")
+    messages = render(load_template("rank"), demos, an_item("x", "y"), (0, 1), structured=False, asked=asked)
+    for turn in (m["content"] for m in messages if m["role"] == "user"):
+        assert "[A]" in turn
+        assert "[1]" not in turn
+
+
 def test_repair_shows_the_reply_and_the_problem() -> None:
     start = render(RANK, (), an_item("a", "b"), (0, 1), structured=True)
     messages = repair_messages(start, "<|im_end|>" + "x" * 5000, "it misses 2")
@@ -366,6 +375,12 @@ def test_presentations_are_distinct_seeded_permutations(k: int, passes: int, see
     assert orders[:1] == presentations(k, 1, seed=seed)
 
 
+def test_no_presentation_of_nothing() -> None:
+    for k, passes in ((0, 1), (2, 0)):
+        with pytest.raises(ValueError, match=f"expected k >= 1 and passes >= 1, got k={k}, passes={passes}"):
+            presentations(k, passes, seed=0)
+
+
 def test_the_second_of_two_presentations_reverses_the_first() -> None:
     for seed in range(20):
         first, second = presentations(4, 2, seed=seed)
@@ -501,6 +516,7 @@ def test_a_template_of_the_user_s_own(tmp_path: Path) -> None:
         (("<said>{text}</said>", "{text}"), r":4: turn: \{text\} must stand once, between a tag"),
         (("<said>{text}</said>", "<said>{text}</sad>"), r":4: turn: \{text\} must stand once, between a tag"),
         (("<said>{text}</said>", "<said>{text}</said> {text}"), r":4: turn: \{text\} must stand once"),
+        (("name: mine", 'name: x\nrubric: "<r>{text}</r>"'), r":2: rubric: has no place; write \{rubric\} in item"),
     ],
 )
 def test_broken_templates_are_refused_with_file_line_and_key(
@@ -519,6 +535,8 @@ def test_templates_that_are_not_there_or_no_mapping(tmp_path: Path) -> None:
         UserError, match=r"no packaged template has this name \(did you mean rank\?\); packaged: rank, rank"
     ):
         load_template("rnk")
+    with pytest.raises(UserError, match=r"no packaged template has this name; packaged: rank, rank"):
+        load_template("mine-or-so")
     with pytest.raises(UserError, match=r"nowhere.yaml: cannot be read"):
         load_template(str(tmp_path / "nowhere.yaml"))
     for content in (b"- a\n", b"", b"\xff\xfe\xfa"):

@@ -483,6 +483,7 @@ def test_an_order_feeds_all_but_magnitudes() -> None:
     assert CPRD().needs == CPRD(rank_cut=2).needs == "order"
     assert CPRD(threshold=0.0).needs == CPRD(threshold="mean").needs == "magnitude"
     assert not feeds("levels", "magnitude")
+    assert feeds("votes", "magnitude")
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,17 @@ JUDGE = (
     "demonstration_files",
 )
 ROOMS = (
-    Room("losses", ("losses/*.py",), ("losses/test_*.py",)),
+    Room("losses", ("losses/*.py",), ("losses/test_*.py", "training/test_own_loss.py")),
     Room("rankers", ("rankers/agreement.py", "rankers/chance.py", "rankers/consensus.py"), ("rankers/test_*.py",)),
     Room(
         "judge",
         tuple(f"judge/{name}.py" for name in JUDGE),
-        ("judge/test_*.py", "rankers/test_black_box.py", "rankers/test_faulty_judges.py"),
+        (
+            "judge/test_*.py",
+            "curation/test_*.py",
+            "rankers/test_answers.py",
+            "rankers/test_black_box.py",
+            "rankers/test_faulty_judges.py",
+        ),
     ),
 )

@@ -5,8 +5,8 @@ its room; and those that were named because tests once let them live.
     python tests/whole/mutants.py --named rrhf_at_equality kemeny_of_eight
 
 A mutant is killed where a test fails, or finds no end. Each is tried by the tests that call the function it is in, as
-``mutant_trials.watched`` saw them (every test of the room for what takes effect at import), the quickest first; tests
-of more than ``SLOW`` seconds only where nothing else calls the function. What lives is explained in
+``mutant_trials.watched`` saw them (every test of the room for what takes effect at import), those that call the least
+first; tests of more than ``SLOW`` seconds only where nothing else calls the function. What lives is explained in
 ``mutants_explained.toml``, or is a hole. Finished mutants are lines of ``runs/mutants/finished.jsonl``: started again,
 those are not tried again whose file is the same; what lived is, once a test of its room has changed.
 """
@@ -32,7 +32,7 @@ from mutations import Mutation, mutations
 from named_mutants import NAMED, NamedMutant
 
 SLOW = 10.0  # seconds of a test that is tried last, where nothing quicker calls the function
-ENOUGH = 60.0  # seconds of unchanged tests that one mutant is tried by, the quickest ones
+ENOUGH = 45.0  # seconds of unchanged tests that one mutant is tried by
 LIMIT = 300.0  # seconds that one mutant may take
 EXPLAINED = Path(__file__).with_name("mutants_explained.toml")
 
@@ -74,7 +74,7 @@ def unchanged(room: Room, folder: Path) -> dict[str, Seen]:
 
 
 def chosen(mutation: Mutation, tests: dict[str, Seen]) -> list[str]:
-    """The tests to try it by: those of the file named after it first, the quickest first."""
+    """The tests to try it by: those of the file named after it first, those that call the least first."""
 
     def calls(seen: Seen) -> bool:
         first, last = mutation.function or (0, sys.maxsize)
@@ -83,7 +83,7 @@ def chosen(mutation: Mutation, tests: dict[str, Seen]) -> list[str]:
     able = [t for t, seen in tests.items() if calls(seen) or (mutation.function is None and not seen.processes)]
     quick = [t for t in able if tests[t].seconds <= SLOW] or able
     mirrored = f"test_{Path(mutation.file).stem}.py::"
-    quick.sort(key=lambda t: (mirrored not in t, tests[t].seconds))
+    quick.sort(key=lambda t: (mirrored not in t, len(tests[t].called)))
     taken, seconds = [], 0.0
     for test in quick:
         seconds += tests[test].seconds
