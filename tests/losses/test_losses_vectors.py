@@ -134,6 +134,14 @@ def test_quantidce_kd_of_one_pair_is_its_rating_term() -> None:
     torch.testing.assert_close(out.loss, (4 * student.score[0] + 1 - 2) ** 2)
 
 
+def test_quantidce_kd_of_one_number_is_its_square() -> None:
+    student, frozen = (
+        ModelStates(score=torch.tensor([0.5]), hidden=(torch.tensor([[[value]]]),), attention=())
+        for value in (3.0, 1.0)
+    )
+    assert QuantiDCEKD(kd_weight=1.0)(student, frozen, tokens=torch.ones(1, 1).bool()).loss.item() == 4.0
+
+
 def test_quantidce_kd_leaves_padding_out() -> None:
     """Longer padding with other junk changes neither value nor gradient; a copy of the frozen model has no loss."""
     tokens = torch.tensor([[True, True, True, False], [True, True, False, False], [True, True, True, True]])
