@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -86,8 +87,10 @@ async def attempted(request: Awaitable[Raw], deadline: float) -> Answer | Failur
         return Answer(raw.status_code, decoded(raw.content))
     except openai.APIStatusError as error:
         return _refusal(error)
+    except openai.APIConnectionError as error:
+        return _no_connection(error.__cause__ or error, deadline)
     except Exception as error:  # what a server makes of the protocol must not become a traceback of ours
-        return _no_connection(_cause(error), deadline)
+        return _no_connection(error, deadline)
 
 
 @asynccontextmanager
@@ -100,15 +103,20 @@ async def connected(endpoint: str, key: str, most: int, key_header: str = "") ->
     import openai
 
     from cyclealign.judge.bodies import PACKED, bound
+    from cyclealign.judge.transport import AiohttpTransport
 
     async def check(response: httpx2.Response) -> None:
         _check_response(response)
         bound(response, MOST_FILE if response.request.url.path.endswith("/content") else most)
 
     url, query = address_of(endpoint)
-    # On aiohttp, which takes half of the processor time that httpx2's own transport does.
-    http = openai.DefaultAioHttpClient(
-        event_hooks={"response": [check]}, headers={"accept-encoding": PACKED}, verify=_trusted()
+    http = openai.DefaultAsyncHttpxClient(
+        event_hooks={"response": [check]},
+        headers={"accept-encoding": PACKED},
+        cookies=CookieJar(
+            DefaultCookiePolicy(allowed_domains=[])
+        ),  # none is kept: a server may write what nobody can send
+        transport=AiohttpTransport(_trusted()),
     )
     async with openai.AsyncOpenAI(
         api_key=key or NO_KEY,
@@ -153,18 +161,6 @@ def _refusal(error: openai.APIStatusError) -> Failure:
         code=one_line(code, 100),
         wait=retry_after(headers),
     )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What aiohttp, httpx2 or one of ours raised, without what was made of it on the way: the SDK takes a connection
-    that a server closed for one that could not be made in time."""
-    import aiohttp
-
-    ours = (aiohttp.ClientError, TimeoutError, RedirectedAway, BadBody)
-    found = error
-    while found.__cause__ is not None and not isinstance(found, ours):
-        found = found.__cause__
-    return found
 
 
 def _no_connection(cause: BaseException, deadline: float) -> Failure:

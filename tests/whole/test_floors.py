@@ -37,7 +37,9 @@ HEIGHT = {name: -row for row, names in enumerate(FLOORS) for name in names}
 # Who may import what; a run that does not use it does not load it.
 OWNERS = {
     "openai": {"judge.client", "generation.endpoint"},
-    "httpx2": {"judge.client", "judge.bodies"},
+    "httpx2": {"judge.client", "judge.bodies", "judge.transport"},
+    "aiohttp": {"judge.client", "judge.transport"},
+    "yarl": {"judge.transport"},
     "genai_prices": {"judge.prices"},
     "gepa": {"curation.instruction_search"},
     "vllm": {"generation.vllm", "generation.vllm_worker"},
