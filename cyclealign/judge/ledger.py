@@ -20,23 +20,14 @@ from typing import Any, Literal, Self, TypeVar
 
 from cyclealign.judge.call import Account, Answered, Call, Purpose, Recorded, Spend
 from cyclealign.judge.ledger_batches import Batch, BatchTable, insert_batch
-from cyclealign.judge.ledger_tables import OF_ACCOUNT, WRITING, insert_call, opened
+from cyclealign.judge.ledger_tables import WRITING, insert_call, opened
+from cyclealign.judge.ledger_totals import call_query, spend_of, totals_query
 from cyclealign.judge.limits import InFlight
 from cyclealign.judge.spill import Outcome, Place, Spill, update
 from cyclealign.types import UserError
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_SPEND = """
-SELECT COUNT(*), COALESCE(SUM(state = 'done'), 0), COALESCE(SUM(state = 'failed'), 0),
-  COALESCE(SUM(state = 'started'), 0),
-  COALESCE(SUM(EXISTS (
-    SELECT 1 FROM calls AS before WHERE before.endpoint = calls.endpoint AND before.key = calls.key
-      AND before.attempt = calls.attempt - 1 AND before.state = 'started')), 0),
-  COALESCE(SUM(input_tokens), 0), COALESCE(SUM(cached_tokens), 0), COALESCE(SUM(written_tokens), 0),
-  COALESCE(SUM(output_tokens), 0), COALESCE(SUM(thinking_tokens), 0), COALESCE(SUM(usd), 0.0),
-  COALESCE(SUM(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END), 0.0)
-"""
 
 
 class LedgerUnavailable(UserError):
@@ -90,9 +81,9 @@ class Ledger:
 
     def history(self, call: Call) -> Spend:
         """What all attempts at a call of this identity have taken so far."""
-        row = self._one(f"{_SPEND} FROM calls WHERE endpoint = ? AND key = ?", (call.endpoint, call.key))
+        row = self._one(call_query(), (call.endpoint, call.key))
         assert row is not None
-        return _spend(row)
+        return spend_of(row)
 
     def start(self, call: Call, *, reserved_usd: float, limit: float | None = None) -> int | None:
         """Record an attempt that is about to be sent, and reserve its worst case; returns its row.
@@ -220,29 +211,23 @@ class Ledger:
 
     def spend(self, account: Account | None = None) -> Spend:
         """Totals over all calls, or those of an account."""
-        row = self._one(f"{_SPEND} FROM calls WHERE {OF_ACCOUNT[account] if account else 'TRUE'}", ())
+        row = self._one(totals_query(account=account), ())
         assert row is not None
-        return _spend(row)
+        return spend_of(row)
 
     def spend_by(self, group: Literal["purpose", "interaction"]) -> dict[str | int | None, Spend]:
         """Totals by purpose, or by interaction (None: probes)."""
-        rows = self._all(f"{_SPEND}, {group} FROM calls GROUP BY {group} ORDER BY {group}")
-        return {row[-1]: _spend(row[:-1]) for row in rows}
+        return {row[-1]: spend_of(row[:-1]) for row in self._all(totals_query((group,)))}
 
     def spend_by_stage(self) -> dict[tuple[int | None, str], Spend]:
         """Totals by interaction (None: probes) and purpose, in that order."""
-        rows = self._all(
-            f"{_SPEND}, interaction, purpose FROM calls GROUP BY interaction, purpose ORDER BY interaction, purpose"
-        )
-        return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
+        rows = self._all(totals_query(("interaction", "purpose")))
+        return {(row[-2], row[-1]): spend_of(row[:-2]) for row in rows}
 
     def spend_by_judge(self) -> dict[tuple[str, str], Spend]:
-        """Totals by endpoint and model, without the witness's."""
-        rows = self._all(
-            f"{_SPEND}, endpoint, model FROM calls WHERE {OF_ACCOUNT['judge']}"
-            " GROUP BY endpoint, model ORDER BY MIN(id)"
-        )
-        return {(row[-2], row[-1]): _spend(row[:-2]) for row in rows}
+        """Totals by endpoint and model, in the order in which they were first asked; without the witness's."""
+        rows = self._all(totals_query(("endpoint", "model"), account="judge", order="MIN(id)"))
+        return {(row[-2], row[-1]): spend_of(row[:-2]) for row in rows}
 
     def answered(self, purpose: Purpose) -> list[Answered]:
         """All calls of a purpose that have a reply, in the order in which they were sent."""
@@ -321,21 +306,3 @@ class Ledger:
     def _unavailable(self, error: sqlite3.Error) -> LedgerUnavailable:
         kept = f"; what was answered is kept in {self._spill.path}" if self._spill.pending and self._spill.kept else ""
         return LedgerUnavailable(f"ledger {self.path}: {error}{kept}; start again when it can be written")
-
-
-def _spend(row: Sequence[Any]) -> Spend:
-    names = (
-        "calls",
-        "done",
-        "failed",
-        "unfinished",
-        "repeated",
-        "input_tokens",
-        "cached_tokens",
-        "written_tokens",
-        "output_tokens",
-        "thinking_tokens",
-        "usd",
-        "reserved_usd",
-    )
-    return Spend(**dict(zip(names, row, strict=True)))

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 from cyclealign.judge.call import Account, Call
+from cyclealign.judge.ledger_totals import OF_ACCOUNT
+from cyclealign.judge.ledger_totals import TABLES as TOTALS
 from cyclealign.types import canonical_json
 
-LAYOUT = 3
+LAYOUT = 4
 OPENING, WRITING = 30.0, 1.0  # seconds that another program may hold the file while we open it, and at each write
 TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -79,10 +81,6 @@ def opened(path: Path, read_only: bool) -> sqlite3.Connection:
     return db
 
 
-# The rows of an account: its purpose tells.
-OF_ACCOUNT = {"judge": "purpose <> 'witness'", "witness": "purpose = 'witness'"}
-
-
 def committed(account: Account) -> str:
     """SQL of what an account has spent and reserved, in USD."""
     return (
@@ -148,10 +146,10 @@ def _prepare(db: sqlite3.Connection, read_only: bool) -> None:
     if layout == 0 and not read_only:
         _use_wal(db)
         # One transaction: a process killed here leaves no half of a layout behind, and two may do it at once.
-        db.executescript(f"BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+        db.executescript(f"BEGIN IMMEDIATE; {TABLES} {TOTALS} PRAGMA user_version = {LAYOUT}; COMMIT;")
     elif layout != LAYOUT:
         raise sqlite3.DatabaseError(
-            f"expected layout {LAYOUT}, got {layout}: another version of cyclealign wrote it, which identifies calls"
+            f"expected layout {LAYOUT}, got {layout}: another version of cyclealign wrote it, which keeps calls"
             " otherwise; use another ledger, or a new run"
         )
     db.execute("PRAGMA synchronous = NORMAL")

@@ -222,7 +222,7 @@ def test_what_is_no_ledger_is_said_in_one_line(tmp_path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UserError, match="expected layout 3, got 99"):
+    with pytest.raises(UserError, match="expected layout 4, got 99"):
         Ledger(path)
     with pytest.raises(UserError, match="cannot be opened"):
         Ledger(tmp_path / "l.sqlite" / "below a file.sqlite")
@@ -234,7 +234,7 @@ def test_another_layout_is_refused_in_one_line(tmp_path: Path) -> None:
     db.execute("CREATE TABLE calls (id INTEGER PRIMARY KEY)")
     db.execute("PRAGMA user_version = 1")
     db.close()
-    with pytest.raises(UserError, match="expected layout 3, got 1: another version of cyclealign wrote it") as caught:
+    with pytest.raises(UserError, match="expected layout 4, got 1: another version of cyclealign wrote it") as caught:
         Ledger(path)
     assert "\n" not in str(caught.value)
 
