@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jinja2 import meta, nodes
+from jinja2 import Template, meta, nodes
 from jinja2.exceptions import TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -124,10 +125,14 @@ class TemplateText:
     def apply_chat_template(self, messages: Sequence[Message], *, tokenize: bool, add_generation_prompt: bool) -> str:
         """The chat as text, as a tokenizer's method of this name gives it. Raises TemplateError."""
         assert not tokenize
-        template = self.environment.from_string(self._text)  # jinja keeps what it has compiled
-        return template.render(
+        return self._compiled.render(
             messages=messages, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **self._tokens
         )
+
+    @cached_property
+    def _compiled(self) -> Template:
+        """Once, for all prompts: it takes fifty times as long as to render one."""
+        return self.environment.from_string(self._text)
 
 
 def template_text(policy: PolicyConfig) -> TemplateText | None:

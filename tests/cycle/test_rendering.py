@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from jinja2 import Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tiny_policy import save_tiny
 
 from cyclealign.cli.main import main
@@ -87,6 +89,25 @@ def test_a_dry_run_names_the_prompt(folder: Path, capsys: pytest.CaptureFixture[
     for option in ("fold", "skip"):
         assert main([*command, f"data.system_turns={option}"]) == 0
         assert "chat template: all prompts can be rendered" in capsys.readouterr().out
+
+
+def test_a_dry_run_reads_no_more_prompts_than_it_is_to_use_and_compiles_the_template_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    compile_of = ImmutableSandboxedEnvironment.from_string
+
+    def counted(self: ImmutableSandboxedEnvironment, source: str) -> Template:
+        compiled.append(source)
+        return compile_of(self, source)
+
+    monkeypatch.setattr(ImmutableSandboxedEnvironment, "from_string", counted)
+    rows = "".join(json.dumps({"prompt": f"question {n}"}) + "\n" for n in range(20))
+    (folder / "prompts.jsonl").write_text(f"{rows}this is no JSON, and nobody is to read it\n")
+    dry = ["run", "quickstart", "--dry-run", *keys(folder)]
+    assert main([*dry, "data.limit=20"]) == 0
+    assert compiled == [GEMMA]
+    assert main([*dry, "data.limit=21"]) == 2
 
 
 def test_a_system_turn_is_folded_or_left_out_by_a_stated_option(
