@@ -73,10 +73,21 @@ def test_every_packaged_config_is_read_and_written_back(path: Path, tmp_path: Pa
     assert config.name.replace("-", "_") == path.stem
 
 
+# Packaged launches, and the kind of each by accelerate's name.
+LAUNCHES = {
+    "single_gpu": "NO",
+    "ddp": "MULTI_GPU",
+    "multi_node": "MULTI_GPU",
+    "fsdp2": "FSDP",
+    "zero2": "DEEPSPEED",
+    "zero3": "DEEPSPEED",
+}
+
+
 def test_the_packaged_configs_are_those_of_the_interface() -> None:
     names = {"quickstart", "demo", "hh_rlhf_tiny", "hh_rlhf_rrhf_7b", "hh_rlhf_pro_7b", "hh_rlhf_simpo_7b"}
     assert {p.stem for p in CONFIGS.glob("*.yaml")} == names
-    assert {p.stem for p in (CONFIGS / "accelerate").glob("*.yaml")} == {"single_gpu", "ddp", "fsdp2", "zero3"}
+    assert {p.stem for p in (CONFIGS / "accelerate").glob("*.yaml")} == set(LAUNCHES)
 
 
 @pytest.mark.parametrize("name", ["rrhf", "pro"])
@@ -122,8 +133,10 @@ def test_accelerate_configs_by_accelerates_own_loader(path: Path) -> None:
 
     loaded = load_config_from_file(str(path))
     assert isinstance(loaded, ClusterConfig)
-    kind = {"single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[path.stem]
+    kind = LAUNCHES[path.stem]
     assert loaded.distributed_type.value == kind
+    assert loaded.num_machines == (2 if path.stem == "multi_node" else 1)
+    assert loaded.num_processes == (1 if path.stem == "single_gpu" else 8 * loaded.num_machines)
     # The launcher fills its own arguments from these sections: a key that is none of them would be ignored.
     known = set(vars(launch_command_parser().parse_args(["script.py"])))
     assert set(loaded.fsdp_config) | set(loaded.deepspeed_config) <= known
