@@ -71,16 +71,17 @@ def totals_query(group: Sequence[str] = (), *, account: Account | None = None, o
 
     account: only its calls; None: all.
     """
-    of = OF_ACCOUNT[account] if account else "TRUE"
-    flights = "".join(f" AND calls.{name} IS totals.{name}" for name in group)
-    sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in (*_COUNTED, *_TAKEN))
-    reserved = (
-        "SELECT COALESCE(SUM(reserved_usd), 0.0)"  # noqa: S608  names are of our own columns
-        f" FROM calls INDEXED BY open_calls WHERE state = 'started' AND {of}{flights}"
+    of, by = OF_ACCOUNT[account] if account else "TRUE", "".join(f", {name}" for name in group)
+    kept, none = ", ".join((*_COUNTED, *_TAKEN)), ", ".join("0" for _ in (*_COUNTED, *_TAKEN))
+    # One pass over each, however many groups there are and however many calls are in flight.
+    both = (
+        f"SELECT id, {kept}, 0.0 AS reserved_usd{by} FROM totals WHERE {of}"  # noqa: S608  names are of our own columns
+        f" UNION ALL SELECT NULL, {none}, reserved_usd{by} FROM calls INDEXED BY open_calls"
+        f" WHERE state = 'started' AND {of}"
     )
-    by = "".join(f", {name}" for name in group)
+    sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in (*_COUNTED, *_TAKEN[:-1]))
     grouped = f" GROUP BY {', '.join(group)} ORDER BY {order or ', '.join(group)}" if group else ""
-    return f"SELECT {sums}, ({reserved}){by} FROM totals WHERE {of}{grouped}"  # noqa: S608  names are of our own columns
+    return f"SELECT {sums}, TOTAL(usd), TOTAL(reserved_usd){by} FROM ({both}){grouped}"  # noqa: S608  names are of our own columns
 
 
 def call_query() -> str:
@@ -90,9 +91,9 @@ def call_query() -> str:
         "COALESCE(SUM(EXISTS (SELECT 1 FROM calls AS b WHERE b.endpoint = calls.endpoint AND b.key = calls.key"
         " AND b.attempt = calls.attempt - 1 AND b.state = 'started')), 0)"
     )
-    sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in _TAKEN)
-    reserved = "COALESCE(SUM(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END), 0.0)"
-    return f"SELECT {states}, {repeated}, {sums}, {reserved} FROM calls WHERE endpoint = ? AND key = ?"  # noqa: S608
+    sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in _TAKEN[:-1])
+    money = "TOTAL(usd), TOTAL(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END)"
+    return f"SELECT {states}, {repeated}, {sums}, {money} FROM calls WHERE endpoint = ? AND key = ?"  # noqa: S608
 
 
 def spend_of(row: Sequence[Any]) -> Spend:
