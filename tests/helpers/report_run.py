@@ -169,6 +169,7 @@ def write_ledger(path: Path, interactions: int) -> None:
         for n in range(interactions):
             for i in range(10):
                 row = ledger.start(call(n, i), reserved_usd=0.002)
+                assert row is not None
                 ledger.done(
                     row, reply="x", input_tokens=500, output_tokens=8, usd=0.001, http_status=200, latency_s=0.5
                 )

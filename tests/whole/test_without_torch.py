@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from cyclealign.files.atomic import write_atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP_SECONDS = 0.5
+FIRST_CALL_SECONDS = 2.0
 COMMANDS = (
     ("status", "run"),
     ("report", "run"),
@@ -35,6 +38,9 @@ COMMANDS = (
     ("rank", "sets.jsonl", "--ranker", "openai:judge", "base_url={url}", "--out", "ranked.jsonl"),
     ("eval", "ranker", "pairs.jsonl", "--ranker", "openai:judge", "base_url={url}", "--out", "ranker.json"),
     ("eval", "winrate", "a.jsonl", "b.jsonl", "--ranker", "openai:judge", "base_url={url}", "--out", "winrate.json"),
+    ("judge", "judge", "base_url={url}", "--limit", "4", "--out", "judges.json"),
+    ("judge", "judge", "base_url={url}", "--limit", "4", "--dry-run"),
+    ("demos", "export", "builtin:rank", "shown.jsonl"),
     ("run", "quickstart", "--dry-run", "training.learning_rate=1e-5"),
     ("run", "paid.yaml", "--dry-run"),
 )
@@ -90,6 +96,24 @@ def test_a_command_that_needs_no_torch_loads_none(command: tuple[str, ...], fold
     )  # fmt: skip
     assert "LOADED" in done.stdout, done.stderr
     assert json.loads(done.stdout.partition("LOADED")[2]) == [0, []], done.stderr
+
+
+@pytest.mark.long
+def test_rank_asks_its_judge_at_once(folder: Path) -> None:
+    """Within two seconds of its start, the start of Python included; best of three, in wall time where there is no
+    other work."""
+    waits = []
+    for attempt in range(3):
+        with Loopback() as server:
+            words = ("rank", "sets.jsonl", "--ranker", "openai:judge", f"base_url={server.url}")
+            began = time.monotonic()
+            subprocess.run(
+                [sys.executable, "-m", "cyclealign", *words, "--out", f"first{attempt}.jsonl"],
+                cwd=folder, capture_output=True, check=True, timeout=120,
+            )  # fmt: skip
+        waits.append(server.times[0] - began)
+    print(f"rank: first call after {min(waits):.2f} s")
+    assert min(waits) < FIRST_CALL_SECONDS or os.getloadavg()[0] > 1
 
 
 # The help of a program with one command: what Python, typer and rich take before there is anything of ours.
