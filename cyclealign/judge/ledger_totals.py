@@ -93,7 +93,7 @@ def call_query() -> str:
     )
     sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in _TAKEN[:-1])
     money = "TOTAL(usd), TOTAL(CASE WHEN state = 'started' THEN reserved_usd ELSE 0.0 END)"
-    return f"SELECT {states}, {repeated}, {sums}, {money} FROM calls WHERE endpoint = ? AND key = ?"  # noqa: S608
+    return f"SELECT {states}, {repeated}, {sums}, {money} FROM calls WHERE endpoint = ? AND key = ?"  # noqa: S608  names are those above, values are bound
 
 
 def spend_of(row: Sequence[Any]) -> Spend:
