@@ -61,7 +61,7 @@ def test_a_cache_that_checkpointing_drops_is_caught(caplog: pytest.LogCaptureFix
 def test_a_cache_that_is_ignored_is_caught(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The silent form: shapes fit, the responses just do not see the prompt."""
 
-    def forgetful(self: BranchCache, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    def forgetful(self: BranchCache, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         before = keys.new_zeros(*keys.shape[:2], self.length, keys.shape[3])
         return torch.cat([before, keys], dim=2), torch.cat([before, values], dim=2)
 
@@ -74,7 +74,9 @@ def test_a_cut_graph_is_caught_by_its_gradients(
 ) -> None:
     """The loss is right and the gradients are wrong."""
 
-    def detached(self: PromptCache, keys: Tensor, values: Tensor, layer_idx: int, *_: Any) -> tuple[Tensor, Tensor]:
+    def detached(
+        self: PromptCache, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         self.states.setdefault(layer_idx, (keys.detach(), values.detach()))
         return keys, values
 
