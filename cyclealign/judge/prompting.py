@@ -23,7 +23,7 @@ from cyclealign.types import CandidateSet, Demonstration, Message, Prompt
 
 LETTERS_PER_TOKEN = 2.75
 _LETTERS_AND_BLANKS = {n: None for n in range(128) if chr(n).isalpha() or chr(n).isspace()}
-TEXTS = 4096  # that are kept as they stand in a prompt: candidates over passes and forms, demonstrations over calls
+TEXTS = 512  # that are kept as they stand in a prompt: candidates over passes and forms, demonstrations over calls
 REPAIR_QUOTE = 1000  # characters of an unusable reply that the repair call shows again
 
 # Control tokens of common chat templates: a server that parses them in content would let data open a turn. And marks of
