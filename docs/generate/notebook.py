@@ -31,12 +31,12 @@ def _cells() -> Iterator[dict[str, Any]]:
         match part:
             case Prose(text):
                 yield {"cell_type": "markdown", "metadata": {}, "source": text}
-            case Block("text", _, text):  # what a command prints, which its own cell will print
-                yield {"cell_type": "markdown", "metadata": {}, "source": f"```text\n{text}```"}
-            case Block("bash", _, text):  # the installation, without which there is no notebook
-                yield {"cell_type": "markdown", "metadata": {}, "source": f"```bash\n{text}```"}
+            case Block("sh", "", text):
+                yield _code(as_cell(text))
+            case Block(language, "", text):  # what a command prints, an excerpt, the installation
+                yield {"cell_type": "markdown", "metadata": {}, "source": f"```{language}\n{text}```"}
             case Block(_, title, text):
-                yield _code(f"%%writefile {title}\n{text}" if title else as_cell(text))
+                yield _code(f"%%writefile {title}\n{text}")
 
 
 def _code(source: str) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def test_the_notebook_is_made_from_the_page() -> None:
     assert "!mkdir -p runs/tutorial\n%cd -q runs/tutorial" in cells
     assert "%env OPENAI_API_KEY=stand-in" in cells
     assert any(cell.startswith("%%bash --bg\npython judge.py") for cell in cells)
+    run = [block for block in blocks(PAGE) if block.title or block.language == "sh"]  # the rest is there to be read
+    assert len(cells) == 1 + len(run)
 
 
 @pytest.fixture
