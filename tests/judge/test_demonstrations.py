@@ -196,6 +196,17 @@ def test_nearest_shows_the_most_similar_last_and_encodes_each_text_once() -> Non
     assert sorted(seen) == ["p0", "p1", "p2", "q", "r"]
 
 
+def test_a_text_without_a_vector_is_near_nothing() -> None:
+    vectors = {"p0": [0.0, 0.0], "p1": [0.0, 1.0], "q": [1.0, 1.0]}
+    pool = a_pool(
+        *map(a_demo, ("p1", "p0")),
+        capacity=2,
+        select="nearest",
+        encode=lambda texts: np.array([vectors[t] for t in texts]),
+    )
+    assert shown(pool, "q") == ["p0", "p1"]
+
+
 def test_shared_scope_never_shows_a_prompt_its_own_verdict() -> None:
     pool = a_pool(a_demo("p0"), a_demo("p1"), static=[a_demo("p0"), a_demo("s")])
     assert shown(pool, "p0") == ["s", "p1"]

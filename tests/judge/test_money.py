@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -252,3 +252,11 @@ def test_what_is_billed_beyond_the_bounds_grows_the_worst_case(tmp_path: Path) -
         assert Money(BOX, ledger, "other").worst(ASKED) == cost(BOUND, LIMIT)
         money.charge(ASKED, reply(30, 131_072), 0.0)
         assert money.worst(ASKED) == cost(2 * BOUND, 131_072)  # no model writes more
+
+
+def test_a_limit_of_one_token_can_be_gone_beyond(tmp_path: Path) -> None:
+    asked = replace(ASKED, options={"max_tokens": 1})
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        money = Money(BOX, ledger, "judge")
+        money.charge(asked, replace(reply(30, 2), text="A"), 0.0)
+        assert money.worst(asked) == cost(BOUND, 32)

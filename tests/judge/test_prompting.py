@@ -430,6 +430,8 @@ def test_unshuffle_refuses_what_is_no_verdict() -> None:
     for slots, presentation in (((0, 0), (0, 1)), ((0, 2), (0, 1)), ((0, 1), (0, 2))):
         with pytest.raises(ValueError, match="expected"):
             unshuffle(slots, presentation)
+    with pytest.raises(ValueError, match=r"expected a permutation of 0..1, got \(0, 0\)"):
+        unshuffle((0, 1), (0, 0))
     assert unshuffle((2, 0), (1, 2, 0)) == (0, 1)  # a verdict on a part of the slots
 
 
@@ -536,7 +538,7 @@ def test_templates_that_are_not_there_or_no_mapping(tmp_path: Path) -> None:
     ):
         load_template("rnk")
     with pytest.raises(UserError, match=r"no packaged template has this name; packaged: rank, rank"):
-        load_template("mine-or-so")
+        load_template("brand-new")
     with pytest.raises(UserError, match=r"nowhere.yaml: cannot be read"):
         load_template(str(tmp_path / "nowhere.yaml"))
     for content in (b"- a\n", b"", b"\xff\xfe\xfa"):

@@ -277,26 +277,6 @@ def test_parts_of_a_batch_add_up(loss: RankingLoss) -> None:
     torch.testing.assert_close(loss(whole, lists=0.5).loss, 10 * expected.loss)
 
 
-def test_sft_term() -> None:
-    scores = replace(drawn(), best_nll=torch.tensor([1.0, 2, 3, 4, 5], dtype=torch.float64))
-    scores.valid[0] = torch.tensor([True, False, False, False])  # does not count, nor does its NLL
-    sizes = scores.valid.sum(dim=1)[1:]
-    nll = torch.tensor([2.0, 3, 4, 5], dtype=torch.float64)
-    weighted = ((RRHF(sft_weight=2.0), 2.0), (ListMLE(sft_weight=0.3), 0.3), (PLD(sft_weight=1.0), 1.0))
-    for loss, weight in weighted:
-        out = loss(scores)
-        torch.testing.assert_close(out.loss, out.metrics["rank_loss"] + weight * nll.mean())
-        torch.testing.assert_close(out.metrics["best_nll"], nll.mean())
-        torch.testing.assert_close(out.per_list.sum() / 4, out.metrics["rank_loss"])
-    out = PRO()(scores)
-    published = (0.05 * (sizes - 1) ** 2 * nll).mean()
-    torch.testing.assert_close(out.loss, out.metrics["rank_loss"] + published)
-    for loss in (SimPO(), DPO(), ListMLE(), RRHF(sft_weight=0.0)):
-        assert loss.sft == 0
-        assert "best_nll" not in loss(scores).metrics
-        torch.testing.assert_close(loss(scores).loss, loss(replace(scores, best_nll=None)).loss)
-
-
 def test_sft_gradient_reaches_the_nll() -> None:
     nll = torch.tensor([1.0, 2.0], requires_grad=True)
     valid = torch.tensor([[True, True, True], [True, True, False]])

@@ -98,8 +98,9 @@ def test_embedding_match_matches_sentence_transformers() -> None:
     student, teacher = drawn(6, 8).float(), drawn(6, 8, seed=1).float()
     theirs = losses.EmbedDistillLoss(torch.nn.Identity(), distance_metric="l2")
     expected = theirs.compute_loss_from_embeddings([student], [teacher])
-    got = EmbeddingMatch(power=1)(EmbeddingPairs(student=student, teacher=teacher)).loss
-    assert got.item() == pytest.approx(expected.item(), abs=1e-6)
+    got = EmbeddingMatch(power=1)(EmbeddingPairs(student=student, teacher=teacher))
+    assert got.loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert got.metrics["match_loss"].item() == got.loss.item()
 
 
 # QuantiDCE's second stage -------------------------------------------------------------------------------------

@@ -102,3 +102,4 @@ def test_the_section_knows_its_form() -> None:
         PythonLoss(function="mine")
     with pytest.raises(ValueError, match="needs: expected one of order, magnitude, votes, got 'levels'"):
         PythonLoss(function="a.py:f", needs="levels")  # type: ignore[arg-type]
+    assert PythonLoss(function="a.py:f").needs == "order"
