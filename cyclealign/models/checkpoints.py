@@ -20,18 +20,24 @@ from safetensors.torch import load_file
 
 from cyclealign.files.atomic import flush, flush_tree
 from cyclealign.files.jsonl import read_json
+from cyclealign.models.sharded import all_cut_as
 from cyclealign.types import UserError
 
 # What the Trainer's checkpoint holds besides optimiser, schedule and random states.
 WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
 STATE = "trainer_state.json"
-LEFT_OUT = ("README.md", "training_args.bin")
+LEFT_OUT = ("README.md", "training_args.bin", "pytorch_model_fsdp.bin")
 
 
-def save_policy(model: Any, directory: Path, tokenizer: Any | None = None) -> None:
-    """Save an adapter (PEFT model) or the full checkpoint in safetensors: written aside, then renamed."""
+def save_policy(
+    model: Any, directory: Path, tokenizer: Any | None = None, *, state: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Save an adapter (PEFT model) or the full checkpoint in safetensors: written aside, then renamed.
+
+    ``state``: the weights of a model that is cut (``sharded.whole_state``).
+    """
     with written_aside(directory) as aside:
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, state_dict=state)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
 
@@ -108,12 +114,14 @@ def load_weights(model: Any, directory: Path) -> None:
     if is_adapter(directory):
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        _check_same(directory, get_peft_model_state_dict(model), state)
-        set_peft_model_state_dict(model, state)
+        own = get_peft_model_state_dict(model)
+        _check_same(directory, own, state)
+        set_peft_model_state_dict(model, all_cut_as(own, state))
         return
-    _check_same(directory, {n: t for n, t in model.state_dict().items() if n in state}, state)
+    own = {n: t for n, t in model.state_dict().items() if n in state}
+    _check_same(directory, own, state)
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
-    missing = [n for n in model.load_state_dict(state, strict=False).missing_keys if n not in tied]
+    missing = [n for n in model.load_state_dict(all_cut_as(own, state), strict=False).missing_keys if n not in tied]
     if missing:
         raise UserError(f"the weights in {directory} lack {missing[0]} and {len(missing) - 1} more; wrong model?")
 

@@ -81,13 +81,16 @@ def encode_set(tokenizer: Any, item: CandidateSet, reading: Reading) -> EncodedL
 
 
 def collate(lists: Sequence[EncodedList], pad: int) -> ListBatch:
-    """One batch of lists; padding ids are never seen, only masked."""
+    """One batch of lists; padding ids are never seen, only masked.
+
+    Responses are at least two places wide: processes that share weights then all run them after their prompts, or none.
+    """
     prompts = [item.prompt for item in lists]
     rows = [row for item in lists for row in item.responses]
     read = torch.tensor([read for item in lists for _, read in item.rows])
     owner = [index for index, item in enumerate(lists) for _ in item.responses]
     prompt_ids, prompt_mask = _padded(prompts, pad, left=True)
-    response_ids_, response_mask = _padded(rows, pad, left=False)
+    response_ids_, response_mask = _padded(rows, pad, left=False, least=2)
     return ListBatch(
         prompt_ids=prompt_ids,
         prompt_mask=prompt_mask,
@@ -127,8 +130,8 @@ def token_batches(lists: Sequence[EncodedList], tokens: int) -> Iterator[list[in
         yield batch
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(map(len, rows))
+def _padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool, least: int = 0) -> tuple[Tensor, Tensor]:
+    width = max(least, *map(len, rows))
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for index, row in enumerate(rows):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cyclealign.models.encoded_lists import EncodedList, collate, on_device
 from cyclealign.models.logprobs import Plan, causal_lm, token_logprobs
+from cyclealign.models.sharded import whole
 from cyclealign.types import UserError
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def choose_plan(
     """The plan to use for this model.
 
     Args:
-        model: prepared by ``logprobs.attach``, not yet wrapped; its gradients and mode are left as found.
+        model: prepared by ``logprobs.attach``, not yet wrapped; its mode is left as found, its gradients are dropped.
         sample: a few lists of the run, of which two are used, shortened.
         requested: ``auto`` falls back to padded with a log line where the layouts differ.
         dtype: what the forward pass computes in (autocast).
@@ -118,8 +119,11 @@ def _loss_and_gradients(
     # Unequal weights: with equal ones, errors of different rows could cancel.
     weights = torch.linspace(0.5, 1.5, logprobs.numel(), device=logprobs.device).view_as(logprobs)
     loss = (weights * logprobs).sum() / logprobs.numel()
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return loss.detach(), [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    # Not torch.autograd.grad: a model that is cut has its gradients in the parameters that it is cut into.
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [torch.zeros_like(whole(p)) if p.grad is None else whole(p.grad) for p in parameters]
+    model.zero_grad()
+    return loss.detach(), gradients
 
 
 def _run(model: nn.Module, lists: Sequence[EncodedList], pad: int, plan: Plan, dtype: torch.dtype) -> Tensor:

@@ -47,6 +47,9 @@ class Plan:
     fused: bool = True
 
 
+PROJECTION = "embedding_projection.weight"  # what ``attach_projection`` makes, as it ends in a state
+
+
 def causal_lm(model: nn.Module) -> Any:
     """The causal language model inside PEFT and parallel wrappers."""
     inner: Any = getattr(model, "module", model)
@@ -179,14 +182,11 @@ def _cached_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor
         past_key_values=cache,
     )
     states = prompt[:, -1][owner][:, None]
-    if mask.shape[1] > 1:
-        length = prompt_mask.shape[1]
-        after = torch.arange(mask.shape[1] - 1, device=mask.device) + prompt_mask.sum(dim=1)[owner][:, None]
-        branches = run(
-            input_ids=lists["response_ids"][:, :-1],
-            attention_mask=torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1).long(),
-            position_ids=after,
-            past_key_values=BranchCache(cache, owner, length),
-        )
-        states = torch.cat([states, branches], dim=1)
-    return states[:, : mask.shape[1]][lists["scored_mask"]]
+    after = torch.arange(mask.shape[1] - 1, device=mask.device) + prompt_mask.sum(dim=1)[owner][:, None]
+    branches = run(
+        input_ids=lists["response_ids"][:, :-1],
+        attention_mask=torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1).long(),
+        position_ids=after,
+        past_key_values=BranchCache(cache, owner, prompt_mask.shape[1]),
+    )
+    return torch.cat([states, branches], dim=1)[lists["scored_mask"]]

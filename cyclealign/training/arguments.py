@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def training_arguments(config: Config, *, output_dir: Path, seed: int, max_steps
         "report_to": "none",  # the run's trackers outlive a Trainer and are among its callbacks
     }
     try:
-        return OneDevice(**{**training_values(config), **owned})
+        return OneDevice(**deepcopy({**training_values(config), **owned}))  # it writes into fsdp_config
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"training: {str(error).splitlines()[0]}") from error
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cyclealign.config.extras import require_extra
 from cyclealign.models.loading import loaded
 from cyclealign.models.logprobs import projection_weight
+from cyclealign.models.sharded import cut_as
 
 FILE = "leaf_projection.safetensors"
 
@@ -44,13 +45,14 @@ class EmbeddingTeacher:
         return [torch.stack([rows[text] for text in texts]).clone() for texts in lists]
 
 
-def save_projection(model: nn.Module, folder: Path) -> None:
+def save_projection(weight: Float[Tensor, "D S"], folder: Path) -> None:
     """Write the projection beside a checkpoint: adapters do not hold it."""
-    save_file({"weight": projection_weight(model).detach().float().cpu().contiguous()}, folder / FILE)
+    save_file({"weight": weight.detach().float().cpu().contiguous()}, folder / FILE)
 
 
 def load_projection(model: nn.Module, folder: Path, *, first: Float[Tensor, "D S"]) -> None:
     """Load what ``save_projection`` saved, or ``first`` where nothing was trained yet."""
     file = folder / FILE
+    own = projection_weight(model)
     with torch.no_grad():
-        projection_weight(model).copy_(load_file(file)["weight"] if file.exists() else first)
+        own.copy_(cut_as(own, load_file(file)["weight"] if file.exists() else first))

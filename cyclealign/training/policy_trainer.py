@@ -27,6 +27,7 @@ from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import Plan, attach, attach_projection
 from cyclealign.models.policy import check_room, load_model, load_tokenizer, response_room
 from cyclealign.models.processes import is_main, process_count, process_rank, process_state
+from cyclealign.models.sharded import whole_state
 from cyclealign.models.token_scorer import TokenScorer, mean_logprob
 from cyclealign.rankers.white_box import WhiteBoxRanker
 from cyclealign.training.arguments import (
@@ -38,6 +39,7 @@ from cyclealign.training.arguments import (
     training_values,
 )
 from cyclealign.training.embedding_teacher import EmbeddingTeacher, load_projection
+from cyclealign.training.sharding import sharding
 from cyclealign.training.trainer import ListDataset, RankingTrainer
 from cyclealign.training.training_lists import SpilledRows, TrainingLists
 from cyclealign.types import (
@@ -79,16 +81,15 @@ class WhiteBox:
         set_matmul_precision(config)  # for the scores too, which begin before the first Trainer
         self._device: torch.device = process_state().device
         self._dtype = compute_dtype(self._policy, self._device)
+        self._sharding = sharding(config, self._dtype)
         self._tokenizer = load_tokenizer(self._policy, config.generator.thinking)
         report = check_template(self._tokenizer)
         for problem in report.problems:
             logger.warning("chat template of %s: %s", base, problem)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "adapter"))
-            self._model = self._attached(trainable=True)
             self._embeddings = EmbeddingTeacher(config.leaf.teacher, self._device) if config.leaf is not None else None
-            if self._embeddings is not None:
-                self._first_projection = attach_projection(self._model, self._embeddings.width)
+            self._model = self._attached(trainable=True)
         whole = config.generator.thinking.train == "all"
         self._reading = Reading(self._policy.max_prompt_tokens, self._response_limit(), all=whole)
         self._first_adapter = self._adapter_state()
@@ -135,7 +136,8 @@ class WhiteBox:
             self.restore(start)
         done = _steps_done(start)
         if not examples:
-            self._by_main(lambda: self._keep(start, out))
+            state = whole_state(self._model) if start is None else None
+            self._by_main(lambda: self._keep(start, out, state))
             self._at = out
             return TrainReport(done)
         work = out / ".fit"
@@ -179,11 +181,18 @@ class WhiteBox:
     # Scores -------------------------------------------------------------------------------------------------
 
     def _attached(self, *, trainable: bool) -> Any:
-        model = load_model(self._policy, trainable=trainable, device=self._device)
+        if self._sharding is None:
+            return self._whole(self._device, trainable=trainable)
+        return self._sharding.cut(lambda: self._whole("cpu", trainable=trainable))
+
+    def _whole(self, device: torch.device | str, *, trainable: bool) -> Any:
+        model = load_model(self._policy, trainable=trainable, device=device)
         values = training_values(self._config)
         if trainable and values.get("gradient_checkpointing"):
             model.gradient_checkpointing_enable(values["gradient_checkpointing_kwargs"])
         attach(model)
+        if trainable and self._embeddings is not None:
+            self._first_projection = attach_projection(model, self._embeddings.width)
         return model
 
     def _prompt(self, prompt: Prompt) -> list[int]:
@@ -264,6 +273,7 @@ class WhiteBox:
             leaf=self._config.leaf,
             width=0 if self._embeddings is None else self._embeddings.width,
             callbacks=self._callbacks,
+            sharding=self._sharding,
         )
 
     # Files --------------------------------------------------------------------------------------------------
@@ -285,14 +295,14 @@ class WhiteBox:
         shutil.rmtree(out / ".fit", ignore_errors=True)
         shutil.rmtree(out / ROWS, ignore_errors=True)
 
-    def _keep(self, start: Path | None, out: Path) -> None:
+    def _keep(self, start: Path | None, out: Path, state: dict[str, Tensor] | None) -> None:
         """Nothing to learn from: the same weights and state again, where the next interaction looks."""
         if start is not None:
             carry_over(start, out)
         elif self._policy.lora is None:
-            save_policy(self._model, out / "model", self._tokenizer)
+            save_policy(self._model, out / "model", self._tokenizer, state=state)
         else:
-            save_policy(self._model, out / "adapter")
+            save_policy(self._model, out / "adapter", state=state)
 
 
 def _steps_done(start: Path | None) -> int:

@@ -22,9 +22,18 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from cyclealign.config.schema import AnchorConfig, LeafAuxiliary
 from cyclealign.losses import EmbeddingMatch, EmbeddingPairs, RankedScores, RankingLoss, tier_levels
-from cyclealign.models.logprobs import Plan, logprobs_and_vectors, sequence_scores, token_logprobs
+from cyclealign.models.logprobs import (
+    PROJECTION,
+    Plan,
+    logprobs_and_vectors,
+    projection_weight,
+    sequence_scores,
+    token_logprobs,
+)
+from cyclealign.models.sharded import whole_state
 from cyclealign.training.batches import RankingCollator, TrainingBatch, TrainingList
 from cyclealign.training.embedding_teacher import save_projection
+from cyclealign.training.sharding import Sharding
 from cyclealign.types import RunStopped
 
 
@@ -56,6 +65,7 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         total_steps: length of the learning-rate schedule, over the whole run.
         pad: a token id; never seen.
         leaf: then the lists hold vectors of ``width``, and the model a projection to it.
+        sharding: what cut the model over the processes.
     """
 
     # The division by the number of lists covers the accumulation steps (see _get_num_items_in_batch).
@@ -75,7 +85,9 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         leaf: LeafAuxiliary | None = None,
         width: int = 0,
         callbacks: Sequence[TrainerCallback] = (),
+        sharding: Sharding | None = None,
     ) -> None:
+        self.sharding = sharding
         collator = RankingCollator(pad, width)
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, data_collator=collator, callbacks=list(callbacks)
@@ -121,8 +133,25 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         self._add(metrics, scores, inputs)
         return (loss, {"scores": scores}) if return_outputs else loss
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """With a model that is cut already, where it is."""
+        super().create_accelerator_and_postprocess()
+        if self.sharding is not None:
+            self.sharding.join(self.accelerator)
+            self.is_fsdp_enabled = True
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer = super().create_optimizer(model)
+        self._optimised = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """One schedule over the run, not one for each interaction."""
+        if self.sharding is not None:
+            # accelerate has found the parameters again by their addresses; those of which this process holds no row
+            # have the same.
+            for group, parameters in zip(self.optimizer.param_groups, self._optimised, strict=True):
+                group["params"] = parameters
         return super().create_scheduler(max(self.total_steps, num_training_steps), optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -142,10 +171,20 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
         total: Tensor = self.accelerator.gather(counted).sum()
         return total
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """An ordinary adapter or model, also of weights that are cut, whatever form their own state is kept in."""
+        state = whole_state(self.model)
+        if state is None:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            self._save(output_dir, state)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         if self.leaf is not None:
-            save_projection(self.model, Path(output_dir or self.args.output_dir))
+            cut = [tensor for name, tensor in (state_dict or {}).items() if name.endswith(PROJECTION)]
+            weight = cut[0] if cut else projection_weight(self.model)
+            save_projection(weight, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
         """The policy holds its weights already (they lie beside the checkpoint, for the generator)."""

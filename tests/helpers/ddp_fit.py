@@ -8,10 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from tiny_policy import examples, tiny_config
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from cyclealign.models.processes import leave_process_group, process_state
 from cyclealign.training.policy_trainer import WhiteBox
 from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext, Ranking
+
+
+class Held(TrainerCallback):
+    """The share of a model's weights that this process holds at each step."""
+
+    def __init__(self) -> None:
+        self.shares: list[float] = []
+
+    def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
+        parameters = list(model.parameters())
+        held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
+        self.shares.append(held / sum(p.numel() for p in parameters))
 
 
 def main(model: Path, out: Path, cases: str) -> None:
@@ -21,7 +35,8 @@ def main(model: Path, out: Path, cases: str) -> None:
 
 def two_interactions(model: Path, out: Path, settings: dict[str, Any]) -> None:
     config = tiny_config(model, **settings)
-    white_box = WhiteBox(config, base=str(model), total_steps=6, seed=5)
+    held = Held()
+    white_box = WhiteBox(config, base=str(model), total_steps=6, seed=5, callbacks=[held])
     # 7 lists do not divide into batches of 4: the last one is filled up.
     first = white_box.fit(examples(7), start=None, out=out / "0")
     sets = [
@@ -37,6 +52,7 @@ def two_interactions(model: Path, out: Path, settings: dict[str, Any]) -> None:
         "logs": [dict(row) for row in first.logs + second.logs],
         "scores": [dict(r.scores or {}) for r in ranked],
         "nll": nll,
+        "held": held.shares,
     }
     (out / f"result-{process_state().process_index}.json").write_text(json.dumps(result))
 

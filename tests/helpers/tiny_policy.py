@@ -54,8 +54,8 @@ def tiny_llama(seed: int = 0, **settings: Any) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**{**values, **settings}))
 
 
-def save_tiny(directory: Path, seed: int = 0) -> Path:
-    tiny_llama(seed).save_pretrained(directory)
+def save_tiny(directory: Path, seed: int = 0, **settings: Any) -> Path:
+    tiny_llama(seed, **settings).save_pretrained(directory)
     tiny_tokenizer().save_pretrained(directory)
     return directory
 

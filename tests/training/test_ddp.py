@@ -37,14 +37,19 @@ CASES: dict[str, dict[str, Any]] = {
         "anchor": {"weight": 0.3},
         "training": {"learning_rate": 1e-3},
     },
+    # The last: accelerate keeps in a process's environment that its models are cut.
+    "lora_cut": {"layout": "cached_prefix", "policy": {"lora": {"r": 1}}, "training": LORA},
+    "full_cut": {"policy": {"lora": None}, "loss": {"name": "dpo"}, "training": {"learning_rate": 1e-3}},
 }
+CUT = {"fsdp": "full_shard", "fsdp_config": {"version": 2}}
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All cases by one process, and by two with half the batch each: a launch loads everything anew."""
     folder = tmp_path_factory.mktemp("ddp")
-    model = save_tiny(folder / "model")
+    # Weights with 65 rows are not halved, an adapter of rank 1 leaves the second process nothing.
+    model = save_tiny(folder / "model", intermediate_size=65, tie_word_embeddings=True)
     cases = dict(CASES)
     if importlib.util.find_spec("sentence_transformers"):
         tiny_encoders.dense(folder / "bert").save(str(folder / "teacher"))
@@ -54,6 +59,8 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, processes, size in (("one", 1, 2), ("two", 2, 1)):
         batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 2}
         given = {case: values | {"training": values["training"] | batch} for case, values in cases.items()}
+        for values in (v for c, v in given.items() if c.endswith("_cut") and processes == 2):
+            values["training"] |= CUT
         for case in cases:
             (folder / name / case).mkdir(parents=True)
         ranks(processes, "ddp_fit.py", str(model), str(folder / name), json.dumps(given))
@@ -71,7 +78,13 @@ def test_two_processes_train_as_one(launched: Path, case: str) -> None:
     one, two = launched / "one" / case, launched / "two" / case
     (alone,) = results(one, 1)
     first, second = results(two, 2)
+    held = first.pop("held"), second.pop("held")
     assert first == second
+    if case.endswith("_cut"):  # half of the weights each, during every step
+        assert len(held[0]) == first["steps"]
+        assert all(0.4 < share < 0.6 for shares in held for share in shares)
+    else:
+        assert set(held[0] + held[1]) == {1.0}
     assert first["steps"] == alone["steps"] == (6 if case.startswith("lora") else 3)
     for mine, theirs in zip(first["logs"], alone["logs"], strict=True):
         # Log-ratios to the start model are rounding noise at the first step: no order to compare.
