@@ -45,6 +45,8 @@ RESUMABLE = (
     "generator.endpoints",
     "generator.adapter_root",
     "generator.warm",
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
     "training.report_to",
     "training.run_name",
     "training.project",
@@ -196,7 +198,8 @@ def config_of(text: str, where: str) -> Config:
 
 
 def check_resume_changes(old: Config, new: Config, *, by: str = "") -> None:
-    """Refuse a change that is not one of budget, rates, concurrency, price, time limits, reporting or endpoints.
+    """Refuse a change that is not one of budget, rates, concurrency, price, time limits, reporting or endpoints, or of
+    how a step's lists are cut (whose number is held against the run's where it is resumed).
 
     Args:
         by: how the change came about, before the error.

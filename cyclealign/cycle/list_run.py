@@ -28,7 +28,7 @@ from cyclealign.models.chat_template import check_prompts
 from cyclealign.models.checkpoints import check_weights
 from cyclealign.models.policy import check_policy, load_tokenizer
 from cyclealign.models.policy_files import resolve_model
-from cyclealign.models.processes import is_main
+from cyclealign.models.processes import is_main, process_count
 from cyclealign.training.arguments import check_arguments, optimizer_steps
 from cyclealign.training.policy_trainer import WhiteBox
 
@@ -116,7 +116,7 @@ def new_list_run(config: Config) -> ListRun:
         check_arguments(config)
         check_policy(config.policy)
         own = own_code(config)
-        run.create(dump_config(config))
+        run.create(dump_config(config), processes=process_count())
         keep_own_loss(config, run, own)
     return list_run(config, run, config.lists)
 
@@ -130,7 +130,7 @@ def start_from_lists(config: Config, cycle: RunDir, team: Team) -> None:
         if run.config.exists():
             run.lock()
         else:
-            run.create(dump_config(config))
+            run.create(dump_config(config), processes=process_count())
         hand_on_loss(config, cycle, run)
     list_run(config, run, config.lists).run()
     team.share("warm_start", lambda: write_merged(config.policy, run, cycle.start))

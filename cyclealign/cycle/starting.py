@@ -23,7 +23,7 @@ from cyclealign.files.run_state import StaticUsed, TemplateUsed, Versions
 from cyclealign.judge.demonstration_files import content_version, load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.template import check_places, find_template, load_template
-from cyclealign.models.processes import is_main
+from cyclealign.models.processes import is_main, process_count
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def new_cycle(config: Config) -> Cycle:
         run.check_free()
         own = own_code(config)
         check_rendered(config, train, held_out)
-        run.create(dump_config(config), train, held_out)
+        run.create(dump_config(config), train, held_out, processes=process_count())
         shutil.copyfile(template, run.prompts / "template.yaml")
         pool.save(run.prompts / "demonstrations.jsonl")
         shown = StaticUsed(source=config.demonstrations.static, version=pool.version, count=len(static))
@@ -92,14 +92,17 @@ def resumed_cycle(
 
     Raises:
         UserError: no run there, other prompts, other words or another config than it began with, a change that is not
-            allowed, a host that this user has not used before, or Python that this user has not run.
+            allowed, steps of another size, a host that this user has not used before, or Python that this user has not
+            run.
     """
     run = open_run(path)
     _check_words(run)
-    began = config_of(run.began().config or "", str(run.began_file))
+    found = run.began()
+    began = config_of(found.config or "", str(run.began_file))
     check_resume_changes(began, load_config(run.config), by=f"{run.config} was edited: ")
     config = load_config(run.config, overrides)
     check_resume_changes(began, config)
+    _check_step(began, found.processes, config)
     for url, key in _hosts(config):
         if trust_host:
             remember_host(url, key)
@@ -113,6 +116,21 @@ def resumed_cycle(
 
         return list_run(config, run, config.lists)
     return _unlocked_on_failure(config, run)
+
+
+def _check_step(began: Config, processes: int, config: Config) -> None:
+    """UserError where an optimiser step would take another number of lists than the run's steps: of another number of
+    processes, or of other batches."""
+    from cyclealign.training.arguments import lists_per_step
+
+    own = process_count()
+    wanted, found = lists_per_step(began, processes), lists_per_step(config, own)
+    if wanted != found:
+        raise UserError(
+            f"processes: a step of this run takes {wanted} lists and was begun by {processes} processes, by {own} it"
+            f" would take {found}: start {processes}, or set training.gradient_accumulation_steps and"
+            f" training.per_device_train_batch_size so that their product is {wanted / own:g}"
+        )
 
 
 def _check_words(run: RunDir) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cyclealign.files.locks import LOCK, is_free
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_state import Place, Stage, State
 from cyclealign.models.processes import process_count, process_rank, process_state
@@ -22,6 +23,8 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 KEPT_TURNS = 32
 TELL_SECONDS = 1.0
+# What a collective says whose other end is gone, by torch's back ends.
+LOST = ("gloo", "Connection closed", "Connection reset", "NCCL")
 
 
 class Team:
@@ -70,8 +73,14 @@ class Team:
             self._publish(replace(self._state, done=done, of=of, unit=unit))
 
     def failed(self, error: BaseException) -> None:
-        """The main process ends with an error: the others must not wait for it."""
+        """This process ends with an error: the others must not wait for it.
+
+        Raises:
+            RunStopped: the error is that another process of the launch is gone.
+        """
         self._publish(replace(self._state, ended=type(error).__name__, why=str(error)))
+        if self.size > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
+            raise RunStopped(f"one of the {self.size} processes ended before its work was done") from error
 
     def finished(self, stopped: str | None) -> None:
         """The run is over; ``stopped``: the drift limit that ended it early."""
@@ -85,12 +94,15 @@ class Team:
 
     def _wait(self) -> Any:
         while True:
+            gone = is_free(self._state_file.with_name(LOCK))  # asked first: what it wrote at its end still counts
             state = read_record(State, self._state_file) if self._state_file.exists() else None
             if state is not None and state.launch == self._state.launch:
                 if str(self._turn) in state.values:
                     return state.values[str(self._turn)]
                 if state.ended is not None:
                     raise RunStopped(f"the main process ended ({state.ended})")
+                if gone:
+                    raise RunStopped("the main process is gone")
             time.sleep(POLL_SECONDS)
 
 

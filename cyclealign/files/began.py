@@ -30,7 +30,7 @@ class Began:
     """``began.json``, the first file in a directory of ours.
 
     ``config``: the resolved config as YAML. ``files``: what must not change, by path in the directory. ``wrote``: the
-    directories that an export made.
+    directories that an export made. ``processes``: of the launch.
     """
 
     FORMAT: ClassVar[int] = 1
@@ -39,6 +39,7 @@ class Began:
     config: str | None = None
     files: Mapping[str, Lines] = field(default_factory=dict)
     wrote: tuple[str, ...] = ()
+    processes: int = 1
 
 
 def lines_of(lines: Iterable[str]) -> Lines:

@@ -52,6 +52,21 @@ class Lock:
             return False
 
 
+def is_free(path: Path) -> bool:
+    """Whether a lock's file is there and no process holds it."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
 @contextmanager
 def held(directory: Path, what: str) -> Iterator[None]:
     """The right to write into a directory, which is made for it; nothing is left of a lock under which nothing was

@@ -75,7 +75,9 @@ class RunDir:
         self.held_out = InteractionDir(path / "held_out")  # those of them that only measure
         self._lock: Lock | None = None
 
-    def create(self, config_yaml: str, train: Sequence[Prompt] = (), held_out: Sequence[Prompt] = ()) -> None:
+    def create(
+        self, config_yaml: str, train: Sequence[Prompt] = (), held_out: Sequence[Prompt] = (), *, processes: int = 1
+    ) -> None:
         """Begin a new run: marker, config and prompts; refuse a directory that holds work, or is not ours.
 
         Of a run that ended before its first candidate, what it had written at its start is written anew.
@@ -90,7 +92,7 @@ class RunDir:
             self.check_free()
             prompts = {f"prompts/{name}.jsonl": p for name, p in (("train", train), ("eval", held_out))}
             files = {name: lines_of(_lines(p)) for name, p in prompts.items()}
-            write_record(self.began_file, Began(what="run", config=config_yaml, files=files))
+            write_record(self.began_file, Began(what="run", config=config_yaml, files=files, processes=processes))
             for stale in BEGINNING:
                 (self.path / stale).unlink(missing_ok=True)
             write_atomic(self.path / "config.yaml", config_yaml)

@@ -156,12 +156,11 @@ def publish(finished: Path, out: Path, *, tokenizer: Any | None = None) -> None:
     put_in_place(aside, out / ("adapter" if tokenizer is None else "model"))
 
 
-def unfinished(work: Path, processes: int) -> Path | None:
-    """The latest checkpoint of a Trainer that was cut short, whole: its state is written last, after the random states
-    of all processes."""
+def unfinished(work: Path) -> Path | None:
+    """The latest checkpoint of a Trainer that was cut short, whole: its state is written last. Another number of
+    processes may have written it: what random states there are is not asked, since nothing is drawn in training."""
     found = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{n}.pth" for n in range(processes)]
-    return next((p for p in found if _is_json(p / STATE) and all((p / name).exists() for name in states)), None)
+    return next((p for p in found if _is_json(p / STATE)), None)
 
 
 def _is_json(path: Path) -> bool:

@@ -141,7 +141,7 @@ class WhiteBox:
             self._at = out
             return TrainReport(done)
         work = out / ".fit"
-        begun = None if self._config.lists is None else unfinished(work, process_count())
+        begun = None if self._config.lists is None else unfinished(work)
         if begun is None:
             self._by_main(lambda: shutil.rmtree(work, ignore_errors=True))
         lists = self._lists(examples, out / ROWS)

@@ -55,6 +55,23 @@ def test_other_words_than_a_run_began_with_are_refused(
         starting.resumed_cycle(run.path)
 
 
+def test_a_step_takes_as_many_lists_on_another_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "r")
+    own = [f"output_dir={tmp_path}", "name=r", "training.per_device_train_batch_size=3"]
+    run.create(dump_config(load_config("quickstart", own)), processes=2)
+    run.unlock()
+    monkeypatch.setattr(starting, "_unlocked_on_failure", lambda _, run: run.unlock())
+    with pytest.raises(UserError, match=r"takes 6 lists.*begun by 2 processes.*start 2, or .*product is 6$"):
+        starting.resumed_cycle(run.path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    starting.resumed_cycle(run.path)
+    monkeypatch.delenv("WORLD_SIZE")
+    starting.resumed_cycle(run.path, ["training.gradient_accumulation_steps=2"])
+    starting.resumed_cycle(run.path)  # as the run now has it
+
+
 def test_a_run_from_elsewhere_sends_no_key_to_hosts_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

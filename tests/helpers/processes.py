@@ -75,16 +75,21 @@ def start(
     )
 
 
-def finish_ranks(count: int, *arguments: str) -> tuple[int, str]:
-    """What ``start`` starts as the processes of one group, as torchrun would; the first one's status that is not 0, and
-    all outputs, the first process's last."""
+def start_ranks(count: int, *arguments: str, machines: int = 1) -> list[subprocess.Popen[str]]:
+    """What ``start`` starts as processes of one group, as torchrun would, on several machines too; the last first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    started = [start(*arguments, more=group | {"RANK": str(n), "LOCAL_RANK": str(n)}) for n in reversed(range(count))]
+    local = count // machines
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(local)}
+    ranks = [{"RANK": str(n), "LOCAL_RANK": str(n % local), "GROUP_RANK": str(n // local)} for n in range(count)]
+    return [start(*arguments, more=group | rank) for rank in reversed(ranks)]
+
+
+def finish_ranks(count: int, *arguments: str, machines: int = 1) -> tuple[int, str]:
+    """``start_ranks`` to their end: the first one's status that is not 0, and all outputs, the first process's last."""
     with ThreadPoolExecutor(count) as pool:
-        ended = list(pool.map(finish, started))
+        ended = list(pool.map(finish, start_ranks(count, *arguments, machines=machines)))
     return next((code for code, _ in ended if code), 0), "".join(output for _, output in ended)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from processes import finish, finish_ranks, kill, start
+from processes import finish, finish_ranks, kill, start, start_ranks
 from safetensors.torch import load_file
 from ultrafeedback import write_ultrafeedback
 
@@ -49,7 +49,7 @@ def results(run: Path) -> dict[str, Any]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "best" / "adapter" / "adapter_model.safetensors")
+    return load_file(next((run / "best").glob("*/*.safetensors")))
 
 
 @pytest.mark.timeout(1500)
@@ -77,17 +77,83 @@ def wait_for(moment: Moment, run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+PLAIN = ("training.optim=sgd", "training.learning_rate=0.1")  # Adam makes a whole step of what is rounding near 0
+HALVED = "training.per_device_train_batch_size=1"
+CUT = ("training.fsdp=full_shard", "training.fsdp_config={version: 2}")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    return write_ultrafeedback(tmp_path_factory.mktemp("lists") / "lists.jsonl", shared_data, 16)
+
+
+def one_process(folder: Path, source: Path, *more: str) -> Path:
+    code, output = finish(start(*arguments(source, folder, *PLAIN, *more)))
+    assert code == 0, output
+    return folder / "r"
+
+
 @pytest.mark.timeout(900)
-def test_two_processes_are_one(tmp_path: Path, shared_data: Path) -> None:
-    """By plain gradient descent: Adam makes a whole step of what is rounding in a gradient near 0."""
-    plain = ("training.optim=sgd", "training.learning_rate=0.1")
-    source = write_ultrafeedback(tmp_path / "lists.jsonl", shared_data, 16)
-    code, output = finish(start(*arguments(source, tmp_path / "one", *plain)))
+@pytest.mark.parametrize("machines", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_two_processes_are_one(tmp_path: Path, source: Path, machines: int) -> None:
+    code, output = finish_ranks(2, *arguments(source, tmp_path / "two", *PLAIN, HALVED), machines=machines)
     assert code == 0, output
-    halved = "training.per_device_train_batch_size=1"
-    code, output = finish_ranks(2, *arguments(source, tmp_path / "two", *plain, halved))
+    assert_alike(one_process(tmp_path / "one", source), tmp_path / "two" / "r")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_weights_that_are_cut_are_killed_and_resumed_as_one_process(tmp_path: Path, source: Path, lora: bool) -> None:
+    """FSDP2 on two processes: killed at a checkpoint, resumed, exported as an ordinary model."""
+    whole = () if lora else ("policy.lora=null",)
+    one, two = one_process(tmp_path / "one", source, *whole), tmp_path / "two" / "r"
+    started = start_ranks(2, *arguments(source, tmp_path / "two", *PLAIN, HALVED, *CUT, *whole))
+    wait_for(MOMENTS[4], two, started[0])
+    for process in started:
+        kill(process)
+    assert not (two / "interactions" / "0000" / "train.jsonl").exists()
+    code, output = finish_ranks(2, "resume", str(two))
     assert code == 0, output
-    one, two = tmp_path / "one" / "r", tmp_path / "two" / "r"
+    assert_alike(one, two)
+    for run in (one, two):
+        code, output = finish(start("export", str(run), f"--out={run.parent / 'out'}", "--merged"))
+        assert code == 0, output
+    exported = [load_file(next((run.parent / "out").rglob("model.safetensors"))) for run in (one, two)]
+    assert exported[0].keys() == exported[1].keys()
+    for name, tensor in exported[0].items():
+        torch.testing.assert_close(exported[1][name], tensor, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_process_that_dies_ends_the_others_and_one_process_goes_on(tmp_path: Path, source: Path, dies: int) -> None:
+    run = tmp_path / "two" / "r"
+    processes = start_ranks(2, *arguments(source, tmp_path / "two", *PLAIN, HALVED))[::-1]
+    wait_for(MOMENTS[4], run, processes[0])
+    kill(processes[dies])
+    code, output = finish(processes[1 - dies], timeout=60)
+    assert code == 1, output
+    assert "Traceback" not in output, output
+    if dies == 1:
+        assert "one of the 2 processes ended before its work was done; continue with: cyclealign resume" in output
+    code, output = finish(start("resume", str(run)))
+    assert code == 2
+    assert "takes 2 lists" in output, output
+    code, output = finish(start("resume", str(run), "training.gradient_accumulation_steps=2"))
+    assert code == 0, output
+    assert_alike(one_process(tmp_path / "one", source), run)
+
+
+@pytest.mark.long
+def test_weights_to_cut_need_a_launcher(tmp_path: Path, source: Path) -> None:
+    code, output = finish(start(*arguments(source, tmp_path, *CUT)))
+    assert code == 2
+    assert "training.fsdp: needs processes to cut the weights over: torchrun" in output
+
+
+def assert_alike(one: Path, two: Path) -> None:
     for name, rows in results(one).items():
         for mine, theirs in zip(rows, results(two)[name], strict=True):
             assert mine.pop("prompt_id", None) == theirs.pop("prompt_id", None)
