@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from cyclealign.config.schema import Config
 from cyclealign.files.jsonl import read_json
@@ -325,4 +326,5 @@ def _let_go(trainer: RankingTrainer) -> None:
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.free_memory()
     trainer.model_wrapped = trainer.model
+    unset_hf_deepspeed_config()  # else ZeRO-3 would cut every model that is loaded from now on, also by one process
     gc.collect()

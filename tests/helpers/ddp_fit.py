@@ -24,8 +24,9 @@ class Held(TrainerCallback):
 
     def on_pre_optimizer_step(self, *_: Any, model: Any, **__: Any) -> None:
         parameters = list(model.parameters())
-        held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
-        self.shares.append(held / sum(p.numel() for p in parameters))
+        whole = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)  # DeepSpeed's own count
+        held = sum((p.to_local() if isinstance(p, DTensor) else getattr(p, "ds_tensor", p)).numel() for p in parameters)
+        self.shares.append(held / whole)
 
 
 def main(model: Path, out: Path, cases: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_encoders
 import torch
-from processes import finish_ranks
+from processes import ENVIRONMENT, finish_ranks
 from safetensors.torch import load_file
 from tiny_policy import save_tiny
 
@@ -99,6 +99,34 @@ def test_two_processes_train_as_one(launched: Path, case: str) -> None:
     if case == "lora_leaf":
         found = [load_file(folder / "1" / "checkpoint" / FILE)["weight"] for folder in (one, two)]
         torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_trains_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int) -> None:
+    """DeepSpeed on its CPU accelerator, over gloo; it compiles an extension at its first run."""
+    pytest.importorskip("deepspeed", reason="pip install deepspeed")
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+    settings = {"zero_optimization": zero, "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+    case = {"layout": "padded", "policy": {"lora": None}}
+    model, training = save_tiny(tmp_path / "model", intermediate_size=65), {"learning_rate": 1e-3}
+    monkeypatch.setitem(ENVIRONMENT, "DS_ACCELERATOR", "cpu")
+    for processes, more in ((1, {}), (2, {"deepspeed": settings | dict.fromkeys(names, "auto")})):
+        monkeypatch.setitem(ENVIRONMENT, "ACCELERATE_USE_DEEPSPEED", str(processes > 1).lower())
+        (tmp_path / str(processes) / "zero").mkdir(parents=True)
+        batch = {"per_device_train_batch_size": 2 // processes}
+        given = {"zero": case | {"training": training | batch | more}}
+        ranks(processes, "ddp_fit.py", str(model), str(tmp_path / str(processes)), json.dumps(given))
+    (alone,) = results(tmp_path / "1" / "zero", 1)
+    for found in results(tmp_path / "2" / "zero", 2):
+        for mine, theirs in zip(found["logs"], alone["logs"], strict=True):
+            for name in ("loss", "grad_norm"):
+                assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
+        assert all((0.4 < share < 0.6) == (stage == 3) for share in found["held"])
+    saved = weights(tmp_path / "2" / "zero")
+    for name, tensor in weights(tmp_path / "1" / "zero").items():
+        torch.testing.assert_close(saved[name], tensor, rtol=1e-3, atol=2e-4)
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

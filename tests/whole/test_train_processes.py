@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,11 @@ def arguments(source: Path, folder: Path, *more: str) -> tuple[str, ...]:
     return ("train", config, str(source), *settings, f"output_dir={folder}", *more)
 
 
-def results(run: Path) -> dict[str, Any]:
+FIGURES = ("interactions/0000/train.jsonl", "evaluations/0000/lists.jsonl", "evaluations/0001/lists.jsonl")
+
+
+def results(run: Path, names: Sequence[str] = FIGURES) -> dict[str, Any]:
     """What a run learned and measured."""
-    names = ("interactions/0000/train.jsonl", "evaluations/0000/lists.jsonl", "evaluations/0001/lists.jsonl")
     return {name: list(read_jsonl(run / name)) for name in names}
 
 
@@ -147,15 +149,34 @@ def test_a_process_that_dies_ends_the_others_and_one_process_goes_on(tmp_path: P
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_cycle_with_weights_that_are_cut(tmp_path: Path) -> None:
+    """One interaction: the main process samples with a model of its own, all rank by the one that is cut, and train."""
+    settings = ("cycle.max_interactions=1", "data.limit=8", "data.eval_prompts=null", "generator.candidates=3")
+    step = ("cycle.scorer=null", "training.per_device_train_batch_size=2", *PLAIN)
+    common = ("run", "quickstart", "name=r", *settings, "generator.max_new_tokens=12", *step)
+    code, output = finish(start(*common, f"output_dir={tmp_path / 'one'}"))
+    assert code == 0, output
+    code, output = finish_ranks(2, *common, f"output_dir={tmp_path / 'two'}", HALVED, *CUT)
+    assert code == 0, output
+    one, two = tmp_path / "one" / "r", tmp_path / "two" / "r"
+    ranked = [read_jsonl(run / "interactions" / "0000" / "white_box.jsonl") for run in (one, two)]
+    for mine, theirs in zip(*ranked, strict=True):
+        assert theirs["scores"] == pytest.approx(mine["scores"], abs=1e-4)
+    assert_alike(one, two, "interactions/0000/train.jsonl")
+
+
+@pytest.mark.long
 def test_weights_to_cut_need_a_launcher(tmp_path: Path, source: Path) -> None:
     code, output = finish(start(*arguments(source, tmp_path, *CUT)))
     assert code == 2
     assert "training.fsdp: needs processes to cut the weights over: torchrun" in output
 
 
-def assert_alike(one: Path, two: Path) -> None:
-    for name, rows in results(one).items():
-        for mine, theirs in zip(rows, results(two)[name], strict=True):
+def assert_alike(one: Path, two: Path, *names: str) -> None:
+    """The same figures in the files of these names (else in all of a run over lists), and the same weights."""
+    for name, rows in results(one, names or FIGURES).items():
+        for mine, theirs in zip(rows, results(two, names or FIGURES)[name], strict=True):
             assert mine.pop("prompt_id", None) == theirs.pop("prompt_id", None)
             for count in ("first", "pairs", "tau", "accuracy"):  # of orders, which rounding may turn
                 mine.pop(count, None), theirs.pop(count, None)
