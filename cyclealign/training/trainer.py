@@ -181,7 +181,7 @@ class RankingTrainer(Trainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.leaf is not None:
+        if self.leaf is not None and self.args.should_save:  # newer transformers come here on every process
             cut = [tensor for name, tensor in (state_dict or {}).items() if name.endswith(PROJECTION)]
             weight = cut[0] if cut else projection_weight(self.model)
             save_projection(weight, Path(output_dir or self.args.output_dir))

@@ -39,6 +39,7 @@ JUDGE = (
     "thinking",
     "ledger",
     "ledger_tables",
+    "ledger_totals",
     "money",
     "costs",
     "limits",
