@@ -260,3 +260,15 @@ def test_a_limit_of_one_token_can_be_gone_beyond(tmp_path: Path) -> None:
         money = Money(BOX, ledger, "judge")
         money.charge(asked, replace(reply(30, 2), text="A"), 0.0)
         assert money.worst(asked) == cost(BOUND, 32)
+
+
+def test_a_prompt_that_the_server_cut_names_what_to_change(tmp_path: Path) -> None:
+    asked = replace(ASKED, messages=[{"role": "user", "content": "word " * 40_000}])
+    known = {"ollama": "start it with OLLAMA_CONTEXT_LENGTH", "other": "give the server a longer context"}
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for provider, change in known.items():
+            money = Money(BOX.model_copy(update={"provider": provider}), ledger, "judge")
+            said = money.cut_prompt(asked, reply(2048, 7))
+            assert said is not None
+            assert said.startswith(f"it read 2,048 tokens of a prompt of 40,000 words, and cut the rest; {change}")
+            assert money.cut_prompt(asked, reply(40_000, 7)) is None
