@@ -1,4 +1,5 @@
-"""One policy, the same rankings, every ranking loss of the package: what each makes of them.
+"""One policy, the same rankings, every ranking loss of the package and its published forms of log-ratios: what each
+makes of them.
 
     python evals/policies/policy_losses.py --seeds 3 --out evals/results/policy_losses.json
 
@@ -52,6 +53,15 @@ from cyclealign.types import (
 )
 
 START = "start model"
+RATIO = ("loss.student_score=log_ratio", "loss.beta=0.1")  # DPO's own beta
+# SPPO is none of them: it needs votes of two passes, and these lists have scores.
+PUBLISHED = {
+    "PL-DPO": ("loss.name=listmle", *RATIO),
+    "KPO, top 2": ("loss.name=listmle", "loss.top=2", *RATIO),
+    "LiPO-lambda": ("loss.name=lambdarank", *RATIO),
+    "InfoNCA": ("loss.name=listnet", *RATIO),
+    "REBEL": ("loss.name=margin_mse", "loss.reference=previous", *RATIO),
+}
 
 
 def main() -> None:
@@ -81,8 +91,9 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         self.seconds.append(time.monotonic() - self._began)
 
 
-def loss_names() -> list[str]:
-    return list(losses_fed_by("magnitude"))
+def arms() -> dict[str, Sequence[str]]:
+    """The config's overrides of each arm, by its name."""
+    return {name: [f"loss.name={name}"] for name in losses_fed_by("magnitude")} | PUBLISHED
 
 
 def of_seed(seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -90,15 +101,15 @@ def of_seed(seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, dict
     folder.mkdir(parents=True, exist_ok=True)
     shared = ["generator.candidates=4", "generator.backend=transformers", f"seed={seed}", *overrides]
     config = load_config("quickstart", shared)
-    todo = [name for name in (START, *loss_names()) if not (folder / f"{name}.json").exists()]
+    todo = [name for name in (START, *arms()) if not (folder / f"{name}.json").exists()]
     if todo:
         examples = list(ranked(sampled(config, config.data.prompts)))
         pairs = list(best_and_worst(sampled(config, str(config.data.eval_prompts))))
         for name in todo:
-            chosen = config if name == START else load_config("quickstart", [*shared, f"loss.name={name}"])
+            chosen = config if name == START else load_config("quickstart", [*shared, *arms()[name]])
             write_json(folder / f"{name}.json", measured(name, chosen, examples, pairs, folder / "weights"))
             print(f"seed {seed}: {name}", flush=True)
-    return {name: read_json(folder / f"{name}.json") for name in (START, *loss_names())}
+    return {name: read_json(folder / f"{name}.json") for name in (START, *arms())}
 
 
 def sampled(config: Config, openers: str, version: PolicyVersion | None = None) -> list[CandidateSet]:
@@ -175,7 +186,7 @@ def measured(
 
 def report(found: Sequence[dict[str, dict[str, Any]]], overrides: Sequence[str]) -> dict[str, Any]:
     openers = sorted(set.intersection(*(set(row["rewards"]) for seed in found for row in seed.values())))
-    losses = {name: of_loss([s[name] for s in found], [s[START] for s in found], openers) for name in loss_names()}
+    losses = {name: of_loss([s[name] for s in found], [s[START] for s in found], openers) for name in arms()}
     plain = ("accuracy", "mean_words", "nll_start", "distinct2")
     return {
         "question": "what each ranking loss makes of the same rankings: reward of new replies minus the start model's",

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cyclealign.config.loading import load_config
 from cyclealign.evaluation.result import read_result, write_result
 from cyclealign.files.jsonl import write_jsonl
 
@@ -118,7 +119,7 @@ def test_the_gain_of_the_quickstart_is_of_openers_that_all_runs_have(loaded: Cal
 
 def test_the_table_of_the_losses_has_a_row_for_each_best_first(loaded: Callable[[str], Any]) -> None:
     policy_losses = loaded("evals/policies/policy_losses.py")
-    names = policy_losses.loss_names()
+    names = list(policy_losses.arms())
     plain = {"accuracy": {"accuracy": 0.5, "ranked": 2, "asked": 2}, "mean_words": 5.0, "nll_start": 2.0}
     plain |= {"distinct2": 0.5, "seconds_per_step": 2.0}
     rows = {n: plain | {"rewards": {"a": k / 4, "b": k / 4}} for k, n in enumerate((policy_losses.START, *names))}
@@ -129,6 +130,8 @@ def test_the_table_of_the_losses_has_a_row_for_each_best_first(loaded: Callable[
     table = policy_losses.table(report).splitlines()
     assert len(table) == 2 + len(names) + 1
     assert table[2].startswith(f"| {names[-1]} | +{len(names) / 4:.3f} |")
+    for overrides in policy_losses.arms().values():
+        load_config("quickstart", overrides)
 
 
 def test_a_reading_model_mends_the_planted_rule_where_random_edits_do_not(loaded: Callable[[str], Any]) -> None:
