@@ -519,3 +519,17 @@ def test_what_was_only_received_is_read_again(tmp_path: Path, caplog: pytest.Log
         recorded = ledger.lookup(call("a"))
     assert recorded is not None
     assert (recorded.settled, recorded.reply[:64]) == (False, call("a").key)
+
+
+def test_what_each_judge_has_cost_and_nothing_to_say_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        for model, usd in (("m1", 0.5), ("m0", 0.25), ("m1", 1.0)):
+            row = ledger.start(call(f"{model} {usd}", model=model), reserved_usd=2.0)
+            assert row is not None
+            ledger.done(row, reply="r", input_tokens=7, output_tokens=1, usd=usd, http_status=200, latency_s=0.1)
+        found = {who: (spend.calls, spend.input_tokens, spend.usd) for who, spend in ledger.spend_by_judge().items()}
+    endpoint = call().endpoint
+    assert found == {(endpoint, "m1"): (2, 14, 1.5), (endpoint, "m0"): (1, 7, 0.25)}
+    assert caplog.text == ""

@@ -101,6 +101,8 @@ def test_embedding_match_matches_sentence_transformers() -> None:
     got = EmbeddingMatch(power=1)(EmbeddingPairs(student=student, teacher=teacher))
     assert got.loss.item() == pytest.approx(expected.item(), abs=1e-6)
     assert got.metrics["match_loss"].item() == got.loss.item()
+    one = EmbeddingPairs(student=student[:1], teacher=teacher[:1])
+    torch.testing.assert_close(EmbeddingMatch()(one, texts=0.5).loss, 2 * EmbeddingMatch()(one).loss)
 
 
 # QuantiDCE's second stage -------------------------------------------------------------------------------------

@@ -102,4 +102,7 @@ def test_the_section_knows_its_form() -> None:
         PythonLoss(function="mine")
     with pytest.raises(ValueError, match="needs: expected one of order, magnitude, votes, got 'levels'"):
         PythonLoss(function="a.py:f", needs="levels")  # type: ignore[arg-type]
-    assert PythonLoss(function="a.py:f").needs == "order"
+    with pytest.raises(ValueError, match="beta: read with student_score: log_ratio alone"):
+        PythonLoss(function="a.py:f", beta=0.5)
+    own = PythonLoss(function="a.py:f")
+    assert (own.name, own.needs) == ("python", "order")
