@@ -55,7 +55,7 @@ from cyclealign.types import (
 START = "start model"
 RATIO = ("loss.student_score=log_ratio", "loss.beta=0.1")  # DPO's own beta
 # SPPO is none of them: it needs votes of two passes, and these lists have scores.
-PUBLISHED = {
+PUBLISHED: dict[str, Sequence[str]] = {
     "PL-DPO": ("loss.name=listmle", *RATIO),
     "KPO, top 2": ("loss.name=listmle", "loss.top=2", *RATIO),
     "LiPO-lambda": ("loss.name=lambdarank", *RATIO),
@@ -93,7 +93,8 @@ class Clock(TrainerCallback):  # type: ignore[misc]
 
 def arms() -> dict[str, Sequence[str]]:
     """The config's overrides of each arm, by its name."""
-    return {name: [f"loss.name={name}"] for name in losses_fed_by("magnitude")} | PUBLISHED
+    plain: dict[str, Sequence[str]] = {name: [f"loss.name={name}"] for name in losses_fed_by("magnitude")}
+    return plain | PUBLISHED
 
 
 def of_seed(seed: int, folder: Path, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:

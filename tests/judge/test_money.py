@@ -272,3 +272,10 @@ def test_a_prompt_that_the_server_cut_names_what_to_change(tmp_path: Path) -> No
             assert said is not None
             assert said.startswith(f"it read 2,048 tokens of a prompt of 40,000 words, and cut the rest; {change}")
             assert money.cut_prompt(asked, reply(40_000, 7)) is None
+
+
+def test_without_a_price_nothing_costs(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        money = Money(BOX.model_copy(update={"price": None}), ledger, "judge")
+        assert money.charge(ASKED, reply(30, 100), 0.0).usd == 0.0
+        assert money.worst(ASKED) == 0.0
