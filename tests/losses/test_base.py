@@ -38,3 +38,8 @@ def test_sft_term() -> None:
         assert loss.sft == 0
         assert "best_nll" not in loss(scores).metrics
         torch.testing.assert_close(loss(scores).loss, loss(replace(scores, best_nll=None)).loss)
+
+
+def test_a_loss_of_plain_likelihoods_has_the_start_model_for_its_reference() -> None:
+    assert RRHF().reference == "start"
+    assert RRHF().beta == 1.0
