@@ -106,3 +106,6 @@ def test_the_section_knows_its_form() -> None:
         PythonLoss(function="a.py:f", beta=0.5)
     own = PythonLoss(function="a.py:f")
     assert (own.name, own.needs) == ("python", "order")
+    two = torch.zeros(1, 2)
+    with pytest.raises(NotImplementedError, match=r"a\.py:f has not been opened"):
+        own(RankedScores(student=two, teacher=two, valid=two == 0))
