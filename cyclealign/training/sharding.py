@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -60,13 +59,10 @@ class Sharding:
         buffers = {n: model.get_buffer(n).clone() for n in get_non_persistent_buffers(model, recurse=True, fqns=True)}
         model.to("meta")
         causal_lm(model).tie_weights()
-        settings: dict[str, Any] = {
-            "mp_policy": self._plugin.mixed_precision_policy or MixedPrecisionPolicy(),
-            "offload_policy": self._plugin.cpu_offload,
-        }
+        precision = self._plugin.mixed_precision_policy or MixedPrecisionPolicy()
         # Also the root is cut again after each forward pass: scoring would leave it whole, for an optimiser to take.
         for unit in (*self._blocks(model), model):
-            fully_shard(unit, reshard_after_forward=True, **settings)
+            fully_shard(unit, reshard_after_forward=True, mp_policy=precision, offload_policy=self._plugin.cpu_offload)
         on_cpu = isinstance(self._plugin.cpu_offload, CPUOffloadPolicy)
         fsdp2_load_full_state_dict(process_state(), model, whole, cpu_offload=on_cpu)
         for name, values in buffers.items():
