@@ -126,7 +126,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def serve(folder: Path, environment: dict[str, str], *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cyclealign", "serve", "quickstart", *KEYS, f"output_dir={folder}", *more]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    # As from a terminal: what a script starts in the background is born deaf to SIGINT, and these tests with it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def family(root: int) -> dict[int, str]:
