@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cyclealign.files.locks import LOCK, is_free
+from cyclealign.files.locks import LOCK, is_unheld
 from cyclealign.files.records import read_record, write_record
 from cyclealign.files.run_state import Place, Stage, State
 from cyclealign.models.processes import process_count, process_rank, process_state
@@ -94,7 +94,7 @@ class Team:
 
     def _wait(self) -> Any:
         while True:
-            gone = is_free(self._state_file.with_name(LOCK))  # asked first: what it wrote at its end still counts
+            gone = is_unheld(self._state_file.with_name(LOCK))  # asked first: what it wrote at its end still counts
             state = read_record(State, self._state_file) if self._state_file.exists() else None
             if state is not None and state.launch == self._state.launch:
                 if str(self._turn) in state.values:

@@ -52,7 +52,7 @@ class Lock:
             return False
 
 
-def is_free(path: Path) -> bool:
+def is_unheld(path: Path) -> bool:
     """Whether a lock's file is there and no process holds it."""
     try:
         handle = os.open(path, os.O_RDONLY)

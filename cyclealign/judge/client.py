@@ -113,9 +113,7 @@ async def connected(endpoint: str, key: str, most: int, key_header: str = "") ->
     http = openai.DefaultAsyncHttpxClient(
         event_hooks={"response": [check]},
         headers={"accept-encoding": PACKED},
-        cookies=CookieJar(
-            DefaultCookiePolicy(allowed_domains=[])
-        ),  # none is kept: a server may write what nobody can send
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none is kept: some nobody could send again
         transport=AiohttpTransport(_trusted()),
     )
     async with openai.AsyncOpenAI(

@@ -27,6 +27,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, trusted: ssl.SSLContext) -> None:
         self._trusted = trusted
+        self._proxies = getproxies()  # once: they are looked for in the whole environment
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -39,7 +40,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             data=_body(request),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(sock_connect=seconds.get("connect"), sock_read=seconds.get("read")),
-            proxy=_proxy(url),
+            proxy=self._proxy(url),
         )
         said = (response.reason or "").encode("utf-8", "surrogateescape")
         return httpx2.Response(
@@ -53,6 +54,11 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def _proxy(self, url: URL) -> str | None:
+        if not self._proxies or proxy_bypass(url.host or ""):
+            return None
+        return self._proxies.get(url.scheme) or self._proxies.get("all")
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -85,10 +91,3 @@ def _body(request: httpx2.Request) -> bytes | httpx2.AsyncByteStream | None:
     except httpx2.RequestNotRead:
         assert isinstance(request.stream, httpx2.AsyncByteStream)
         return request.stream
-
-
-def _proxy(url: URL) -> str | None:
-    proxies = getproxies()
-    if not proxies or proxy_bypass(url.host or ""):
-        return None
-    return proxies.get(url.scheme) or proxies.get("all")
