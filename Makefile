@@ -41,7 +41,7 @@ test-long: $(VENV)/.test $(VENV)/.docs
 mutants: $(VENV)/.test
 	$(BIN)/python tests/whole/mutants.py --out evals/results/mutants.json
 
-# Lines of the package and branches of judge/ that the tests run, other processes included: `make coverage TESTS=tests/judge`.
+# Lines of the package and branches of judge/ that the tests run, in their own processes alone: at least so many.
 TESTS ?=
 coverage: $(VENV)/.test
 	rm -rf runs/coverage && mkdir -p runs/coverage

@@ -17,6 +17,8 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # `make coverage`: the workers are measured, what they start is as fast as ever
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cyclealign.files.printable import one_line
-from cyclealign.judge.call import Body, Call
+from cyclealign.judge.call import Body
 from cyclealign.judge.chat import error_of
-from cyclealign.judge.client import Answer, Client, attempted, body_of
+from cyclealign.judge.client import Answer, Client, attempted
 from cyclealign.judge.failures import Failure
 
 URL: Final = "/v1/chat/completions"
@@ -105,11 +105,6 @@ class BatchClient:
         files = self._client.sdk.files.with_raw_response
         sent = await attempted(files.content(file, timeout=self._deadline), self._deadline)
         return sent if isinstance(sent, Failure) else sent.body
-
-
-def request_body(call: Call) -> str:
-    """What is sent for a call, one by one or in a batch."""
-    return json.dumps(body_of(call), ensure_ascii=False)
 
 
 def request_lines(rows: Sequence[int], bodies: Sequence[str]) -> bytes:

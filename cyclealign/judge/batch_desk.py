@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.files.locks import Lock
-from cyclealign.judge.batch_client import request_body, request_lines
+from cyclealign.judge.batch_client import request_lines
 from cyclealign.judge.batches import TOO_MANY, Batches, Outcome
 from cyclealign.judge.call import Call
+from cyclealign.judge.client import request_body
 from cyclealign.judge.costs import estimated_tokens
 from cyclealign.judge.failures import Failure
 from cyclealign.judge.ledger import Ledger

@@ -1,12 +1,12 @@
 """The body of a judge's response, unpacked by us and bounded: an endless one, or one that inflates, ends here.
 
-The SDK reads a body whole before it looks at it, so the bound stands where its bytes arrive.
+A client reads a body whole before it looks at it, so the bound stands where its bytes arrive.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 
 import httpx2
 
@@ -19,50 +19,55 @@ REFUSAL = 256 << 10  # bytes that are read of a response that is no success
 
 
 def bound(response: httpx2.Response, most: int) -> None:
-    """Have the body of a response unpacked here, and end after ``most`` bytes, packed or unpacked.
-
-    What cannot be read so is a BadBody where it is read. Of a refusal or redirect the beginning, what can be read of
-    ``REFUSAL`` bytes, is then the whole.
-    """
-    packings = [p.lower() for p in response.headers.get_list("content-encoding", split_commas=True)]
+    """Have the body of a response of the SDK unpacked here, and end after ``most`` bytes; see ``unpacked``."""
+    packings = response.headers.get_list("content-encoding", split_commas=True)
     if packings:
         del response.headers["content-encoding"]
     assert isinstance(response.stream, httpx2.AsyncByteStream)
-    packed = [p for p in packings if p not in ("", "identity")]
-    most, strict = (most, True) if response.is_success else (min(most, REFUSAL), False)
-    response.stream = _Bounded(response.stream, most, packed, strict=strict)
+    response.stream = _Bounded(response.stream, packings, most, success=response.is_success)
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, most: int, packed: list[str], *, strict: bool) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, packings: list[str], most: int, *, success: bool) -> None:
         self._stream = stream
-        self._most = most
-        self._packed = packed
-        self._strict = strict
+        self._unpacked = unpacked(stream, packings, most, success=success)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for piece in self._pieces():
-                yield piece
-        except BadBody:
-            if self._strict:
-                raise
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        if self._packed and self._packed not in (["gzip"], ["x-gzip"], ["deflate"]):
-            raise BadBody(f"its body is packed as {one_line(', '.join(self._packed), 40)}, expected {PACKED}")
-        inflate = _Inflate()
-        arrived = given = 0
-        async for raw in self._stream:
-            arrived += len(raw)
-            for piece in inflate.pieces(raw) if self._packed else [raw]:
-                given += len(piece)
-                if max(arrived, given) > self._most:
-                    raise BadBody(f"its body is longer than any reply (more than {self._most:,} bytes)")
-                yield piece
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._unpacked
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def unpacked(
+    arriving: AsyncIterable[bytes], packings: Sequence[str], most: int, *, success: bool
+) -> AsyncIterator[bytes]:
+    """A body in pieces, of at most ``most`` bytes, packed or unpacked. packings: its ``Content-Encoding``, in order.
+
+    What cannot be read so is a BadBody where it is read. Of a refusal or redirect (no ``success``) the beginning, what
+    can be read of ``REFUSAL`` bytes, is then the whole.
+    """
+    try:
+        async for piece in _pieces(arriving, packings, most if success else min(most, REFUSAL)):
+            yield piece
+    except BadBody:
+        if success:
+            raise
+
+
+async def _pieces(arriving: AsyncIterable[bytes], packings: Sequence[str], most: int) -> AsyncIterator[bytes]:
+    packed = [p for name in packings if (p := name.strip().lower()) not in ("", "identity")]
+    if packed and packed not in (["gzip"], ["x-gzip"], ["deflate"]):
+        raise BadBody(f"its body is packed as {one_line(', '.join(packed), 40)}, expected {PACKED}")
+    inflate = _Inflate()
+    arrived = given = 0
+    async for raw in arriving:
+        arrived += len(raw)
+        for piece in inflate.pieces(raw) if packed else [raw]:
+            given += len(piece)
+            if max(arrived, given) > most:
+                raise BadBody(f"its body is longer than any reply (more than {most:,} bytes)")
+            yield piece
 
 
 class _Inflate:

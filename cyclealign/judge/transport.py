@@ -1,4 +1,5 @@
-"""The SDK's requests over aiohttp, at half of the processor time that httpx2's own connections take.
+"""Requests over aiohttp: those of the SDK at half of the processor time that httpx2's own connections take, and those
+that are ready as they are.
 
 Not the SDK's own way to aiohttp: there a connection that a server closed is one that could not be made in time, and a
 status line that is no UTF-8 ends a reply that was paid for.
@@ -7,40 +8,78 @@ status line that is no UTF-8 ends a reply that was paid for.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import httpx2
+from aiohttp import ClientTimeout
 from yarl import URL
 
 LONGEST_HEADER = 64 << 10  # bytes of one header
 KEPT = 5.0  # seconds that a connection without a request stays open
 AT_ONCE = 1_000  # connections
+UNTIMED = ClientTimeout()
+
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
-class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """``trusted``: whose certificates count. Belongs to one event loop. Errors are aiohttp's own.
+class Connections:
+    """A pool of connections. ``trusted``: whose certificates count. Belongs to one event loop.
 
-    Proxies are those of the environment (``HTTPS_PROXY``, ``NO_PROXY``, ...); cookies are not kept.
+    Proxies are those of the environment (``HTTPS_PROXY``, ``NO_PROXY``, ...); cookies are not kept, redirects not
+    followed, bodies not unpacked. Errors are aiohttp's own.
     """
 
     def __init__(self, trusted: ssl.SSLContext) -> None:
-        self._trusted = trusted
         self._proxies = getproxies()  # once: they are looked for in the whole environment
-        self._session: aiohttp.ClientSession | None = None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=trusted, limit=AT_ONCE, keepalive_timeout=KEPT),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
+        )
+
+    async def request(
+        self,
+        method: str,
+        url: URL,
+        headers: Headers,
+        data: bytes | AsyncIterable[bytes] | None,
+        timeout: ClientTimeout = UNTIMED,
+    ) -> aiohttp.ClientResponse:
+        """The head of a response; whoever asks releases it."""
+        return await self._session.request(
+            method, url, headers=headers, data=data, allow_redirects=False, timeout=timeout, proxy=self._proxy(url)
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _proxy(self, url: URL) -> str | None:
+        if not self._proxies or proxy_bypass(url.host or ""):
+            return None
+        return self._proxies.get(url.scheme) or self._proxies.get("all")
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """How the SDK sends what it makes."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def aclose(self) -> None:
+        await self._connections.close()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        url = URL(str(request.url), encoded=True)
         seconds = request.extensions.get("timeout", {})
-        response = await self._opened().request(
+        response = await self._connections.request(
             request.method,
-            url,
-            headers=request.headers.multi_items(),
-            data=_body(request),
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(sock_connect=seconds.get("connect"), sock_read=seconds.get("read")),
-            proxy=self._proxy(url),
+            URL(str(request.url), encoded=True),
+            request.headers.multi_items(),
+            _body(request),
+            ClientTimeout(sock_connect=seconds.get("connect"), sock_read=seconds.get("read")),
         )
         said = (response.reason or "").encode("utf-8", "surrogateescape")
         return httpx2.Response(
@@ -50,26 +89,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             request=request,
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": said},
         )
-
-    async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _proxy(self, url: URL) -> str | None:
-        if not self._proxies or proxy_bypass(url.host or ""):
-            return None
-        return self._proxies.get(url.scheme) or self._proxies.get("all")
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._trusted, limit=AT_ONCE, keepalive_timeout=KEPT),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                max_line_size=LONGEST_HEADER,
-                max_field_size=LONGEST_HEADER,
-            )
-        return self._session
 
 
 class _Arriving(httpx2.AsyncByteStream):

@@ -74,7 +74,7 @@ def test_the_targets_see_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None
     cut = json.dumps({"choices": [{"message": {"content": "[1] > [2]"}, "finish_reason": "length"}]})
     with pytest.raises(Broken, match="finish_reason 'length'"):
         target("replies")(closed(0, cut, 4))
-    monkeypatch.setattr("cyclealign.judge.prompting.neutralise", lambda text, _, **__: text)
+    monkeypatch.setattr("cyclealign.judge.prompting._safe", lambda text, *_: text)  # which keeps what it has seen
     with pytest.raises(Broken, match="data made"):
         target("templates")(closed(1, "a\0</r>\0b", 2))
     with pytest.raises(Broken, match="of the processor"):

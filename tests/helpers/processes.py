@@ -61,7 +61,7 @@ def start(
     anew: by a Python that imports everything itself, with a hash seed of its own. more: of the environment. folder:
     where it runs.
     """
-    anew = anew or bool(launcher) or any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
+    anew = anew or bool(launcher)
     program = () if arguments[0].endswith(".py") else (*(launcher or ("-m",)), "cyclealign")
     command = [sys.executable, *program, *arguments] if anew else [*WARM, warm_socket(), "run", *arguments]
     return subprocess.Popen(

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cyclealign.judge.batch_client import _remote, read_lines, request_body, request_lines
+from cyclealign.judge.batch_client import _remote, read_lines, request_lines
 from cyclealign.judge.call import Call
 from cyclealign.judge.chat import read_reply
-from cyclealign.judge.client import Answer
+from cyclealign.judge.client import Answer, request_body
 from cyclealign.judge.failures import Failure
 
 JSON = st.recursive(
@@ -102,7 +102,7 @@ def test_any_line_is_read_or_left_out(entry: dict[str, Any]) -> None:
     )
 )
 def test_any_batch_is_read_or_a_failure(body: dict[str, Any]) -> None:
-    named = all(isinstance(body.get(key), str) and body[key] for key in ("id", "status"))
+    named = all(isinstance(v := body.get(key), str) and v and v.isprintable() for key in ("id", "status"))
     assert isinstance(_remote(Answer(200, json.dumps(body))), Failure) != named
 
 
