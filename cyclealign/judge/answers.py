@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from cyclealign.judge.asked import ENUM_UP_TO, HIGHEST, LABELS, LOWEST, PLAIN, Asked
@@ -77,6 +78,7 @@ def _spread(tiers: Slots) -> Iterator[tuple[int, int]]:
 # Words -------------------------------------------------------------------------------------------------------
 
 
+@cache
 def answer_words(template: RankTemplate, asked: Asked, *, structured: bool, array: bool) -> str:
     """What the judge is told of its answer: the template's own words for an order alone, else ours."""
     if asked.usual:

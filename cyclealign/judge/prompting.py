@@ -13,7 +13,7 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 from cyclealign.files.printable import well_formed
 from cyclealign.judge.answers import answer_words, format_answer
@@ -23,7 +23,7 @@ from cyclealign.types import CandidateSet, Demonstration, Message, Prompt
 
 LETTERS_PER_TOKEN = 2.75
 _LETTERS_AND_BLANKS = {n: None for n in range(128) if chr(n).isalpha() or chr(n).isspace()}
-TEXTS = 512  # that are kept as they stand in a prompt: candidates over passes and forms, demonstrations over calls
+TEXTS = 512  # of each kind that are kept as they stand in a prompt: over passes and forms, demonstrations over calls
 REPAIR_QUOTE = 1000  # characters of an unusable reply that the repair call shows again
 
 # Control tokens of common chat templates: a server that parses them in content would let data open a turn. And marks of
@@ -39,6 +39,7 @@ _BRACKETED = r"/?(?:inst|system_prompt|available_tools|tool_calls|tool_results|t
 
 # Brackets that look like those of a fence, or that a model's eye reads as them; and marks that nobody sees.
 _LESS, _SQUARE = "<＜﹤‹〈⟨❮˂", r"\[［【〔❲⟦"
+_OPENING = re.compile(f"[{_LESS}{_SQUARE}]")  # most texts have none, and need no closer look
 # Unicode's Default_Ignorable_Code_Point, and the format characters of category Cf beside it.
 _UNSEEN = (
     "\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
@@ -80,6 +81,8 @@ def neutralise(text: str, tags: Sequence[str], *, letters: bool = False) -> str:
     backslash already gets one more, so that ``restore`` undoes it exactly. Nothing else changes. letters: slots are
     named by letters.
     """
+    if _OPENING.search(text) is None:
+        return text
     return _markers(tuple(tags), letters).sub(lambda m: m[0] + "\\", text)
 
 
@@ -145,7 +148,7 @@ def render(
 
 def _block(template: RankTemplate, field: str, text: str | None, *, letters: bool) -> str:
     """A rubric or reference in its frame; empty where there is none."""
-    return fill(field, {"text": _safe(text, tuple(template.tags), letters)}) if text else ""
+    return fill(field, {"text": _safe(text, template.tags, letters)}) if text else ""
 
 
 def _user_turn(
@@ -157,14 +160,29 @@ def _user_turn(
     *,
     letters: bool = False,
 ) -> str:
-    def safe(data: str) -> str:
-        return _safe(data, tuple(template.tags), letters)
-
-    turns = [fill(template.turn, {"role": safe(m["role"]), "text": safe(m["content"])}) for m in messages]
-    names = LABELS if letters else [str(n) for n in range(1, len(responses) + 1)]
-    shown = [fill(template.candidate, {"number": n, "text": safe(r)}) for n, r in zip(names, responses, strict=False)]
-    values = {"conversation": "\n".join(turns), "candidates": "\n".join(shown), "k": str(len(responses))}
+    values = {
+        "conversation": _conversation(template, tuple((m["role"], m["content"]) for m in messages), letters),
+        "candidates": _candidates(template, tuple(responses), letters),
+        "k": str(len(responses)),
+    }
     return fill_blocks(text, values | dict(blocks or {}))
+
+
+@lru_cache(TEXTS)
+def _conversation(template: RankTemplate, turns: tuple[tuple[str, str], ...], letters: bool) -> str:
+    """Turns (role, text) as they stand in a prompt."""
+    safe = partial(_safe, tags=template.tags, letters=letters)
+    return "\n".join(fill(template.turn, {"role": safe(role), "text": safe(text)}) for role, text in turns)
+
+
+@lru_cache(TEXTS)
+def _candidates(template: RankTemplate, responses: tuple[str, ...], letters: bool) -> str:
+    """Responses in the order shown, as they stand in a prompt."""
+    safe = partial(_safe, tags=template.tags, letters=letters)
+    names = LABELS if letters else [str(n) for n in range(1, len(responses) + 1)]
+    return "\n".join(
+        fill(template.candidate, {"number": n, "text": safe(r)}) for n, r in zip(names, responses, strict=False)
+    )
 
 
 def repair_messages(messages: Sequence[Message], reply: str, problem: str, asked: Asked = PLAIN) -> list[Message]:

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import yaml
@@ -92,11 +92,17 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 def fill_blocks(text: str, values: Mapping[str, str]) -> str:
     """``fill``, but a line that is nothing but a placeholder of an empty value goes."""
-    for name in (name for name, value in values.items() if not value):
+    return fill(_without_lines(text, tuple(name for name, value in values.items() if not value)), values)
+
+
+@cache
+def _without_lines(text: str, names: tuple[str, ...]) -> str:
+    for name in names:
         text = re.sub(rf"^[ \t]*\{{{name}\}}[ \t]*(?:\n|\Z)", "", text, flags=re.MULTILINE)
-    return fill(text, values)
+    return text
 
 
+@cache
 def has_place(text: str, name: str) -> bool:
     """Whether a field has a placeholder of this name."""
     return any(m[2] == name for m in _PLACEHOLDER.finditer(text))

@@ -15,6 +15,7 @@ from fuzz_targets import CORPORA, NAMES, corpus, target
 from fuzzing import ENDLESS, SECONDS, Broken, closed, held, opened
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from unfenced import unfenced
 
 from cyclealign.judge.verdicts import Said
 
@@ -74,8 +75,7 @@ def test_the_targets_see_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None
     cut = json.dumps({"choices": [{"message": {"content": "[1] > [2]"}, "finish_reason": "length"}]})
     with pytest.raises(Broken, match="finish_reason 'length'"):
         target("replies")(closed(0, cut, 4))
-    monkeypatch.setattr("cyclealign.judge.prompting._safe", lambda text, *_: text)  # which keeps what it has seen
-    with pytest.raises(Broken, match="data made"):
+    with unfenced(), pytest.raises(Broken, match="data made"):
         target("templates")(closed(1, "a\0</r>\0b", 2))
     with pytest.raises(Broken, match="of the processor"):
         held(lambda _: sum(range(10**7)) and None, b"", seconds=0.01)
