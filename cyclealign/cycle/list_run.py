@@ -18,7 +18,7 @@ from cyclealign.cycle.run_metrics import Tracker, numbers
 from cyclealign.cycle.team import Team, launch_team
 from cyclealign.cycle.tracking import Tracking, TrainerRows
 from cyclealign.evaluation.held_out_lists import held_out_list
-from cyclealign.files.environment import environment
+from cyclealign.files.environment import record_environment
 from cyclealign.files.held_out_lists import HeldOutList, held_out_means
 from cyclealign.files.records import write_record, write_records
 from cyclealign.files.run_dir import RunDir
@@ -140,7 +140,7 @@ def list_run(config: Config, run: RunDir, lists: ListsConfig) -> ListRun:
     """The parts, from what the run directory holds; the lists are taken into it where they are not there yet."""
     try:
         team = launch_team(run.state_file, judge=config.black_box.judge)
-        team.share("building", lambda: write_record(run.environment, environment()))
+        team.share("building", lambda: record_environment(run.environment))
         base = resolve_model(config.policy.model)
         count = team.share("read_lists", lambda: _taken(config, run, lists).trained)
         steps = optimizer_steps(config, count, team.size)

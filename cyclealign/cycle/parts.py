@@ -17,8 +17,8 @@ from cyclealign.cycle.kept_code import as_kept, with_kept_loss
 from cyclealign.cycle.loop import Parts
 from cyclealign.cycle.team import Team, launch_team
 from cyclealign.cycle.witness import ScoringWitness, Witness, judging_witness, witness_spec
+from cyclealign.files.environment import record_environment
 from cyclealign.files.prompts import load_prompts
-from cyclealign.files.records import write_record
 from cyclealign.files.run_dir import RunDir
 from cyclealign.judge.demonstration_files import load_static
 from cyclealign.judge.demonstrations import DemonstrationPool
@@ -51,7 +51,7 @@ def assemble(config: Config, run: RunDir) -> tuple[Parts, Team]:
     from cyclealign.training.policy_trainer import WhiteBox
 
     team = launch_team(run.state_file, judge=config.black_box.judge)
-    team.share("building", lambda: _record_environment(run))
+    team.share("building", lambda: record_environment(run.environment))
     template = load_template(str(run.prompts / "template.yaml"))
     named = _checked_parts(config)
     steps = _total_steps(config, run, team)
@@ -131,12 +131,6 @@ def _warm_start_examples(config: Config, sft: str) -> list[tuple[tuple[Message, 
     if not examples:
         raise UserError(f"cycle.warm_start.sft: {sft} holds no chosen replies")
     return examples
-
-
-def _record_environment(run: RunDir) -> None:
-    from cyclealign.files.environment import environment
-
-    write_record(run.environment, environment())
 
 
 def _pool(config: Config, run: RunDir, template: RankTemplate) -> DemonstrationPool:

@@ -16,6 +16,7 @@ from cyclealign.config.training_keys import check_training
 from cyclealign.distill.config import DistillConfig
 from cyclealign.files.atomic import write_atomic
 from cyclealign.files.began import MARKER, Began, began
+from cyclealign.files.environment import warn_of_untested
 from cyclealign.files.jsonl import read_json
 from cyclealign.files.locks import LOCK, held
 from cyclealign.files.records import FileRecord, read_record, write_record
@@ -44,6 +45,8 @@ def once(kind: type[F], config: DistillConfig, train: Callable[[], F], *, senten
     with held(config.run_dir, f"{config.run_dir}") if is_main() else nullcontext():
         if (ended := claim(kind, config)) is not None:
             return ended
+        if is_main():
+            warn_of_untested()
         summary = train()
         write_record(config.run_dir / "summary.json", summary)
         return summary

