@@ -72,15 +72,13 @@ class Client:
     """
 
     def __init__(self, sdk: openai.AsyncOpenAI, query: Mapping[str, str], connections: Connections, most: int) -> None:
-        from yarl import URL
-
         from cyclealign.judge.bodies import PACKED
 
         self.sdk = sdk
         self._connections = connections
         self._most = most
         address = sdk.base_url.copy_with(raw_path=sdk.base_url.raw_path + b"chat/completions")
-        self._url = URL(str(address.copy_merge_params(query)), encoded=True)
+        self._url = str(address.copy_merge_params(query))
         headers = {**sdk.auth_headers, **sdk.default_headers, "accept-encoding": PACKED}
         self._headers = {name.lower(): v for name, v in headers.items() if isinstance(v, str)}  # not: omitted
 
@@ -93,8 +91,6 @@ class Client:
             return _no_connection(error, deadline)
 
     async def _sent(self, body: bytes) -> Answer | Failure:
-        from yarl import URL
-
         from cyclealign.judge.bodies import unpacked
 
         url = self._url
@@ -110,7 +106,7 @@ class Client:
                 return Answer(status, decoded(content))
             if status not in MOVED or "location" not in headers:
                 return _refusal(status, headers, content, response.reason or "")
-            url = URL(_moved(str(url), headers["location"]), encoded=True)
+            url = _moved(url, headers["location"])
         raise RedirectedAway("it redirects without end")
 
 

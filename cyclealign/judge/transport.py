@@ -44,14 +44,21 @@ class Connections:
     async def request(
         self,
         method: str,
-        url: URL,
+        url: str,
         headers: Headers,
         data: bytes | AsyncIterable[bytes] | None,
         timeout: ClientTimeout = UNTIMED,
     ) -> aiohttp.ClientResponse:
-        """The head of a response; whoever asks releases it."""
+        """The head of a response; whoever asks releases it. url: as it goes out, nothing is quoted."""
+        address = URL(url, encoded=True)
         return await self._session.request(
-            method, url, headers=headers, data=data, allow_redirects=False, timeout=timeout, proxy=self._proxy(url)
+            method,
+            address,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            timeout=timeout,
+            proxy=self._proxy(address),
         )
 
     async def close(self) -> None:
@@ -76,7 +83,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         seconds = request.extensions.get("timeout", {})
         response = await self._connections.request(
             request.method,
-            URL(str(request.url), encoded=True),
+            str(request.url),
             request.headers.multi_items(),
             _body(request),
             ClientTimeout(sock_connect=seconds.get("connect"), sock_read=seconds.get("read")),
