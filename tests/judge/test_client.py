@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import socket
 import socketserver
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
+from cyclealign.files.printable import ForeignFormatter
 from cyclealign.judge.call import Call
 from cyclealign.judge.client import Answer, attempted, connected
 from cyclealign.judge.failures import Failure
@@ -189,6 +191,20 @@ def test_a_ready_call_has_the_headers_of_the_sdk(monkeypatch: pytest.MonkeyPatch
     assert {k: v for k, v in sdk.items() if k not in of_one_attempt} == {
         k: v for k, v in ready.items() if k not in of_one_attempt
     }
+
+
+@WAYS
+def test_debug_logs_have_no_key(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, by_sdk: bool
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    caplog.set_level(logging.DEBUG)
+    serve, _ = answering(b"200 OK\r\nx-echo: a-key")
+    with served(serve) as host:
+        asyncio.run(asked(f"http://{host}/v1", 5, by_sdk=by_sdk))
+    said = [ForeignFormatter("%(message)s").format(record) for record in caplog.records]
+    assert any("HTTP Request: POST" in line for line in said) == by_sdk
+    assert "a-key" not in "".join(said)
 
 
 def answering(*heads: bytes, body: bytes = b"{}") -> tuple[Serve, list[bytes]]:
