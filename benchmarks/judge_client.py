@@ -5,7 +5,9 @@
 The server is a process of its own, which answers every request with the same ranking. Ours is the ranker as a run
 uses it: lists of four, one call each, every call on the ledger before it is sent. The peers send the same bodies and
 read the content of the replies: ``asyncio.gather`` on the openai SDK's ``create``, the same on its low-level ``post``
-with a ready body, and on aiohttp. Rounds alternate between the arms; ratios are medians over rounds.
+with a ready body, and on aiohttp. Rounds alternate between the arms; ratios are medians over rounds. ``parts``:
+processor time of what ours does for a call besides sending it, each alone and without threads: both forms of the
+prompt, identity and body, the ledger's four statements, reading the reply.
 """
 
 from __future__ import annotations
@@ -30,16 +32,22 @@ from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.schema import DemonstrationsConfig
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
+from cyclealign.files.printable import scrubbed
 from cyclealign.files.records import encode
+from cyclealign.judge.asked import PLAIN
+from cyclealign.judge.call import Call
+from cyclealign.judge.chat import read_reply
+from cyclealign.judge.client import request_body
 from cyclealign.judge.demonstrations import DemonstrationPool
 from cyclealign.judge.ledger import Ledger
 from cyclealign.judge.prompting import render
 from cyclealign.judge.template import load_template
+from cyclealign.judge.verdicts import read_verdict
 from cyclealign.rankers.black_box import BlackBoxRanker
-from cyclealign.types import Candidate, CandidateSet, Prompt, RankContext
+from cyclealign.types import Candidate, CandidateSet, Message, Prompt, RankContext
 
 DELAY = 0.05  # seconds that the server takes
-CALLS = {1: 60, 64: 2_000, 512: 6_000}  # by calls at once
+CALLS = {1: 200, 64: 2_000, 512: 6_000}  # by calls at once
 K = 4
 WORDS = "the answer says in a few plain words what was asked and adds one more thing that may help or not"
 
@@ -66,7 +74,9 @@ def main() -> None:
     server.start()
     url = f"http://127.0.0.1:{port.get()}/v1"
     rows = [measured(url, at_once, arguments.rounds) for at_once in arguments.at_once]
-    write_json(arguments.out, {"delay_s": DELAY, "rows": rows, "environment": encode(environment())})
+    result = {"delay_s": DELAY, "rows": rows, "parts_cpu_ms": parts(), "environment": encode(environment())}
+    print(result["parts_cpu_ms"])
+    write_json(arguments.out, result)
     server.terminate()
 
 
@@ -103,6 +113,58 @@ def made(number: int) -> CandidateSet:
     texts = [f"{number} {place}: " + " ".join([WORDS] * 3) for place in range(K)]
     prompt = Prompt(({"role": "user", "content": f"Question {number}: {WORDS}?"},))
     return CandidateSet(prompt, tuple(Candidate(str(n), text) for n, text in enumerate(texts)))
+
+
+def parts(calls: int = 3_000) -> dict[str, float]:
+    """Milliseconds of processor time a call."""
+    template, sets, body = load_template("rank"), [made(-number) for number in range(1, calls + 1)], REPLY.decode()
+    messages: list[list[Message]] = []
+
+    def rendering(item: CandidateSet) -> None:
+        content = render(template, (), item, range(K), structured=True)
+        messages.extend((content, render(template, (), item, range(K), structured=False)))
+
+    def call(number: int) -> Call:
+        content, sent = messages[2 * number : 2 * number + 2]
+        return Call(
+            endpoint="http://127.0.0.1/v1",
+            model="judge",
+            messages=sent,
+            content=content,
+            schema=None,
+            options={"max_completion_tokens": 64, "temperature": 0.0},
+            purpose="rank",
+            prompt_id=str(number),
+            interaction=0,
+        )
+
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
+
+        def on_the_ledger(one: Call) -> None:
+            assert ledger.lookup(one) is None
+            row = ledger.start(one, reserved_usd=0.001)
+            assert row is not None
+            ledger.received(row, reply=body, http_status=200)
+            ledger.done(
+                row, reply=body, input_tokens=400, output_tokens=12, usd=0.0001, http_status=200, latency_s=0.05
+            )
+
+        def reading(_: int) -> None:
+            read_verdict(read_reply(scrubbed(body)).answer, K, PLAIN, structured=False)
+
+        found = {"rendering": cpu_ms(rendering, sets)}
+        made_calls = [call(number) for number in range(calls)]
+        found["identity and body"] = cpu_ms(lambda one: (one.key, request_body(one).encode()), made_calls)
+        found["ledger"] = cpu_ms(on_the_ledger, made_calls)
+        found["reading"] = cpu_ms(reading, range(calls))
+    return found | {"together": sum(found.values())}
+
+
+def cpu_ms(work: Callable[[Any], object], over: Sequence[Any]) -> float:
+    began = time.process_time()
+    for one in over:
+        work(one)
+    return 1000 * (time.process_time() - began) / len(over)
 
 
 # The arms ------------------------------------------------------------------------------------------------------------
