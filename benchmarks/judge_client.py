@@ -69,13 +69,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, nargs="+", default=list(CALLS))
     arguments = parser.parse_args()
+    alone = parts()  # first: what other arms leave behind is not theirs
+    print(alone, flush=True)
     port = multiprocessing.Queue()  # type: ignore[var-annotated]
     server = multiprocessing.get_context("fork").Process(target=serve, args=(port,), daemon=True)
     server.start()
     url = f"http://127.0.0.1:{port.get()}/v1"
     rows = [measured(url, at_once, arguments.rounds) for at_once in arguments.at_once]
-    result = {"delay_s": DELAY, "rows": rows, "parts_cpu_ms": parts(), "environment": encode(environment())}
-    print(result["parts_cpu_ms"])
+    result = {"delay_s": DELAY, "rows": rows, "parts_cpu_ms": alone, "environment": encode(environment())}
     write_json(arguments.out, result)
     server.terminate()
 
