@@ -32,7 +32,7 @@ pytest: $(VENV)/.test
 	$(PYTEST) -n $(WORKERS) --no-loadscope-reorder
 
 # Rooms that call transformers, peft and trl.
-NEWEST := tests/losses tests/models tests/training tests/generation tests/cycle
+NEWEST := tests/models tests/training tests/generation tests/cycle
 
 # What `make test` checks once or a few times, many times.
 test-long: $(VENV)/.test $(VENV)/.docs

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -43,14 +44,20 @@ from cyclealign.training.trainer import ranked_scores
 
 CANDIDATES = (2, 4, 8, 16)
 PAIRS = 6  # of one forward of DPO; a list's others follow, their gradients added
-STEPS = 3  # of a process, after one that warms up
+ROWS = 8  # candidates of a step, of as many lists
+STEPS = 2  # of a process, after one that warms up
 # Forward and backward of one batch of lists.
 Step = Callable[[], None]
 
 
+def lists_of(candidates: int) -> int:
+    """Lists of a step."""
+    return max(1, ROWS // candidates)
+
+
 def ours(layout: str) -> Callable[[int], Step]:
     def made(candidates: int) -> Step:
-        model, batch = llama(lora=False, checkpointing=False), batch_of(candidates, 1, ragged=False)
+        model, batch = llama(lora=False, checkpointing=False), batch_of(candidates, lists_of(candidates), ragged=False)
         plan = Plan("padded" if layout == "padded" else "cached_prefix")
         return lambda: ranked(RRHF(), token_logprobs(model, batch["lists"], plan), batch)
 
@@ -74,13 +81,13 @@ def whole_logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def pro(candidates: int) -> Step:
-    model, batch = llama(lora=False, checkpointing=False), batch_of(candidates, 1, ragged=False)
+    model, batch = llama(lora=False, checkpointing=False), batch_of(candidates, lists_of(candidates), ragged=False)
     rows = [row[None] for row in sequences(batch)]
     return lambda: ranked(PRO(), torch.cat([whole_logits(model, row) for row in rows]), batch)
 
 
 def rrhf(candidates: int) -> Step:
-    model, batch = llama(lora=False, checkpointing=False), batch_of(candidates, 1, ragged=False)
+    model, batch = llama(lora=False, checkpointing=False), batch_of(candidates, lists_of(candidates), ragged=False)
     ids = sequences(batch)
     return lambda: ranked(RRHF(), whole_logits(model, ids), batch)
 
@@ -95,11 +102,12 @@ def dpo(*, reference: bool) -> Callable[[int], Step]:
             trainer = dpo_trainer(folder)
         trainer.precompute_ref_logps = not reference
         model = trainer.model.train()
-        ids = sequences(batch_of(candidates, 1, ragged=False)).tolist()
+        ids = sequences(batch_of(candidates, lists_of(candidates), ragged=False)).tolist()
         known = {} if reference else {"ref_chosen_logps": -900.0, "ref_rejected_logps": -900.0}
         pairs = [
             {"prompt_ids": ids[a][:PROMPT], "chosen_ids": ids[a][PROMPT:], "rejected_ids": ids[b][PROMPT:], **known}
-            for a, b in itertools.combinations(range(candidates), 2)
+            for first in range(0, len(ids), candidates)
+            for a, b in itertools.combinations(range(first, first + candidates), 2)
         ]
         collate = DataCollatorForPreference(pad_token_id=0)
         batches = [collate(pairs[at : at + PAIRS]) for at in range(0, len(pairs), PAIRS)]
@@ -171,14 +179,15 @@ def measured(candidates: int, arms: list[str], repeats: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for _, arm in itertools.product(range(repeats), arms):
         command = [sys.executable, __file__, "--arm", arm, "--candidates", str(candidates)]
-        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        quiet = os.environ | {"TQDM_DISABLE": "1"}
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=quiet)
         found[arm].append(json.loads(ran.stdout.splitlines()[-1]))
     seconds = {arm: statistics.median(f["seconds"] for f in each) for arm, each in found.items()}
     peak = {arm: statistics.median(f["peak_bytes"] for f in each) for arm, each in found.items()}
     return {
         "candidates": candidates,
         "flop_ratio": flop_ratio(candidates),
-        "lists_per_second": {arm: 1 / s for arm, s in seconds.items()},
+        "lists_per_second": {arm: lists_of(candidates) / s for arm, s in seconds.items()},
         "cached_prefix_over": {arm: s / seconds["cached_prefix"] for arm, s in seconds.items()},
         "peak_bytes": peak,
         "peak_share_of": {arm: peak["cached_prefix"] / p for arm, p in peak.items()},
