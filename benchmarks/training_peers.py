@@ -7,7 +7,8 @@ The same lists, tokens and random 14M Llama for all: prompts of 300 tokens, resp
 with log-probabilities of the reference that are there already; a step as the official repositories of PRO (a forward a
 candidate, log_softmax of whole logits) and RRHF (all candidates in one padded batch, the same) do theirs. Each arm is a
 process of its own, ``--repeats`` times in turns, so that a busy machine slows all; a figure is the median over turns
-of a process's quickest step. Peak: the kernel's high-water mark (VmHWM) over the steps, less what was resident before.
+of a process's quickest step. Peak: the kernel's high-water mark (VmHWM) in the first step, less what was resident
+before it.
 
 ``flop_ratio`` is what the cached prefix could at most gain over padded on this model: multiplications of weights,
 head and causal attention of the one layout over the other's.
@@ -164,15 +165,16 @@ def flop_ratio(candidates: int) -> float:
 def run_arm(arm: str, candidates: int) -> None:
     """Prints seconds of the quickest step and bytes at the peak, as JSON."""
     step = ARMS[arm](candidates)
-    step()
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
     resident = memory("VmRSS")
+    step()
+    peak = memory("VmHWM") - resident  # of the first step: what it frees may stay resident
     seconds = []
     for _ in range(STEPS):
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
-    print(json.dumps({"seconds": min(seconds), "peak_bytes": memory("VmHWM") - resident}))
+    print(json.dumps({"seconds": min(seconds), "peak_bytes": peak}))
 
 
 def measured(candidates: int, arms: list[str], repeats: int) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def training() -> str:
     def cells(row: dict[str, Any], arm: str) -> str:
         if arm not in row["cached_prefix_over"]:
             return ""
-        return f"{row['cached_prefix_over'][arm]:.2f} ({row['peak_share_of'][arm]:.2f})"
+        return f"{row['cached_prefix_over'][arm]:.2f}"
 
     names = {"padded": f"{read('cached_prefix')['parameters'] / 1e6:.0f}M, padded"}
     head = ["cached prefix over", *(f"K = {row['candidates']}" for row in rows)]
@@ -55,7 +55,10 @@ def judging() -> str:
 
     def cells(row: dict[str, Any]) -> list[str]:
         rate, cpu = row["calls_per_second"], row["cpu_ms_a_call"]
-        return [str(row["at_once"]), *(f"{rate[arm]:,.0f} ({cpu[arm]:.1f})" for arm in rate)]
+        return [
+            str(row["at_once"]),
+            *(f"{rate[arm]:,.{1 if rate[arm] < 100 else 0}f} ({cpu[arm]:.1f})" for arm in rate),
+        ]
 
     arms = list(rows[0]["calls_per_second"])
     return table(["at once", *arms], map(cells, sorted(rows, key=lambda row: int(row["at_once"]))))
@@ -89,7 +92,7 @@ def overlap() -> str:
         (
             [
                 f"{row['generation_over_judging']:g}",
-                *(f"{row[name]:.{2 if 'ratio' in name else 1}f}" for name in columns),
+                *(f"{row[name]:.{2 if name.endswith('ratio') else 1}f}" for name in columns),
             ]
             for row in found
         ),
@@ -97,7 +100,7 @@ def overlap() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    made.__name__: made for made in (training, layouts, judging, parts_of_a_call, generation, overlap)
+    made.__name__: made for made in (training, layouts, judging, parts_of_a_call, overlap, generation)
 }
 
 
