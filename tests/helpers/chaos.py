@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,13 +111,13 @@ KINDS: dict[str, Kind] = {
 
 @dataclass
 class Chaos:
-    """A script for ``Loopback`` that remembers what it answered. ``bill``: true input and output tokens."""
+    """A script for ``Loopback``. ``here.kind``: of the answer that this thread gives, which serves one at a time."""
 
     share: float = 0.3
     seed: int = 0
     spared: int = 1  # the first requests fare well: the probe
     seen: dict[str, int] = field(default_factory=dict)
-    kinds: list[str] = field(default_factory=list)
+    here: threading.local = field(default_factory=threading.local)
 
     def __call__(self, number: int, body: Body) -> Fault | None:
         """Each attempt at one request draws anew."""
@@ -124,10 +125,10 @@ class Chaos:
         self.seen[key] = self.seen.get(key, 0) + 1
         draw = int(text_hash(f"{self.seed} {key} {self.seen[key]}")[:12], 16) / 16**12
         if number < self.spared or draw >= self.share:
-            self.kinds.append("well")
+            self.here.kind = "well"
             return None
         kind = list(KINDS)[int(draw / self.share * len(KINDS))]
-        self.kinds.append(kind)
+        self.here.kind = kind
         return KINDS[kind](body)
 
 
@@ -153,9 +154,9 @@ class ChaoticServer(Loopback):
         given = super().response(number, body)
         if self.bill is not None:
             tokens = billed(number, body, given)
-            kinds = getattr(self.script, "kinds", ["well"])
+            kind = self.script.here.kind if isinstance(self.script, Chaos) else "well"
             with self.lock, self.bill.open("a") as file:
-                file.write(json.dumps({"kind": kinds[-1], "tokens": tokens, "about": sorted(shown(body))}) + "\n")
+                file.write(json.dumps({"kind": kind, "tokens": tokens, "about": sorted(shown(body))}) + "\n")
         return given
 
 
