@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib import metadata
 from typing import TYPE_CHECKING
 
+from cyclealign.files.environment import own_requirements
 from cyclealign.types import UserError
 
 if TYPE_CHECKING:
@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 def wanted_version(package: str, *, extra: str) -> SpecifierSet | None:
     """The versions of a package that an extra of ours asks for; None where cyclealign is not installed, or no extra of
     that name asks for it."""
-    from packaging.requirements import Requirement
-
-    try:
-        lines = metadata.requires("cyclealign") or ()
-    except metadata.PackageNotFoundError:
-        return None
-    for asked in map(Requirement, lines):
+    for asked in own_requirements():
         if asked.name == package and asked.marker is not None and asked.marker.evaluate({"extra": extra}):
             return asked.specifier
     return None

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cyclealign.files.packaged import PACKAGE
 from cyclealign.files.records import write_record
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -35,21 +38,28 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def untested(requirements: Sequence[str] | None = None) -> tuple[str, ...]:
-    """What is installed in a version that cyclealign was not tested with, in words. requirements: cyclealign's own, by
-    default those of the installed package; what comes with an extra is not looked at."""
+def own_requirements() -> tuple[Requirement, ...]:
+    """What the installed cyclealign asks for, its extras' too; nothing for a checkout that was never installed."""
     from packaging.requirements import Requirement
 
     try:
-        lines = requirements if requirements is not None else metadata.requires("cyclealign") or ()
-    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        lines = metadata.requires("cyclealign") or ()
+    except metadata.PackageNotFoundError:
         return ()
-    asked = [one for one in map(Requirement, lines) if one.marker is None and one.name in PACKAGES]
+    return tuple(map(Requirement, lines))
+
+
+def untested(requirements: Sequence[Requirement] | None = None) -> tuple[str, ...]:
+    """What is installed in a version that cyclealign was not tested with, in words. requirements: by default its own;
+    what comes with an extra is not looked at."""
     found = versions()
+    asked = own_requirements() if requirements is None else requirements
     return tuple(
         f"{one.name} {version} (tested: {one.specifier})"
         for one in asked
-        if (version := found[one.name]) is not None and not one.specifier.contains(version, prereleases=True)
+        if one.marker is None
+        and (version := found.get(one.name)) is not None
+        and not one.specifier.contains(version, prereleases=True)
     )
 
 

@@ -28,17 +28,16 @@ def training() -> str:
     rows = read("training_peers")["rows"]
     arms = list(rows[0]["cached_prefix_over"])
 
-    def cells(row: dict[str, Any], arm: str) -> str:
-        if arm not in row["cached_prefix_over"]:
-            return ""
-        return f"{row['cached_prefix_over'][arm]:.2f}"
+    def cell(row: dict[str, Any], arm: str) -> str:
+        times = row["cached_prefix_over"].get(arm)
+        return "" if times is None else f"{times:.2f}"
 
     names = {"padded": f"{read('cached_prefix')['parameters'] / 1e6:.0f}M, padded"}
     head = ["cached prefix over", *(f"K = {row['candidates']}" for row in rows)]
     bound = ["bound by operations, of padded", *(f"{row['flop_ratio']:.2f}" for row in rows)]
     return table(
         head,
-        [bound, *([names.get(arm, arm), *(cells(row, arm) for row in rows)] for arm in arms if arm != "cached_prefix")],
+        [bound, *([names.get(arm, arm), *(cell(row, arm) for row in rows)] for arm in arms if arm != "cached_prefix")],
     )
 
 

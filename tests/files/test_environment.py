@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 
 import pytest
+from packaging.requirements import Requirement
 
 from cyclealign.files.environment import untested, versions, warn_of_untested
 
 
 def test_what_is_installed_in_another_version_is_named() -> None:
     numpy = versions()["numpy"]
-    requirements = (
+    lines = (
         "numpy<1",
         "torch>=2",
         "transformers>=4.99",
@@ -19,6 +20,7 @@ def test_what_is_installed_in_another_version_is_named() -> None:
         "vllm<0.1",  # only where it is installed
         "no-such-package<1",
     )
+    requirements = [Requirement(line) for line in lines]
     assert untested(requirements)[:1] == (f"numpy {numpy} (tested: <1)",)
     assert not any(name in found for found in untested(requirements) for name in ("torch", "transformers", "scipy"))
 
