@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from cyclealign.config.black_box import BlackBoxConfig
 from cyclealign.config.schema import Config
@@ -43,7 +43,7 @@ def run_worst_case(
         return WorstCase(0, 0, 0, 0.0)
     cases = [_answers(config, prompts)]
     template = load_template(config.black_box.template)
-    check_places(template, [*prompts, *(s.prompt for s in labelled)], config.black_box.rubric or "")
+    check_places(template, chain(prompts, (s.prompt for s in labelled)), config.black_box.rubric or "")
     cases.append(
         worst_case(
             config.black_box,
@@ -51,7 +51,7 @@ def run_worst_case(
             demonstration_tokens=config.demonstrations.token_budget,
             n_items=len(prompts) * config.cycle.max_interactions,
             k=config.list_size,
-            max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in prompts]),
+            max_prompt_tokens=_policy_tokens(map(prompt_tokens, prompts)),
             max_new_tokens=config.generator.max_new_tokens,
             again=_lists_shown_again(config, prompts),
         )
@@ -64,8 +64,8 @@ def run_worst_case(
                 demonstration_tokens=config.demonstrations.token_budget,
                 n_items=len(labelled) * evaluations(config, len(prompts)),
                 k=2,
-                max_prompt_tokens=_policy_tokens([prompt_tokens(s.prompt) for s in labelled]),
-                max_new_tokens=_policy_tokens([estimate_tokens(c.text) for s in labelled for c in s.candidates]),
+                max_prompt_tokens=_policy_tokens(prompt_tokens(s.prompt) for s in labelled),
+                max_new_tokens=_policy_tokens(estimate_tokens(c.text) for s in labelled for c in s.candidates),
             )
         )
     if config.cycle.watched_by is not None and held_out:
@@ -84,7 +84,7 @@ def _against_start(
         demonstration_tokens=demonstration_tokens,
         n_items=len(held_out) * max(evaluations(config, prompts) - 1, 0),
         k=2,
-        max_prompt_tokens=_policy_tokens([prompt_tokens(p) for p in held_out]),
+        max_prompt_tokens=_policy_tokens(map(prompt_tokens, held_out)),
         max_new_tokens=config.generator.max_new_tokens,
     )
 
@@ -165,14 +165,14 @@ def describe_worst_case(config: Config) -> list[str]:
 def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
     """Beside the most: every prompt through all interactions, of average length, with candidates of half the length
     that they may have; no repair, no labelled pairs, and no thinking, which only the judge knows."""
-    lengths = [prompt_tokens(p) / JUDGE_TOKENS_PER_POLICY_TOKEN for p in prompts]
+    tokens = sum(map(prompt_tokens, prompts)) / JUDGE_TOKENS_PER_POLICY_TOKEN
     ranking = typical_case(
         config.black_box,
         load_template(config.black_box.template),
         demonstration_tokens=config.demonstrations.token_budget,
         n_items=len(prompts) * config.cycle.max_interactions,
         k=config.list_size,
-        prompt_tokens=fmean(lengths) if lengths else 0.0,
+        prompt_tokens=tokens / max(len(prompts), 1),
         new_tokens=config.generator.max_new_tokens / 2,
     )
     found = in_all((ranking, _answers(config, prompts, typical=True)))
@@ -183,6 +183,6 @@ def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
     )
 
 
-def _policy_tokens(estimates: Sequence[int]) -> int:
+def _policy_tokens(estimates: Iterable[int]) -> int:
     """The longest, in the policy's tokens, in which ``worst_case`` counts."""
     return math.ceil(max(estimates, default=0) / JUDGE_TOKENS_PER_POLICY_TOKEN)

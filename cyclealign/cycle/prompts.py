@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cyclealign.files.prompts import load_prompts
+from cyclealign.files.prompts import distinct_prompts
+from cyclealign.files.run_records import PromptSpool
+from cyclealign.files.seen import Seen
 from cyclealign.types import Message, Prompt, UserError, derive_seed
 
 if TYPE_CHECKING:
@@ -22,42 +27,53 @@ EVAL_LIMIT = 256
 TRIED = 10_000
 
 
-def run_prompts(data: DataConfig, *, answers: str | None = None) -> tuple[list[Prompt], list[Prompt]]:
-    """Training prompts, and at most EVAL_LIMIT held-out ones that are not among them.
+def run_prompts(
+    data: DataConfig, *, answers: str | None = None, aside: Path | None = None
+) -> tuple[Sequence[Prompt], list[Prompt]]:
+    """Training prompts, each read when it is asked for, and at most EVAL_LIMIT held-out ones that are not among them.
 
-    ``answers``: as in ``load_prompts``, of the training prompts.
+    Args:
+        answers: as in ``distinct_prompts``, of the training prompts.
+        aside: directory in which the training prompts wait, in a file without a name; that of temporary files if None.
 
     Raises:
-        UserError: as ``load_prompts``; or none of the eval prompts is new.
+        UserError: as ``distinct_prompts``; or none of the eval prompts is new.
     """
-    train = _loaded(data, data.prompts, data.limit, "data.prompts", answers)
+    train, ids = PromptSpool(aside), Seen()
+    with closing(_prompts(data, data.prompts, "data.prompts", limit=data.limit, answers=answers)) as found:
+        for prompt in found:
+            if ids.add(prompt.id):  # folding makes one of two
+                train.add(prompt)
     if data.eval_prompts is None:
         return train, []
-    ids = {p.id for p in train}
-    limit = EVAL_LIMIT + len(ids)
-    found = _loaded(data, data.eval_prompts, limit, "data.eval_prompts")
-    held_out = [p for p in found if p.id not in ids][:EVAL_LIMIT]
-    if not held_out:
+    with closing(_prompts(data, data.eval_prompts, "data.eval_prompts")) as found:
+        new = {p.id: p for p in islice((p for p in found if p.id not in ids), EVAL_LIMIT)}
+    if not new:
         raise UserError(f"data.eval_prompts: every prompt of {data.eval_prompts} is a training prompt; name other data")
-    return train, held_out
+    return train, list(new.values())
 
 
-def _loaded(data: DataConfig, source: str, limit: int | None, key: str, answers: str | None = None) -> list[Prompt]:
+def _prompts(
+    data: DataConfig, source: str, key: str, *, limit: int | None = None, answers: str | None = None
+) -> Generator[Prompt]:
     """Prompts without system turns, where ``data.system_turns`` says so. UserError where none is left."""
-    found = load_prompts(source, format=data.format, split=data.split, limit=limit, answers=answers)
-    if data.system_turns == "keep":
-        return found
-    if data.system_turns == "fold":
-        return list({p.id: p for p in map(_folded, found)}.values())
-    left = [p for p in found if all(m["role"] != "system" for m in p.messages)]
+    read = left = 0
+    with closing(distinct_prompts(source, format=data.format, split=data.split, limit=limit, answers=answers)) as found:
+        try:
+            for prompt in found:
+                read += 1
+                if data.system_turns == "skip" and any(m["role"] == "system" for m in prompt.messages):
+                    continue
+                left += 1
+                yield _folded(prompt) if data.system_turns == "fold" else prompt
+        finally:
+            if 0 < left < read:
+                log.warning(
+                    "%s: %d of %d prompts have a system turn and are left out (data.system_turns skip)",
+                    *(key, read - left, read),
+                )
     if not left:
         raise UserError(f"{key}: every prompt of {source} has a system turn; set data.system_turns to fold or keep")
-    if len(left) < len(found):
-        log.warning(
-            "%s: %d of %d prompts have a system turn and are left out (data.system_turns skip)",
-            *(key, len(found) - len(left), len(found)),
-        )
-    return left
 
 
 def _folded(prompt: Prompt) -> Prompt:

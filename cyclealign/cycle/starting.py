@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,12 +58,13 @@ def new_cycle(config: Config) -> Cycle:
         raise UserError("lists: read by cyclealign train CONFIG LISTS; remove the section to run a cycle")
     run = RunDir(config.run_dir)
     if is_main():
-        train, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
+        beside = next(p for p in run.path.absolute().parents if p.exists())
+        train, held_out = run_prompts(config.data, answers=config.black_box.answer_column, aside=beside)
         template = find_template(config.black_box.template)
         words = load_template(str(template))
         witness = config.cycle.watched_by
         if config.black_box.judge == "openai":
-            check_places(words, [*train, *held_out], config.black_box.rubric or "")
+            check_places(words, chain(train, held_out), config.black_box.rubric or "")
         elif witness is not None and witness.judges:
             check_places(words, held_out, config.black_box.rubric or "")
         static = load_static(config.demonstrations.static)

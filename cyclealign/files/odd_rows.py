@@ -11,6 +11,7 @@ log = logging.getLogger(__name__)
 # Odd rows that are skipped: one in ten; of a small file one in three, three at most.
 ODD_SHARE, FEW_SHARE, FEW = 1 / 10, 1 / 3, 3
 UNUSABLE_SHARE = 1 / 2
+NAMED = 3  # odd rows that an error names
 SURE = 1_000  # rows from which a share is not waited for to the end of the file
 
 
@@ -27,8 +28,8 @@ class Skipped:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._rows = self._unusable = 0
-        self._odd: list[tuple[str, str]] = []
+        self._rows = self._unusable = self._odd = 0
+        self._odd_named: list[tuple[str, str]] = []  # the first few
         self._kinds: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
@@ -37,7 +38,9 @@ class Skipped:
 
     def odd(self, error: OddRow, place: str) -> None:
         """UserError where the rows so far show that the file is not what it is taken for."""
-        self._odd.append((str(error), place))
+        self._odd += 1
+        if self._odd <= NAMED:
+            self._odd_named.append((str(error), place))
         if self._rows >= SURE:
             self._check()
 
@@ -56,7 +59,8 @@ class Skipped:
         for kind, count in self._kinds.items():
             log.warning("%s: skipped %d rows that %s (first: %s)", self._source, count, kind, self._first[kind])
         if self._odd:
-            log.warning("%s: skipped %d odd rows of %d: %s", self._source, len(self._odd), self._rows, self._odd[0][0])
+            first, _ = self._odd_named[0]
+            log.warning("%s: skipped %d odd rows of %d: %s", self._source, self._odd, self._rows, first)
         if found and self._unusable > UNUSABLE_SHARE * self._rows:
             kind, count = self._kinds.most_common(1)[0]
             raise UserError(
@@ -71,7 +75,8 @@ class Skipped:
 
     def _check(self) -> None:
         allowed = max(ODD_SHARE * self._rows, min(FEW, FEW_SHARE * self._rows))
-        if len(self._odd) > allowed:
-            others = "".join(f", also {place}" for _, place in self._odd[1:3])
-            share = f" ({len(self._odd)} of {self._rows} rows are odd{others})" if self._rows > 1 else ""
-            raise UserError(f"{self._odd[0][0]}{share}")
+        if self._odd > allowed:
+            (first, _), *more = self._odd_named
+            others = "".join(f", also {place}" for _, place in more)
+            share = f" ({self._odd} of {self._rows} rows are odd{others})" if self._rows > 1 else ""
+            raise UserError(f"{first}{share}")

@@ -6,7 +6,7 @@ a demanded ``data.format`` only narrows what is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cyclealign.files.labels import has_labels, labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
 from cyclealign.files.packaged import resource
 from cyclealign.files.rows import rows
+from cyclealign.files.seen import Seen
 from cyclealign.files.thinking import answered
 from cyclealign.types import Candidate, CandidateSet, Prompt, UserError
 
@@ -25,7 +26,14 @@ OPENERS = ("builtin:openers-train", "builtin:openers-eval", "builtin:openers-rep
 def load_prompts(
     spec: str, *, format: str = "auto", split: str = "train", limit: int | None = None, answers: str | None = None
 ) -> list[Prompt]:
-    """Distinct prompts in file order, at most ``limit``.
+    """The same as ``distinct_prompts``, all at once."""
+    return list(distinct_prompts(spec, format=format, split=split, limit=limit, answers=answers))
+
+
+def distinct_prompts(
+    spec: str, *, format: str = "auto", split: str = "train", limit: int | None = None, answers: str | None = None
+) -> Generator[Prompt]:
+    """Distinct prompts in file order, at most ``limit``, one by one; whoever wants no more closes it.
 
     Rows that cannot be used are skipped and counted, as ``cyclealign.files.odd_rows`` says.
 
@@ -37,30 +45,33 @@ def load_prompts(
     Raises:
         UserError: nothing there, or rows that are no prompts; names file and line. No row with such a reply.
     """
-    found: dict[str, Prompt] = {}
-    skipped = Skipped(spec)
-    for place, row in rows(_builtin(spec), split=split, parquet=format == "parquet"):
-        skipped.seen()
-        try:
-            prompt = replace(parse_row(row, place, format), answer=_answer(row, answers, place))
-        except OddRow as error:
-            skipped.odd(error, place)
-            continue
-        except UnusableRow as kind:
-            skipped.unusable(kind, place)
-            continue
-        if prompt.id in found:
-            skipped.repeated("repeat an earlier prompt", place)
-            continue
-        found[prompt.id] = prompt
-        if len(found) == limit:
-            break
-    skipped.say(found=len(found))
+    seen, skipped, found, answered = Seen(), Skipped(spec), 0, False
+    try:
+        for place, row in rows(_builtin(spec), split=split, parquet=format == "parquet"):
+            skipped.seen()
+            try:
+                prompt = replace(parse_row(row, place, format), answer=_answer(row, answers, place))
+            except OddRow as error:
+                skipped.odd(error, place)
+                continue
+            except UnusableRow as kind:
+                skipped.unusable(kind, place)
+                continue
+            if not seen.add(prompt.id):
+                skipped.repeated("repeat an earlier prompt", place)
+                continue
+            found, answered = found + 1, answered or prompt.answer is not None
+            yield prompt
+            if found == limit:
+                break
+    except GeneratorExit:
+        skipped.say(found=found)
+        raise
+    skipped.say(found=found)
     if not found:
         raise UserError(f"data: {spec} holds no prompt{skipped.why}")
-    if answers is not None and all(p.answer is None for p in found.values()):
+    if answers is not None and not answered:
         raise UserError(f"black_box.answers: no prompt of {spec} has a reply in a column {answers!r}")
-    return list(found.values())
 
 
 def _answer(row: Columns, column: str | None, place: str) -> str | None:

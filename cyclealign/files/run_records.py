@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal, TypeVar
+from weakref import finalize
 
 from cyclealign.files.jsonl import Lines
 from cyclealign.files.lazy import Lazy
@@ -68,6 +73,30 @@ class StoredPrompts(Lazy[Prompt]):
             raise UserError(
                 f"{self._path}:{index + 1}: {error}; not as cyclealign wrote it: put the file back from a copy"
             ) from error
+
+
+class PromptSpool(Lazy[Prompt]):
+    """Prompts on their way into a run, in a file without a name that ends with it; a place in it is all that is held
+    of each. UserError where the disk is full."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._file = TemporaryFile(dir=directory)  # noqa: SIM115  (lives as long as what it holds)
+        finalize(self, self._file.close)
+        self._starts = array("q")
+
+    def add(self, prompt: Prompt) -> None:
+        try:
+            self._starts.append(self._file.seek(0, os.SEEK_END))
+            self._file.write(json.dumps(prompt_record(prompt), ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise UserError(f"prompts cannot be written aside: {error.strerror}") from error
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def at(self, index: int) -> Prompt:
+        self._file.seek(self._starts[index])
+        return decode(PromptRecord, json.loads(self._file.readline())).prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ def test_a_system_turn_is_folded_or_left_out_by_a_stated_option(
     folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def prompts(option: str) -> list[Prompt]:
-        return run_prompts(load_config("quickstart", [*keys(folder), f"data.system_turns={option}"]).data)[0]
+        return list(run_prompts(load_config("quickstart", [*keys(folder), f"data.system_turns={option}"]).data)[0])
 
     assert prompts("keep") == [chat(0), chat(1), chat(2), chat(3, system=True)]
     assert prompts("fold")[:3] == prompts("keep")[:3]

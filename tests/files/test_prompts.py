@@ -5,14 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cyclealign.config.schema import DataConfig
 from cyclealign.cycle.prompts import EVAL_LIMIT, run_prompts
 from cyclealign.files.prompts import load_candidate_sets, load_prompts
+from cyclealign.files.run_dir import RunDir
 from cyclealign.types import UserError
 
 USER = {"role": "user", "content": "Hi"}
@@ -99,7 +103,7 @@ def test_openers_are_apart() -> None:
     train, held_out = run_prompts(DataConfig(prompts="builtin:openers-train", eval_prompts="builtin:openers-eval"))
     assert len(train) + len(held_out) >= 200
     assert not {p.id for p in train} & {p.id for p in held_out}
-    assert all(p.messages[-1]["role"] == "user" for p in train + held_out)
+    assert all(p.messages[-1]["role"] == "user" for p in (*train, *held_out))
 
 
 @pytest.mark.parametrize(
@@ -301,6 +305,59 @@ def test_held_out_prompts_are_held_out(tmp_path: Path) -> None:
         run_prompts(DataConfig(prompts=train, eval_prompts=train))
     many = write(tmp_path / "c.jsonl", *({"prompt": f"e{i}"} for i in range(EVAL_LIMIT + 9)))
     assert len(run_prompts(DataConfig(prompts=train, eval_prompts=many))[1]) == EVAL_LIMIT
+
+
+def test_a_prompt_that_folding_repeats_is_one(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Brief."}
+    folded = {"role": "user", "content": "Brief.\n\nHi"}
+    spec = write(tmp_path / "a.jsonl", {"messages": [system, USER]}, {"messages": [folded]}, {"prompt": "b"})
+    train, _ = run_prompts(DataConfig(prompts=spec, system_turns="fold"))
+    assert [p.messages[0]["content"] for p in train] == [folded["content"], "b"]
+
+
+def test_held_out_prompts_are_looked_for_behind_what_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More rows of the eval data than an evaluation takes cannot be used; what was left out before the last one that is
+    taken is said, and a row behind it, which is broken, is not read."""
+    train = write(tmp_path / "a.jsonl", {"prompt": "t"})
+    system = {"role": "system", "content": "Brief."}
+    unusable = [{"messages": [system, {"role": "user", "content": str(n)}]} for n in range(EVAL_LIMIT + 9)]
+    new = [{"prompt": f"e{n}"} for n in range(EVAL_LIMIT)]
+    spec = write(tmp_path / "b.jsonl", *unusable, {"prompt": "t"}, *new)
+    with Path(spec).open("a") as file:
+        file.write("no JSON\n")
+    with caplog.at_level("WARNING"):
+        _, held_out = run_prompts(DataConfig(prompts=train, eval_prompts=spec, system_turns="skip"))
+    assert [p.messages[0]["content"] for p in held_out] == [row["prompt"] for row in new]
+    assert f"{EVAL_LIMIT + 9} of {2 * EVAL_LIMIT + 10} prompts have a system turn" in caplog.text
+
+
+def peak(path: Path, count: int) -> int:
+    """Most bytes that Python holds while prompts are read from Parquet, made distinct and put into a run directory."""
+    texts = [f"Question {n}: {'word ' * 400}" for n in range(count)]
+    pq.write_table(pa.table({"prompt": [*texts, *texts[:100]]}), path, row_group_size=500)
+    del texts
+    tracemalloc.start()
+    try:
+        data = DataConfig(prompts=str(path), eval_prompts=str(path.with_name("eval.jsonl")), limit=None)
+        train, held_out = run_prompts(data)
+        run = RunDir(path.with_suffix(".run"))
+        run.create("{}", train, held_out)
+        run.unlock()
+        assert len(train) == len(run.train_prompts()) == count
+        assert train[count - 1] == run.train_prompts()[count - 1]
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_prompts_are_streamed_into_a_run(tmp_path: Path) -> None:
+    """A place each is held, of 2,000 bytes of text each."""
+    write(tmp_path / "eval.jsonl", {"prompt": "Question 1: " + "word " * 400}, {"prompt": "new"})
+    peak(tmp_path / "first.parquet", 500)  # what is imported on the way
+    few, many = peak(tmp_path / "few.parquet", 1_500), peak(tmp_path / "many.parquet", 9_000)
+    assert many - few < 1_500_000  # of 15 MB; garbage not yet collected is up to a megabyte
 
 
 # Candidate sets ---------------------------------------------------------------------------------------------
