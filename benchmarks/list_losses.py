@@ -62,10 +62,14 @@ def bundle(size: int, needs: str) -> RankedScores:
 
 def best_of(step: Callable[[], Tensor], repeats: int) -> float:
     """Milliseconds of forward and backward."""
+    return best_ms(lambda: torch.autograd.backward(step()), repeats)
+
+
+def best_ms(work: Callable[[], object], repeats: int) -> float:
     found = []
     for _ in range(repeats):
         began = time.perf_counter()
-        torch.autograd.backward(step())
+        work()
         found.append(1000 * (time.perf_counter() - began))
     return min(found)
 
@@ -73,6 +77,22 @@ def best_of(step: Callable[[], Tensor], repeats: int) -> float:
 def entropy_ms(size: int) -> float:
     scores, target = torch.randn(1, size, requires_grad=True), torch.zeros(1, dtype=torch.long)
     return best_of(lambda: torch.nn.functional.cross_entropy(scores, target), 50)
+
+
+def operation_times(entropy: dict[int, float]) -> dict[str, dict[int, float]]:
+    """What losses of an order cannot do without: forward alone, in times of the cross-entropy with its backward."""
+    operations: dict[str, Callable[[Tensor], Tensor]] = {
+        "argsort": lambda scores: scores.argsort(dim=1, descending=True, stable=True),
+        "logcumsumexp": lambda scores: scores.logcumsumexp(dim=1),
+    }
+    found: dict[str, dict[int, float]] = {}
+    for name, operation in operations.items():
+        found[name] = {}
+        for size in SIZES:
+            scores = torch.randn(1, size)
+            ms = best_ms(lambda scores=scores, operation=operation: operation(scores), 50)  # type: ignore[misc]
+            found[name][size] = round(ms / entropy[size], 2)
+    return found
 
 
 def measured(loss: RankingLoss, *, pairwise: bool, entropy: dict[int, float]) -> Timed:
@@ -107,6 +127,7 @@ def main() -> None:
         print(f"{row.loss:28} K=1,000: {row.times[1000]:8.2f} x, growth K^{row.growth}{' (pairs)' * row.pairwise}")
     result = {
         "cross_entropy_ms": {size: round(value, 4) for size, value in entropy.items()},
+        "operation_times": operation_times(entropy),
         "losses": [asdict(row) for row in found],
         "environment": encode(environment()),
     }

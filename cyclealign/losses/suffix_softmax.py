@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from cyclealign.losses.base import RankedScores
 from cyclealign.losses.lazy_torch import Tensor, torch
@@ -16,18 +16,13 @@ def best_first(scores: RankedScores, *, positive_first: bool = False) -> Int[Ten
     part. ``positive_first`` puts the column that ``scores.positive`` names before all others, where it is
     valid.
     """
-    priority = scores.valid.to(torch.int8)
+    teacher = scores.teacher.to(torch.promote_types(scores.teacher.dtype, torch.float32))
+    teacher = teacher.masked_fill(~scores.valid, -torch.inf)
     if positive_first and scores.positive is not None:
-        columns = torch.arange(scores.valid.shape[1], device=scores.valid.device)
-        priority = priority + (scores.valid & (columns == scores.positive[:, None]))
+        columns = torch.arange(teacher.shape[1], device=teacher.device)
+        teacher = teacher.masked_fill(scores.valid & (columns == scores.positive[:, None]), torch.inf)
     order = scores.student.detach().argsort(dim=1, descending=True, stable=True)
-    order = _refined(order, scores.teacher)
-    return _refined(order, priority)
-
-
-def _refined(order: Int[Tensor, "B K"], key: Shaped[Tensor, "B K"]) -> Int[Tensor, "B K"]:
-    """Sort an order by a more important key, higher first, keeping it among equals."""
-    return order.gather(1, key.gather(1, order).argsort(dim=1, descending=True, stable=True))
+    return order.gather(1, teacher.gather(1, order).argsort(dim=1, descending=True, stable=True))
 
 
 def suffix_softmax(
