@@ -3,7 +3,9 @@
     python benchmarks/cached_prefix.py [--repeats 3] [--out benchmarks/results/cached_prefix.json]
 
 A random 14M Llama, prompts of 300 tokens, responses of 120, RRHF. Each step is forward, backward, zero the gradients;
-the layouts take turns, so that a busy machine slows both; a row's time is its median.
+the layouts take turns, so that a busy machine slows both; a row's time is its median. Useful tokens: those of each
+list's prompt, once, and of its responses; ``computed``: those and the padding between them; ``ragged_share``: their
+rate in ragged lists over that in uniform ones.
 """
 
 from __future__ import annotations
@@ -97,9 +99,13 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         for plan in LAYOUTS:
             seconds[plan.layout].append(step(model, batch, plan)[0])
     rate = {layout: lists / statistics.median(found) for layout, found in seconds.items()}
+    masks = [batch["lists"]["prompt_mask"], batch["lists"]["response_mask"]]
+    useful, computed = (sum(int(of(mask)) for mask in masks) for of in (torch.sum, torch.numel))
     return {
         "setting": name,
         "lists_per_second": rate,
+        "useful_share_of_computed_tokens": useful / computed,
+        "useful_tokens_per_second": {layout: useful / lists * speed for layout, speed in rate.items()},
         "ratio": rate["cached_prefix"] / rate["padded"],
         "loss_difference": abs(cached_loss - padded_loss) / abs(padded_loss),
         "gradient_difference": float((cached - padded).norm() / padded.norm()),
@@ -118,7 +124,16 @@ def main() -> None:
         rows.append(measure(name, options.repeats))
         row = rows[-1]
         print(f"{name:36} {row['ratio']:.2f}x  gradients differ by {row['gradient_difference']:.1e}", flush=True)
-    about = {"parameters": parameters, "prompt": PROMPT, "response": RESPONSE, "threads": torch.get_num_threads()}
+    tokens = {row["setting"]: row["useful_tokens_per_second"]["cached_prefix"] for row in rows}
+    share = tokens["K=4, ragged"] / tokens["K=4"]
+    print(f"ragged lists: {share:.2f} of the useful tokens a second of uniform ones")
+    about: dict[str, Any] = {
+        "parameters": parameters,
+        "prompt": PROMPT,
+        "response": RESPONSE,
+        "threads": torch.get_num_threads(),
+    }
+    about["ragged_share"] = share
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({**about, "rows": rows, "environment": encode(environment())}, indent=2) + "\n")
 

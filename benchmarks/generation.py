@@ -66,11 +66,7 @@ def main() -> None:
         handing = hand_over(Path(folder), options.hand_overs)
     found = {"model": MODEL, "candidates": K, "max_new_tokens": TOKENS, "prompts": options.prompts}
     found |= {"prompt_tokens": prompt_tokens(prompts(options.prompts, options.turns))}
-    note = "two cores that others used at the same time: compare within the file only"
-    write_json(
-        options.out,
-        found | {"sampling": rates, "hand_over": handing, "note": note, "environment": encode(environment())},
-    )
+    write_json(options.out, found | {"sampling": rates, "hand_over": handing, "environment": encode(environment())})
 
 
 def config(**engine: Any) -> Config:
