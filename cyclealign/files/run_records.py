@@ -6,9 +6,10 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Literal, TypeVar
 from weakref import finalize
 
@@ -77,26 +78,34 @@ class StoredPrompts(Lazy[Prompt]):
 
 class PromptSpool(Lazy[Prompt]):
     """Prompts on their way into a run, in a file without a name that ends with it; a place in it is all that is held
-    of each. UserError where the disk is full."""
+    of each. UserError where it cannot be written."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._file = TemporaryFile(dir=directory)  # noqa: SIM115  (lives as long as what it holds)
+        self._directory = directory or gettempdir()
+        with self._writing():
+            self._file = TemporaryFile(dir=directory)  # noqa: SIM115  (lives as long as what it holds)
         finalize(self, self._file.close)
         self._starts = array("q")
 
     def add(self, prompt: Prompt) -> None:
-        try:
+        with self._writing():
             self._starts.append(self._file.seek(0, os.SEEK_END))
             self._file.write(json.dumps(prompt_record(prompt), ensure_ascii=False).encode() + b"\n")
-        except OSError as error:
-            raise UserError(f"prompts cannot be written aside: {error.strerror}") from error
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def at(self, index: int) -> Prompt:
-        self._file.seek(self._starts[index])
+        with self._writing():  # what was added last is flushed here
+            self._file.seek(self._starts[index])
         return decode(PromptRecord, json.loads(self._file.readline())).prompt
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"prompts cannot be written aside in {self._directory}: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from tempfile import gettempdir
 from weakref import finalize
+
+from cyclealign.types import UserError
 
 
 class Seen:
@@ -17,8 +20,11 @@ class Seen:
         self._names.execute("BEGIN")
 
     def add(self, name: str) -> bool:
-        """Whether it is new."""
-        return self._names.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
+        """Whether it is new. UserError where the disk is full."""
+        try:
+            return self._names.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount == 1
+        except sqlite3.OperationalError as error:
+            raise UserError(f"names that were read do not fit in {gettempdir()} (TMPDIR): {error}") from error
 
     def __contains__(self, name: str) -> bool:
         return self._names.execute("SELECT 1 FROM seen WHERE name = ?", (name,)).fetchone() is not None

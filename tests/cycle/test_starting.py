@@ -37,6 +37,13 @@ def test_a_run_records_which_demonstrations_and_template_it_used(
     )
 
 
+def test_where_prompts_cannot_wait_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"prompts cannot be written aside in .*/file: Not a directory"):
+        starting.new_cycle(load_config("quickstart", [f"output_dir={tmp_path / 'file' / 'runs'}"]))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("name", ["template.yaml", "demonstrations.jsonl"])
 def test_other_words_than_a_run_began_with_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

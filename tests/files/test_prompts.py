@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -358,6 +360,32 @@ def test_prompts_are_streamed_into_a_run(tmp_path: Path) -> None:
     peak(tmp_path / "first.parquet", 500)  # what is imported on the way
     few, many = peak(tmp_path / "few.parquet", 1_500), peak(tmp_path / "many.parquet", 9_000)
     assert many - few < 1_500_000  # of 15 MB; garbage not yet collected is up to a megabyte
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: of what waits, and of the names that were seen."""
+    write(tmp_path / "a.jsonl", *({"prompt": f"{n} {'word ' * 20}"} for n in range(2000)))
+    program = (
+        "import resource, signal, sys\n"
+        "from cyclealign.config.schema import DataConfig\n"
+        "from cyclealign.cycle.prompts import run_prompts\n"
+        "from cyclealign.files.seen import Seen\n"
+        "from cyclealign.types import UserError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "for work in (lambda: run_prompts(DataConfig(prompts='a.jsonl', limit=None)),\n"
+        "             lambda seen=Seen(): [seen.add(f'{n:032}') for n in range(200_000)]):\n"
+        "    try:\n"
+        "        work()\n"
+        "    except UserError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert [line.partition(" ")[0] for line in done.stdout.splitlines()] == ["prompts", "names"], done.stderr
+    assert "File too large" in done.stdout
+    assert "TMPDIR" in done.stdout
 
 
 # Candidate sets ---------------------------------------------------------------------------------------------
