@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Dozens of tests start Python anew: without bytecode each would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart demo docs test lint types pytest test-long mutants coverage test-newest test-settings audit clean
+.PHONY: quickstart demo docs test lint types pytest test-long mutants coverage reproduce test-newest test-settings audit clean
 
 quickstart: $(VENV)/.quickstart
 	$(BIN)/cyclealign quickstart
@@ -52,6 +52,15 @@ coverage: $(VENV)/.test
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage json --quiet -o runs/coverage/coverage.json
 	$(BIN)/python tests/whole/coverage_figures.py runs/coverage/coverage.json --out $(if $(TESTS),runs/coverage/figures.json --part,evals/results/coverage.json)
+
+# One of docs/reproductions.md, e.g. `make reproduce NAME=pld CYCLEALIGN_DATA=FOLDER`; started again, it goes on.
+CYCLEALIGN_DATA ?= ../shared/data
+REPRODUCTIONS := margin_mse leaf quantidce idcm cprd pld gpt4_lists cascade loop
+reproduce: $(VENV)/.test
+	$(if $(filter $(NAME),$(REPRODUCTIONS)),,$(error NAME: expected one of $(REPRODUCTIONS)))
+	$(if $(filter loop,$(NAME)),$(BIN)/python recipes/smollm2.py models/smollm2-135m-instruct)
+	OMP_NUM_THREADS=1 $(BIN)/python $(wildcard evals/*/$(NAME).py) --out evals/results/$(NAME).json \
+	  $(if $(filter loop,$(NAME)),,--data $(CYCLEALIGN_DATA))
 
 # The newest transformers that we take, which vLLM does not: the environment then needs `make test` to be as it was.
 test-newest: $(VENV)/.test

@@ -254,7 +254,7 @@ def leaf() -> str:
     found = evaluated("leaf")
     names = {"asymmetric": "asymmetric", "standard": "standard"}
     names |= {f"{name}, queries alone": f"queries alone, {name}" for name in ("asymmetric", "standard")}
-    names |= {"before training": "undistilled", "teacher": "teacher"}
+    names |= {"before training": "undistilled", "teacher": "teacher", "BM25, whole abstracts": "bm25"}
     return table(
         ["student", "nDCG@10", "of the teacher's"],
         (

@@ -66,8 +66,9 @@ class Question:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("data", "scratch", "out"):
+    for name in ("data", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, default=Path("runs/idcm_show"))
     for name, default in (("layers", 3), ("seeds", 3), ("steps", 300), ("etm-steps", 600), ("tokens", 1500)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--negatives", type=int, default=4, help="windows beside an answer's, one of them BM25's best")
