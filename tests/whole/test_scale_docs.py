@@ -1,10 +1,8 @@
-"""The plans of docs/scale.md are those that the script computes, and its replay tells nearly the same hours; times of
-losses are those that were measured."""
+"""The plans of docs/scale.md are those that the script computes, and its replay tells nearly the same hours."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import sys
 from pathlib import Path
@@ -57,17 +55,6 @@ def test_the_plans_of_the_page_are_the_scripts(simulate: ModuleType) -> None:
         }
         assert {name: rows[name][column] for name in told} == told
         assert needs.hours <= needs.replayed_hours <= 1.02 * needs.hours
-
-
-def test_the_times_of_losses_are_those_of_the_last_measurement() -> None:
-    measured = json.loads((ROOT / "benchmarks" / "results" / "list_losses.json").read_text())["losses"]
-    times = {row["loss"]: row["times"] for row in measured}
-    rows = table("- **Losses**", "## Several processes")
-    assert rows.pop("loss") == ["K = 1,000", "K = 100,000"]
-    del rows["---"]
-    for loss, told in rows.items():
-        found = [times[loss].get(size) for size in ("1000", "100000")]
-        assert told == ["" if value is None else f"{value:,.0f}" for value in found], loss
 
 
 def test_a_run_is_told_from_its_own_timings(simulate: ModuleType, tmp_path: Path) -> None:

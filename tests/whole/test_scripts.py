@@ -69,7 +69,7 @@ def test_leaf_reports_what_its_runs_measured(loaded: Callable[[str], Any], tmp_p
             cosine = {"queries": 0.5 + better, "documents": 0.25 + seed / 2}
             speed = {"batch 1": {"teacher": 10.0, "student": 20.0 + 10 * seed}}
             found[arm, seed] = leaf.Run(widths, cosine, speed, by_query)
-    write_result(tmp_path / "leaf.json", leaf.result(found, 2, {"steps": 3}))
+    write_result(tmp_path / "leaf.json", leaf.result(found, {"1": 0.7, "2": 0.3}, 2, {"steps": 3}))
     result = read_result(tmp_path / "leaf.json")
     metrics: Any = result.metrics
     assert metrics["ndcg@10"]["standard"] == pytest.approx(0.3)
@@ -80,6 +80,21 @@ def test_leaf_reports_what_its_runs_measured(loaded: Callable[[str], Any], tmp_p
     assert metrics["speed_ratio"]["batch 1"] == {"median": 2.5, "least": 2.0, "greatest": 3.0}
     assert [c["value"] for c in metrics["claims"][:2]] == pytest.approx([0.225, 0.0])
     assert [(i.key, i.value) for i in result.items] == [("1", pytest.approx(0.55)), ("2", 0.5)]
+    assert metrics["ndcg@10"]["bm25"] == pytest.approx(0.5)
+    first = {(arm, seed): run for (arm, seed), run in found.items() if arm == leaf.ARMS[0]}
+    alone = leaf.result(first, {"1": 0.7, "2": 0.3}, 2, {"steps": 3}).metrics
+    assert list(alone["cosine"]) == [leaf.ARMS[0]]
+    assert not [c["claim"] for c in alone["claims"] if "queries alone" in c["claim"]]
+    assert [c["value"] for c in alone["claims"] if c["claim"] == "teacher above bm25"] == pytest.approx([0.3])
+
+
+def test_gpt4_lists_takes_the_best_mean_over_seeds(
+    loaded: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = loaded("evals/judges/gpt4_lists.py")
+    rows = {0.1: [[0.0, 0.9, 0.1], [0.0, 0.1, 0.1]], 1.0: [[0.1, 0.5, 0.6], [0.1, 0.5, 0.2]]}
+    monkeypatch.setattr(script, "STEPS", (10, 20, 30))
+    assert script.best(rows) == script.Setting(decay=0.1, steps=20, tau=0.5)  # among equals the first
 
 
 def test_margin_mse_reports_each_collection_and_both(loaded: Callable[[str], Any], tmp_path: Path) -> None:
