@@ -127,13 +127,13 @@ def main() -> None:
     tokens = {row["setting"]: row["useful_tokens_per_second"]["cached_prefix"] for row in rows}
     share = tokens["K=4, ragged"] / tokens["K=4"]
     print(f"ragged lists: {share:.2f} of the useful tokens a second of uniform ones")
-    about: dict[str, Any] = {
+    about = {
         "parameters": parameters,
         "prompt": PROMPT,
         "response": RESPONSE,
         "threads": torch.get_num_threads(),
+        "ragged_share": share,
     }
-    about["ragged_share"] = share
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({**about, "rows": rows, "environment": encode(environment())}, indent=2) + "\n")
 

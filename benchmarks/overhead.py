@@ -11,15 +11,12 @@ learns, and the judge takes half a second a call, 32 at a time. A larger policy 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from overlap import SERVER, Paced
+from overlap import CANDIDATES, DELAY, SERVER, Paced, judge_server, one_interaction
 
 from cyclealign.config.loading import load_config
 from cyclealign.cycle.loop import Loop
@@ -33,33 +30,15 @@ sys.path.insert(0, str(SERVER.parent))
 
 from fakes import FakeTrainer, Fuse
 
-DELAY, AT_ONCE, CANDIDATES, MOST = 0.5, 32, 4, 0.03
+AT_ONCE, MOST = 32, 0.03
 Seconds = dict[str, float]  # by stage
-
-
-@contextmanager
-def judge(delay: float) -> Iterator[str]:
-    command = [sys.executable, str(SERVER), "--judge", "length", "--delay", str(delay)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        finally:
-            server.terminate()
 
 
 def interaction(url: str, prompts: int, folder: Path, *, own: bool) -> Seconds:
     options = [
         *("black_box.backend=openai", f"black_box.base_url={url}", "black_box.model=judge", "black_box.passes=2"),
-        f"black_box.max_concurrency={AT_ONCE}",
-        f"output_dir={folder}",
-        f"data.limit={prompts}",
-        f"cycle.batch_size={prompts}",
-        f"generator.candidates={CANDIDATES}",
-        "cycle.scorer=null",
-        "drift.keep=last",
-        "cycle.max_interactions=1",
-        "data.eval_prompts=null",
+        *(f"black_box.max_concurrency={AT_ONCE}", f"cycle.batch_size={prompts}"),
+        *one_interaction(prompts, folder),
     ]
     cycle = Cycle.from_config(load_config("quickstart", options))
     parts = cycle.parts
@@ -71,7 +50,7 @@ def interaction(url: str, prompts: int, folder: Path, *, own: bool) -> Seconds:
 
 
 def measured(prompts: int, *, own: bool) -> Seconds:
-    with judge(0.0 if own else DELAY) as url, tempfile.TemporaryDirectory() as folder:
+    with judge_server(0.0 if own else DELAY) as url, tempfile.TemporaryDirectory() as folder:
         return interaction(url, prompts, Path(folder), own=own)
 
 

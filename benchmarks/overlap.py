@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,10 +113,9 @@ def judge(url: str) -> list[str]:
     return [f"black_box.{one}" for one in about]
 
 
-def interaction(url: str, prompts: int, pace: float, folder: Path) -> tuple[float, float]:
-    """Seconds of generation and judging together, and of what follows."""
-    options = [
-        *judge(url),
+def one_interaction(prompts: int, folder: Path) -> list[str]:
+    """Keys of a run of one interaction without evaluation."""
+    return [
         f"output_dir={folder}",
         f"data.limit={prompts}",
         f"generator.candidates={CANDIDATES}",
@@ -124,7 +124,23 @@ def interaction(url: str, prompts: int, pace: float, folder: Path) -> tuple[floa
         "cycle.max_interactions=1",
         "data.eval_prompts=null",
     ]
-    cycle = Cycle.from_config(load_config("quickstart", options))
+
+
+@contextmanager
+def judge_server(delay: float) -> Iterator[str]:
+    """Address of a judge in a process of its own, which takes ``delay`` seconds a call."""
+    command = [sys.executable, str(SERVER), "--judge", "length", "--delay", str(delay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        finally:
+            server.terminate()
+
+
+def interaction(url: str, prompts: int, pace: float, folder: Path) -> tuple[float, float]:
+    """Seconds of generation and judging together, and of what follows."""
+    cycle = Cycle.from_config(load_config("quickstart", [*judge(url), *one_interaction(prompts, folder)]))
     run = cycle.run_dir
     paced = Paced(cycle.parts.generator, pace)
     Loop(cycle.config, run, replace(cycle.parts, generator=paced), cycle.team).run()
@@ -144,20 +160,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--prompts", type=int, default=128)
     asked = parser.parse_args()
-    command = [sys.executable, str(SERVER), "--judge", "length", "--delay", str(DELAY)]
     rows: list[dict[str, Any]] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-        try:
-            for ratio in RATIOS:
-                with tempfile.TemporaryDirectory() as folder:
-                    took = measured(url, asked.prompts, ratio, Path(folder))
-                ratios = {"stage_ratio": took.stage_ratio, "ratio": took.ratio}
-                rows.append({"generation_over_judging": ratio, **asdict(took), **ratios})
-                print({name: round(value, 2) for name, value in rows[-1].items()}, flush=True)
-        finally:
-            server.terminate()
+    with judge_server(DELAY) as url:
+        for ratio in RATIOS:
+            with tempfile.TemporaryDirectory() as folder:
+                took = measured(url, asked.prompts, ratio, Path(folder))
+            ratios = {"stage_ratio": took.stage_ratio, "ratio": took.ratio}
+            rows.append({"generation_over_judging": ratio, **asdict(took), **ratios})
+            print({name: round(value, 2) for name, value in rows[-1].items()}, flush=True)
     about = {"prompts": asked.prompts, "candidates": CANDIDATES, "delay_s": DELAY, "at_once": AT_ONCE}
     if asked.out:
         write_json(asked.out, {**about, "rows": rows, "environment": encode(environment())})

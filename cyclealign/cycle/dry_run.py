@@ -127,7 +127,7 @@ def _answers(config: Config, prompts: Sequence[Prompt], *, typical: bool = False
 def _lists_shown_again(config: Config, prompts: Sequence[Prompt]) -> int:
     """Most lists that the judge is also shown in reverse."""
     box, rounds = config.black_box, config.cycle.max_interactions
-    drawn = sum(is_drawn(box, n, p.id, seed=config.seed) for n in range(rounds) for p in prompts) if box.repeated else 0
+    drawn = sum(is_drawn(box, n, p.id, seed=config.seed) for p in prompts for n in range(rounds)) if box.repeated else 0
     return min(FIRST + drawn, len(prompts) * rounds)
 
 

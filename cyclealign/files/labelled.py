@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from cyclealign.files.columns import prompt_of
+from cyclealign.files.columns import Columns, prompt_of
 from cyclealign.files.labels import labelled_row
 from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
 from cyclealign.files.packaged import resource
@@ -56,22 +56,13 @@ def labelled_items(
     spec: str, *, split: str, subset: str | None = None, limit: int | None = None
 ) -> Iterator[LabelledItem]:
     """The same one by one, as they are read; ``split``: of a hub dataset."""
-    found = 0
-    skipped = Skipped(spec)
-    for place, row in rows(_file(spec), split=split):
-        named = str(next((row[k] for k in ("subset", "source") if row.get(k) not in (None, "")), "all"))
-        if subset is not None and not named.startswith(subset):
-            continue
-        skipped.seen()
-        identity = str(row["id"] if row.get("id") is not None else found)
-        try:
-            item = _item(row, place, identity, named)
-        except OddRow as error:
-            skipped.odd(error, place)
-            continue
-        except UnusableRow as kind:
-            skipped.unusable(kind, place)
-            continue
+    found, skipped = 0, Skipped(spec)
+
+    def read(row: Columns, place: str) -> LabelledItem:
+        return _item(row, place, str(found if row.get("id") is None else row["id"]), _subset(row))
+
+    wanted = ((place, row) for place, row in rows(_file(spec), split=split) if _subset(row).startswith(subset or ""))
+    for _, item in skipped.usable(wanted, read):
         found += 1
         yield item
         if found == limit:
@@ -82,6 +73,10 @@ def labelled_items(
         raise UserError(f"data: {spec} holds no labelled item{of_subset} that can be judged{skipped.why}")
 
 
+def _subset(row: Columns) -> str:
+    return str(next((row[k] for k in ("subset", "source") if row.get(k) not in (None, "")), "all"))
+
+
 def _file(spec: str) -> str:
     if spec == JUDGE_LISTS:
         return str(resource("prompts", "judge_lists.jsonl"))
@@ -90,7 +85,7 @@ def _file(spec: str) -> str:
     return spec
 
 
-def _item(row: dict[str, Any], place: str, identity: str, subset: str) -> LabelledItem:
+def _item(row: Columns, place: str, identity: str, subset: str) -> LabelledItem:
     """A row as an item; OddRow and UnusableRow where it is none, also where nobody could judge its replies."""
     read = labelled_row(row, place)
     if read is None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from cyclealign.types import UserError
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 # Odd rows that are skipped: one in ten; of a small file one in three, three at most.
@@ -33,20 +38,30 @@ class Skipped:
         self._kinds: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
-    def seen(self) -> None:
-        self._rows += 1
+    def usable(self, rows: Iterable[tuple[str, R]], read: Callable[[R, str], T]) -> Iterator[tuple[str, T]]:
+        """(place, what ``read`` makes of a row) of the rows that can be used, as they come.
 
-    def odd(self, error: OddRow, place: str) -> None:
-        """UserError where the rows so far show that the file is not what it is taken for."""
+        Raises:
+            UserError: the rows so far show that the file is not what it is taken for.
+        """
+        for place, row in rows:
+            self._rows += 1
+            try:
+                found = read(row, place)
+            except OddRow as error:
+                self._skip_odd(error, place)
+            except UnusableRow as kind:
+                self._unusable += 1
+                self.repeated(str(kind), place)
+            else:
+                yield place, found
+
+    def _skip_odd(self, error: OddRow, place: str) -> None:
         self._odd += 1
         if self._odd <= NAMED:
             self._odd_named.append((str(error), place))
         if self._rows >= SURE:
             self._check()
-
-    def unusable(self, kind: UnusableRow, place: str) -> None:
-        self._unusable += 1
-        self.repeated(str(kind), place)
 
     def repeated(self, kind: str, place: str) -> None:
         """A row that is left out without being wrong: no share is too large."""

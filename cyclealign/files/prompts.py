@@ -13,7 +13,7 @@ from pathlib import Path
 from cyclealign.files.columns import Columns, asked, exchange, first_there, prompt_of
 from cyclealign.files.foreign_json import json_rows
 from cyclealign.files.labels import has_labels, labelled_row
-from cyclealign.files.odd_rows import OddRow, Skipped, UnusableRow
+from cyclealign.files.odd_rows import OddRow, Skipped
 from cyclealign.files.packaged import resource
 from cyclealign.files.rows import rows
 from cyclealign.files.seen import Seen
@@ -46,17 +46,13 @@ def distinct_prompts(
         UserError: nothing there, or rows that are no prompts; names file and line. No row with such a reply.
     """
     seen, skipped, found, answered = Seen(), Skipped(spec), 0, False
+
+    def read(row: Columns, place: str) -> Prompt:
+        return replace(parse_row(row, place, format), answer=_answer(row, answers, place))
+
     try:
-        for place, row in rows(_builtin(spec), split=split, parquet=format == "parquet"):
-            skipped.seen()
-            try:
-                prompt = replace(parse_row(row, place, format), answer=_answer(row, answers, place))
-            except OddRow as error:
-                skipped.odd(error, place)
-                continue
-            except UnusableRow as kind:
-                skipped.unusable(kind, place)
-                continue
+        given = rows(_builtin(spec), split=split, parquet=format == "parquet")
+        for place, prompt in skipped.usable(given, read):
             if not seen.add(prompt.id):
                 skipped.repeated("repeat an earlier prompt", place)
                 continue
