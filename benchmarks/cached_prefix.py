@@ -4,8 +4,9 @@
 
 A random 14M Llama, prompts of 300 tokens, responses of 120, RRHF. Each step is forward, backward, zero the gradients;
 the layouts take turns, so that a busy machine slows both; a row's time is its median. Useful tokens: those of each
-list's prompt, once, and of its responses; ``computed``: those and the padding between them; ``ragged_share``: their
-rate in ragged lists over that in uniform ones.
+list's prompt, once, and of its responses; ``computed``: those that the cached prefix runs, padding included;
+``ragged``: their rate in ragged lists over that in as many uniform ones, in turns, by the cost that a forward pass is
+taken to have (``models/passes.py``; infinite: never more passes than two), each by the quickest step.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from cyclealign.files.records import encode
 from cyclealign.losses import RRHF
 from cyclealign.models.encoded_lists import EncodedList
 from cyclealign.models.logprobs import Plan, attach, token_logprobs
+from cyclealign.models.passes import PASS_TOKENS
 from cyclealign.training.batches import RankingCollator, TrainingBatch, TrainingList
 from cyclealign.training.trainer import ranked_scores
 
 PROMPT, RESPONSE, VOCABULARY = 300, 120, 8192
+COSTS = (10**9, 0, 32, 128)  # of a pass, in tokens; the first: one pass over prompts, one over responses
 LAYOUTS = (Plan("padded"), Plan("cached_prefix"))
 # name -> (candidates, lists a step, LoRA, gradient checkpointing, ragged)
 SETTINGS = {
@@ -99,8 +102,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         for plan in LAYOUTS:
             seconds[plan.layout].append(step(model, batch, plan)[0])
     rate = {layout: lists / statistics.median(found) for layout, found in seconds.items()}
-    masks = [batch["lists"]["prompt_mask"], batch["lists"]["response_mask"]]
-    useful, computed = (sum(int(of(mask)) for mask in masks) for of in (torch.sum, torch.numel))
+    useful, computed = useful_tokens(batch), computed_tokens(model, batch)
     return {
         "setting": name,
         "lists_per_second": rate,
@@ -111,6 +113,35 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
         "gradient_difference": float((cached - padded).norm() / padded.norm()),
         "seconds": seconds,
     }
+
+
+def useful_tokens(batch: TrainingBatch) -> int:
+    return sum(int(batch["lists"][name].sum()) for name in ("prompt_mask", "response_mask"))
+
+
+def computed_tokens(model: Any, batch: TrainingBatch) -> int:
+    """Tokens that reach the model under the cached prefix; the last of each response, which predicts nothing, too."""
+    seen = [len(batch["slot"])]
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, ids: seen.append(ids[0].numel()))
+    step(model, batch, Plan("cached_prefix"))
+    hook.remove()
+    return sum(seen)
+
+
+def ragged_shares(repeats: int) -> dict[str, float]:
+    """Useful tokens a second of ragged lists over those of uniform ones, by cost of a pass."""
+    model, chosen = llama(lora=False, checkpointing=False), PASS_TOKENS["cpu"]
+    candidates, lists, *_ = SETTINGS["K=4, ragged"]
+    uniform, ragged = (batch_of(candidates, lists, ragged=unlike) for unlike in (False, True))
+    cases = {"uniform": (uniform, chosen), **{str(cost): (ragged, cost) for cost in (*COSTS, chosen)}}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats + 1):
+        for name, (batch, cost) in cases.items():
+            PASS_TOKENS["cpu"] = cost
+            seconds[name].append(step(model, batch, Plan("cached_prefix"))[0])
+    PASS_TOKENS["cpu"] = chosen
+    rate = {name: useful_tokens(batch) / min(seconds[name][1:]) for name, (batch, _) in cases.items()}
+    return {name: rate[name] / rate["uniform"] for name in cases if name != "uniform"}
 
 
 def main() -> None:
@@ -124,15 +155,16 @@ def main() -> None:
         rows.append(measure(name, options.repeats))
         row = rows[-1]
         print(f"{name:36} {row['ratio']:.2f}x  gradients differ by {row['gradient_difference']:.1e}", flush=True)
-    tokens = {row["setting"]: row["useful_tokens_per_second"]["cached_prefix"] for row in rows}
-    share = tokens["K=4, ragged"] / tokens["K=4"]
-    print(f"ragged lists: {share:.2f} of the useful tokens a second of uniform ones")
+    shares = ragged_shares(3 * options.repeats)
+    for cost, share in shares.items():
+        print(f"ragged lists, a pass at {cost} tokens: {share:.2f} of the useful tokens a second of uniform ones")
     about = {
         "parameters": parameters,
         "prompt": PROMPT,
         "response": RESPONSE,
         "threads": torch.get_num_threads(),
-        "ragged_share": share,
+        "pass_tokens": PASS_TOKENS["cpu"],
+        "ragged": shares,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps({**about, "rows": rows, "environment": encode(environment())}, indent=2) + "\n")

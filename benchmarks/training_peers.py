@@ -162,9 +162,8 @@ def flop_ratio(candidates: int) -> float:
     return float(padded / (PROMPT * body + width * PROMPT**2 / 2 + candidates * of_response))
 
 
-def run_arm(arm: str, candidates: int) -> None:
-    """Prints seconds of the quickest step and bytes at the peak, as JSON."""
-    step = ARMS[arm](candidates)
+def timed(step: Step) -> dict[str, float]:
+    """Seconds of the quickest step, and bytes at the peak of the first."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to what is resident now
     resident = memory("VmRSS")
     step()
@@ -174,7 +173,7 @@ def run_arm(arm: str, candidates: int) -> None:
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
-    print(json.dumps({"seconds": min(seconds), "peak_bytes": peak}))
+    return {"seconds": min(seconds), "peak_bytes": peak}
 
 
 def measured(candidates: int, arms: list[str], repeats: int) -> dict[str, Any]:
@@ -211,7 +210,7 @@ def main() -> None:
     parser.add_argument("--arm", choices=ARMS)
     asked = parser.parse_args()
     if asked.arm:
-        run_arm(asked.arm, *asked.candidates)
+        print(json.dumps(timed(ARMS[asked.arm](*asked.candidates))))
         return
     rows = []
     for candidates in asked.candidates:

@@ -15,7 +15,10 @@ from cyclealign.config.section import Section
 from cyclealign.config.training_keys import check_training
 from cyclealign.types import UserError
 
-READ = ("name", "seed", "output_dir", "policy", "loss", "anchor", "leaf", "training", "layout", "lists")
+READ = (
+    *("name", "seed", "output_dir", "policy", "loss", "anchor", "leaf", "training", "layout", "responses_per_pass"),
+    "lists",
+)
 
 
 def _fields(kind: type[Section], names: Collection[str]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ RESUMABLE = (
     "generator.endpoints",
     "generator.adapter_root",
     "generator.warm",
+    "responses_per_pass",
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
     "training.report_to",

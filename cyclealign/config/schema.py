@@ -366,6 +366,9 @@ class Config(Section):
     layout: Literal["auto", "cached_prefix", "padded"] = "auto"
     """How lists are laid out for training: ``cached_prefix`` reads each prompt once, ``padded`` once a candidate;
     ``auto``: the first where the model allows it."""
+    responses_per_pass: int | None = Field(default=None, ge=1)
+    """Responses whose activations training holds at once: long lists then take the memory of short ones, for about a
+    third more time, as each pass is computed again for its gradients; null: all of a batch."""
     cycle: CycleConfig = CycleConfig()
     """The loop."""
     drift: DriftConfig = DriftConfig()

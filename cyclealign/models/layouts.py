@@ -40,6 +40,7 @@ def choose_plan(
     sample: Sequence[EncodedList],
     requested: Literal["auto", "cached_prefix", "padded"],
     *,
+    responses_per_pass: int | None = None,
     pad: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Plan:
@@ -49,6 +50,7 @@ def choose_plan(
         model: prepared by ``logprobs.attach``, not yet wrapped; its mode is left as found, its gradients are dropped.
         sample: a few lists of the run, of which two are used, shortened.
         requested: ``auto`` falls back to padded with a log line where the layouts differ.
+        responses_per_pass: of the plan; see ``Plan``.
         dtype: what the forward pass computes in (autocast).
 
     Raises:
@@ -56,15 +58,16 @@ def choose_plan(
     """
     lists = [_shortened(item) for item in sample[:2]]
     fused = _head_is_plain(model, lists, pad, dtype)
+    padded, cached = (Plan(layout, fused, responses_per_pass) for layout in ("padded", "cached_prefix"))
     if requested == "padded":
-        return Plan("padded", fused)
-    problem = _difference(model, lists, pad, fused, dtype)
+        return padded
+    problem = _difference(model, lists, pad, cached, dtype)
     if problem is None:
-        return Plan("cached_prefix", fused)
+        return cached
     if requested == "cached_prefix":
         raise UserError(f"layout: cached_prefix does not work with this model ({problem}); use layout=auto or padded")
     logger.warning("layout: using padded, because cached_prefix differs on this model: %s", problem)
-    return Plan("padded", fused)
+    return padded
 
 
 def _shortened(item: EncodedList) -> EncodedList:
@@ -92,15 +95,13 @@ def _head_is_plain(model: nn.Module, lists: Sequence[EncodedList], pad: int, dty
     return False
 
 
-def _difference(
-    model: nn.Module, lists: Sequence[EncodedList], pad: int, fused: bool, dtype: torch.dtype
-) -> str | None:
-    """Why the cached prefix is not the padded layout; None when loss and gradients agree."""
+def _difference(model: nn.Module, lists: Sequence[EncodedList], pad: int, plan: Plan, dtype: torch.dtype) -> str | None:
+    """Why ``plan`` is not the padded layout; None when loss and gradients agree."""
     mode = model.training
     model.train()
     try:
-        padded_loss, padded = _loss_and_gradients(model, lists, pad, Plan("padded", fused), dtype)
-        cached_loss, cached = _loss_and_gradients(model, lists, pad, Plan("cached_prefix", fused), dtype)
+        padded_loss, padded = _loss_and_gradients(model, lists, pad, Plan("padded", plan.fused), dtype)
+        cached_loss, cached = _loss_and_gradients(model, lists, pad, plan, dtype)
     except FAILURES as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     finally:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cyclealign.models.lm_head import head_logprobs
+from cyclealign.models.passes import Passes
 from cyclealign.models.prefix_cache import BranchCache, PromptCache, keep_cache_when_checkpointing
 
 
@@ -41,10 +42,13 @@ class Plan:
     layout: ``padded`` runs [R, P+T] rows; ``cached_prefix`` runs each prompt once and the responses on its
     cache.
     fused: the head runs in chunks; False for architectures that do more than a head after the last layer.
+    responses_per_pass: in training, activations of at most so many responses are held: each such pass is computed again
+    in the backward pass. None: of all.
     """
 
     layout: Literal["padded", "cached_prefix"] = "padded"
     fused: bool = True
+    responses_per_pass: int | None = None
 
 
 PROJECTION = "embedding_projection.weight"  # what ``attach_projection`` makes, as it ends in a state
@@ -132,7 +136,8 @@ def _forward(
     if lists is None:
         return type(self).forward(self, *args, **kwargs)
     plan = plan or Plan()
-    states = (_cached_states if plan.layout == "cached_prefix" else _padded_states)(_runner(self, plan), lists)
+    run, passes = _runner(self, plan), Passes(self, lists["owner"].device, plan.responses_per_pass)
+    states = (_cached_states if plan.layout == "cached_prefix" else _padded_states)(run, lists, passes)
     mask = lists["scored_mask"]
     project = self.get_output_embeddings() if plan.fused else nn.Identity()
     found = head_logprobs(project, states, lists["response_ids"][mask], self.config.get_text_config().vocab_size)
@@ -154,39 +159,58 @@ def _runner(causal: Any, plan: Plan) -> Callable[..., Tensor]:
     return run
 
 
-def _padded_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor, "N D"]:
+def _padded_states(run: Callable[..., Tensor], lists: ListBatch, passes: Passes) -> Float[Tensor, "N D"]:
     """States that predict each scored token, from rows [prompt, response, padding]."""
-    owner, mask = lists["owner"], lists["response_mask"]
-    ids = torch.cat([lists["prompt_ids"][owner], lists["response_ids"]], dim=1)
-    present = torch.cat([lists["prompt_mask"][owner], mask], dim=1)
-    lengths = lists["prompt_mask"].sum(dim=1)[owner]
-    # Left padding is rolled to the right end: then no model needs positions, and no row begins masked.
-    columns = torch.arange(ids.shape[1], device=ids.device)
-    roll = (columns + (lists["prompt_ids"].shape[1] - lengths)[:, None]) % ids.shape[1]
-    width = int((lengths + mask.sum(dim=1)).max())
-    ids, present = ids.gather(1, roll)[:, :width], present.gather(1, roll)[:, :width]
-    states = run(input_ids=ids, attention_mask=present.long())
-    rows, tokens = lists["scored_mask"].nonzero(as_tuple=True)
-    return states[rows, lengths[rows] + tokens - 1]
+    before, mask = lists["prompt_mask"].sum(dim=1)[lists["owner"]], lists["response_mask"]
+    lengths = before + mask.sum(dim=1)
+
+    def states(part: Tensor) -> Tensor:
+        owner, width = lists["owner"][part], int(lengths[part].max())
+        ids = torch.cat([lists["prompt_ids"][owner], lists["response_ids"][part]], dim=1)
+        present = torch.cat([lists["prompt_mask"][owner], mask[part]], dim=1)
+        # Left padding is rolled to the right end: then no model needs positions, and no row begins masked.
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        roll = (columns + (lists["prompt_ids"].shape[1] - before[part])[:, None]) % ids.shape[1]
+        found = run(input_ids=ids.gather(1, roll)[:, :width], attention_mask=present.gather(1, roll)[:, :width].long())
+        rows, tokens = lists["scored_mask"][part].nonzero(as_tuple=True)
+        return found[rows, before[part][rows] + tokens - 1]
+
+    return passes.states(lengths, lists["scored_mask"], states)
 
 
-def _cached_states(run: Callable[..., Tensor], lists: ListBatch) -> Float[Tensor, "N D"]:
+def _cached_states(run: Callable[..., Tensor], lists: ListBatch, passes: Passes) -> Float[Tensor, "N D"]:
     """The same states: prompts once, responses as an ordinary batch on the prompts' cache."""
-    owner, prompt_mask, mask = lists["owner"], lists["prompt_mask"], lists["response_mask"]
-    cache = PromptCache()
-    positions = (prompt_mask.cumsum(dim=1) - 1).clamp(min=0)
-    prompt = run(
-        input_ids=lists["prompt_ids"],
-        attention_mask=prompt_mask.long(),
-        position_ids=positions,
+    before, lengths = lists["prompt_mask"].sum(dim=1), lists["response_mask"].sum(dim=1)
+    parts = passes.prompts(before)
+    caches, ends = zip(*(_prompt(run, lists, part, int(before[part].max())) for part in parts), strict=True)
+    order = torch.cat(parts).argsort()
+    cache, last = PromptCache.joined(caches, order), torch.cat(ends)[order]
+
+    def states(part: Tensor) -> Tensor:
+        # At least two places: processes that share weights then all run responses after their prompts.
+        owner, width = lists["owner"][part], max(2, int(lengths[part].max()))
+        prompt = int(before[owner].max())
+        here = [lists["prompt_mask"][owner][:, -prompt:], lists["response_mask"][part][:, : width - 1]]
+        found = run(
+            input_ids=lists["response_ids"][part][:, : width - 1],
+            attention_mask=torch.cat(here, dim=1).long(),
+            position_ids=torch.arange(width - 1, device=part.device) + before[owner][:, None],
+            past_key_values=BranchCache(cache, owner, prompt),
+        )
+        return torch.cat([last[owner][:, None], found], dim=1)[lists["scored_mask"][part][:, :width]]
+
+    return passes.states(lengths, lists["scored_mask"], states)
+
+
+def _prompt(
+    run: Callable[..., Tensor], lists: ListBatch, part: Int[Tensor, " b"], width: int
+) -> tuple[PromptCache, Float[Tensor, "b D"]]:
+    """Key-value states of some prompts, the longest of which has ``width`` tokens, and the last state of each."""
+    cache, mask = PromptCache(), lists["prompt_mask"][part][:, -width:]
+    found = run(
+        input_ids=lists["prompt_ids"][part][:, -width:],
+        attention_mask=mask.long(),
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
         past_key_values=cache,
     )
-    states = prompt[:, -1][owner][:, None]
-    after = torch.arange(mask.shape[1] - 1, device=mask.device) + prompt_mask.sum(dim=1)[owner][:, None]
-    branches = run(
-        input_ids=lists["response_ids"][:, :-1],
-        attention_mask=torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1).long(),
-        position_ids=after,
-        past_key_values=BranchCache(cache, owner, prompt_mask.shape[1]),
-    )
-    return torch.cat([states, branches], dim=1)[lists["scored_mask"]]
+    return cache, found[:, -1]

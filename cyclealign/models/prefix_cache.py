@@ -7,10 +7,13 @@ append twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -45,18 +48,36 @@ class PromptCache(_TrainingCache):
         self.states.setdefault(layer_idx, (keys, values))
         return keys, values
 
+    @staticmethod
+    def joined(parts: Sequence[PromptCache], order: Int[Tensor, " B"]) -> PromptCache:
+        """One of all prompts of the parts, one part after the other, then in ``order``; as wide as the widest."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = PromptCache()
+        for layer in parts[0].states:
+            both = zip(*(part.states[layer] for part in parts), strict=True)
+            keys, values = (_as_wide(states).index_select(0, order) for states in both)
+            whole.states[layer] = keys, values
+        return whole
+
 
 class BranchCache(_TrainingCache):
-    """Puts the prompt's states before those of its responses; row r reads prompt ``owner[r]``."""
+    """Puts the last ``length`` of a prompt's states before those of its responses; row r reads prompt ``owner[r]``."""
 
     def __init__(self, prompt: PromptCache, owner: Tensor, length: int) -> None:
         super().__init__(length=length)
         self._prompt, self._owner = prompt, owner
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        before = (s.index_select(0, self._owner) for s in self._prompt.states[layer_idx])
+        before = (s[..., -self.length :, :].index_select(0, self._owner) for s in self._prompt.states[layer_idx])
         joined = (torch.cat([old, new], dim=-2) for old, new in zip(before, (keys, values), strict=True))
         return next(joined), next(joined)
+
+
+def _as_wide(states: Sequence[Tensor]) -> Tensor:
+    """States [b, heads, p, head width] of several passes as one, padded on the left."""
+    width = max(s.shape[-2] for s in states)
+    return torch.cat([pad(s, (0, 0, width - s.shape[-2], 0)) for s in states])
 
 
 def keep_cache_when_checkpointing(model: nn.Module) -> None:

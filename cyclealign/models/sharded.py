@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -13,6 +15,19 @@ from cyclealign.models.processes import is_main
 def is_cut(model: nn.Module) -> bool:
     """Whether processes share a model's weights; each of its forward passes then takes all of them."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def takes_all_processes(model: nn.Module) -> bool:
+    """The same, with the weights that DeepSpeed's ZeRO-3 cuts."""
+    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
+
+
+def most_of_all(count: int, device: torch.device) -> int:
+    """The largest of all processes' counts; called on every process."""
+    most = torch.tensor(count, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)
 
 
 def whole(tensor: Tensor) -> Tensor:

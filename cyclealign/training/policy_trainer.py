@@ -51,6 +51,7 @@ from cyclealign.types import (
     RankContext,
     Ranking,
     RankingExample,
+    RunStopped,
     TrainReport,
     Unranked,
     UserError,
@@ -58,6 +59,10 @@ from cyclealign.types import (
 )
 
 logger = logging.getLogger(__name__)
+NO_ROOM = (
+    "training: the GPU's memory does not hold the activations of a step; resume with responses_per_pass=2, or fewer"
+    " lists at once: training.per_device_train_batch_size, and as many times more training.gradient_accumulation_steps"
+)
 ROWS = ".rows"  # what frozen models said of the lists, while they are trained on
 
 
@@ -132,6 +137,9 @@ class WhiteBox:
             start: directory of the interaction before (its weights and optimiser state); None: from the
             start.
             out: directory of this interaction; weights and state are written aside and renamed.
+
+        Raises:
+            RunStopped: the loss is not finite, or the GPU's memory did not suffice.
         """
         if self._at != start:
             self.restore(start)
@@ -151,7 +159,10 @@ class WhiteBox:
         trainer = self._trainer(lists, done, work, begun)
         checkpoint = begun or (start / "checkpoint" if start is not None else None)
         resume = str(checkpoint) if checkpoint is not None and checkpoint.exists() else None
-        trainer.train(resume_from_checkpoint=resume)
+        try:
+            trainer.train(resume_from_checkpoint=resume)
+        except torch.OutOfMemoryError as error:
+            raise RunStopped(NO_ROOM) from error
         report = _report(trainer, done)
         self._by_main(lambda: self._publish(work / f"checkpoint-{report.global_step}", out))
         self._at = out
@@ -222,8 +233,14 @@ class WhiteBox:
         if self._plan is None and lists:
             # The test needs prompts with several responses, also where single replies come first.
             sample = [EncodedList(i.prompt, (*i.responses, i.responses[0][::-1])) for i in lists[:2]]
-            layout, pad = self._config.layout, self._tokenizer.pad_token_id
-            self._plan = choose_plan(self._model, sample, layout, pad=pad, dtype=self._dtype)
+            self._plan = choose_plan(
+                self._model,
+                sample,
+                self._config.layout,
+                responses_per_pass=self._config.responses_per_pass,
+                pad=self._tokenizer.pad_token_id,
+                dtype=self._dtype,
+            )
             if self._embeddings is not None and not self._plan.fused:
                 raise UserError(
                     "leaf: this architecture shows its logits alone, not the states before its head; set leaf=null"

@@ -62,6 +62,33 @@ def layouts() -> str:
     )
 
 
+def ragged() -> str:
+    found = read("cached_prefix")
+    share = next(row for row in found["rows"] if row["setting"] == "K=4, ragged")["useful_share_of_computed_tokens"]
+    one, chosen = found["ragged"]["1000000000"], found["ragged"][str(found["pass_tokens"])]
+    return table(
+        ["passes", "useful tokens a second, of those in uniform lists"],
+        [
+            ["one over the prompts, one over the responses", f"{one:.0%}"],
+            [f"of like lengths ({share:.0%} of the computed tokens are useful)", f"{chosen:.0%}"],
+        ],
+    )
+
+
+def responses_at_once() -> str:
+    rows = {(row["candidates"], row["at_once"]): row for row in read("responses_at_once")["rows"]}
+    sizes = sorted({k for k, _ in rows})
+
+    def cell(candidates: int, at_once: int | None) -> str:
+        row = rows.get((candidates, at_once))
+        return "" if row is None else f"{row['peak_bytes'] / 2**20:.0f} ({row['seconds']:.2f})"
+
+    return table(
+        ["MiB at the peak (seconds)", *(f"K = {k}" for k in sizes)],
+        ([f"{n or 'all'} at once", *(cell(k, n) for k in sizes)] for n in (None, 4, 2)),
+    )
+
+
 def judging() -> str:
     rows = read("judge_client")["rows"]
 
@@ -281,7 +308,18 @@ def leaf_widths() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        *(training, layouts, judging, parts_of_a_call, overlap, overhead, generation, installation),
+        *(
+            training,
+            ragged,
+            layouts,
+            responses_at_once,
+            judging,
+            parts_of_a_call,
+            overlap,
+            overhead,
+            generation,
+            installation,
+        ),
         *(ledger, memory_of_a_run, losses),
         *(gpt4_lists, gpt4_claims, leaf, leaf_claims, leaf_widths),
     )

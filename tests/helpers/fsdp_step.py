@@ -49,7 +49,8 @@ def gradient_error(plan: Plan, *, lora: bool) -> float:
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    plans = (Plan("padded"), Plan("cached_prefix"))
+    # The last: three passes on the first process, two on the second.
+    plans = (Plan("padded"), Plan("cached_prefix"), *(Plan(of, True, 2) for of in ("padded", "cached_prefix")))
     found = [gradient_error(plan, lora=lora) for plan in plans for lora in (False, True)]
     if dist.get_rank() == 0:
         print(json.dumps(found))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any, Literal
 
 import pytest
 import torch
 from logprob_cases import LISTS, MODELS, SIZES, brute_force, rows_of, with_lora
 from tiny_policy import tiny_llama
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -19,6 +22,7 @@ from cyclealign.models import lm_head
 from cyclealign.models.encoded_lists import EncodedList, collate
 from cyclealign.models.layouts import choose_plan
 from cyclealign.models.logprobs import Plan, attach, sequence_scores, token_logprobs
+from cyclealign.models.passes import PASS_TOKENS
 
 PLANS = [Plan(layout, fused) for layout in ("padded", "cached_prefix") for fused in (True, False)]
 
@@ -52,6 +56,43 @@ def test_values_and_gradients_equal_a_loop_over_the_logits(name: str, plan: Plan
     gradient = gradients(model, weighted_loss(found))
     assert float((gradient - expected_gradient).norm() / expected_gradient.norm()) < 1e-5
     assert float(expected_gradient.norm()) > 0.1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("at_once", [None, 1, 2, 5])
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: f"{p.layout}-{'fused' if p.fused else 'whole'}")
+@pytest.mark.parametrize("name", MODELS)
+def test_any_number_of_passes_gives_the_same(
+    name: str, plan: Plan, at_once: int | None, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PASS_TOKENS, "cpu", 0)  # a pass of each length
+    model = MODELS[name]()
+    expected = brute_force(model, LISTS)
+    expected_gradient = gradients(model, weighted_loss(expected))
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    attach(model)
+    found = rows_of(model.train(), replace(plan, responses_per_pass=at_once))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    gradient = gradients(model, weighted_loss(found))
+    assert float((gradient - expected_gradient).norm() / expected_gradient.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("layout", ["padded", "cached_prefix"])
+def test_sixteen_responses_take_the_memory_of_two(layout: Literal["padded", "cached_prefix"]) -> None:
+    def peak(responses: int, at_once: int | None) -> int:
+        model = tiny_llama()
+        attach(model)
+        batch = collate([EncodedList(list(range(3, 30)), (list(range(5, 36)),) * responses)], pad=0)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+            token_logprobs(model.train(), batch, Plan(layout, True, at_once)).sum().backward()
+        changes = [e.nbytes() for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+        return max(accumulate(changes))
+
+    two, sixteen, parted = peak(2, None), peak(16, None), peak(16, 2)
+    assert sixteen > 4 * two
+    assert parted < 1.4 * two  # the states before the head, and the log-probs, are of all sixteen
 
 
 def test_a_hooked_head_sees_response_positions_only_and_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,11 @@ def ranks(count: int, script: str, *arguments: str) -> str:
 
 LORA = {"learning_rate": 1e-2, "num_train_epochs": 2}
 CASES: dict[str, dict[str, Any]] = {
-    "lora_cached_checkpointing": {"layout": "cached_prefix", "training": LORA | {"gradient_checkpointing": True}},
+    "lora_cached_checkpointing": {
+        "layout": "cached_prefix",
+        "responses_per_pass": 2,
+        "training": LORA | {"gradient_checkpointing": True},
+    },
     "lora_leaf": {"leaf": {"teacher": "", "weight": 0.5}, "training": LORA},
     "full_padded_dpo_anchor": {
         "layout": "padded",
@@ -38,7 +42,12 @@ CASES: dict[str, dict[str, Any]] = {
         "training": {"learning_rate": 1e-3},
     },
     # The last: accelerate keeps in a process's environment that its models are cut.
-    "lora_cut": {"layout": "cached_prefix", "policy": {"lora": {"r": 1}}, "training": LORA},
+    "lora_cut": {
+        "layout": "cached_prefix",
+        "responses_per_pass": 2,
+        "policy": {"lora": {"r": 1}},
+        "training": LORA,
+    },
     "full_cut": {"policy": {"lora": None}, "loss": {"name": "dpo"}, "training": {"learning_rate": 1e-3}},
 }
 CUT = {"fsdp": "full_shard", "fsdp_config": {"version": 2}}
@@ -134,7 +143,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_sharded_weights_give_the_same_gradients() -> None:
-    """FSDP2's fully_shard, two processes: both layouts, with and without LoRA, gradient checkpointing."""
+    """FSDP2's fully_shard, two processes: both layouts, with and without LoRA, all responses at once and two."""
     errors = json.loads(ranks(2, "fsdp_step.py").splitlines()[-1])
-    assert len(errors) == 4
+    assert len(errors) == 8
     assert max(errors) < 1e-5

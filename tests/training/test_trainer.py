@@ -363,6 +363,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(model_dir: Path, tmp_path: Path
         white_box.fit(examples(), start=None, out=tmp_path / "i")
 
 
+def test_a_step_that_memory_does_not_hold_stops_the_run_and_says_what_would_fit(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    white_box = policy(tiny_config(model_dir, training=ALONE))
+    monkeypatch.setattr("cyclealign.training.trainer.token_logprobs", too_much)
+    with pytest.raises(RunStopped, match=r"^training: the GPU's memory .* resume with responses_per_pass=2, or fewer"):
+        white_box.fit(examples(), start=None, out=tmp_path / "i")
+
+
+@pytest.mark.parametrize("layout", ["padded", "cached_prefix"])
+def test_responses_a_few_at_a_time_are_the_same_training(model_dir: Path, tmp_path: Path, layout: str) -> None:
+    found = [
+        policy(tiny_config(model_dir, layout=layout, training=ALONE, responses_per_pass=at_once)).fit(
+            examples(), start=None, out=tmp_path / str(at_once)
+        )
+        for at_once in (None, 1, 3)
+    ]
+    for mine, theirs in zip(found[0].logs * 2, found[1].logs + found[2].logs, strict=True):
+        names = ("loss", "grad_norm", "accuracy", "tokens")
+        assert [mine[n] for n in names] == pytest.approx([theirs[n] for n in names], rel=1e-5)
+
+
 # The training section
 # -----------------------------------------------------------------------------------------
 
