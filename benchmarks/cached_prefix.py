@@ -6,7 +6,7 @@ A random 14M Llama, prompts of 300 tokens, responses of 120, RRHF. Each step is 
 the layouts take turns, so that a busy machine slows both; a row's time is its median. Useful tokens: those of each
 list's prompt, once, and of its responses; ``computed``: those that the cached prefix runs, padding included;
 ``ragged``: their rate in ragged lists over that in as many uniform ones, in turns, by the cost that a forward pass is
-taken to have (``models/passes.py``; infinite: never more passes than two), each by the quickest step.
+taken to have (``models/passes.py``; infinite: never more passes than two), the median over turns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cyclealign.training.batches import RankingCollator, TrainingBatch, Training
 from cyclealign.training.trainer import ranked_scores
 
 PROMPT, RESPONSE, VOCABULARY = 300, 120, 8192
-COSTS = (10**9, 0, 32, 128)  # of a pass, in tokens; the first: one pass over prompts, one over responses
+COSTS = (10**9, 0, 64, 128)  # of a pass, in tokens; the first: one pass over prompts, one over responses
 LAYOUTS = (Plan("padded"), Plan("cached_prefix"))
 # name -> (candidates, lists a step, LoRA, gradient checkpointing, ragged)
 SETTINGS = {
@@ -140,8 +140,9 @@ def ragged_shares(repeats: int) -> dict[str, float]:
             PASS_TOKENS["cpu"] = cost
             seconds[name].append(step(model, batch, Plan("cached_prefix"))[0])
     PASS_TOKENS["cpu"] = chosen
-    rate = {name: useful_tokens(batch) / min(seconds[name][1:]) for name, (batch, _) in cases.items()}
-    return {name: rate[name] / rate["uniform"] for name in cases if name != "uniform"}
+    useful = {name: useful_tokens(batch) / useful_tokens(uniform) for name, (batch, _) in cases.items()}
+    turns = {name: zip(seconds["uniform"][1:], seconds[name][1:], strict=True) for name in cases if name != "uniform"}
+    return {name: useful[name] * statistics.median(u / r for u, r in both) for name, both in turns.items()}
 
 
 def main() -> None:

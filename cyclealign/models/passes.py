@@ -13,7 +13,7 @@ from cyclealign.models.sharded import most_of_all, takes_all_processes
 
 # A further pass costs what so many tokens do: its kernels are started anew, and are small ones. On a GPU that keeps it
 # busy, on the CPU little (benchmarks/cached_prefix.py).
-PASS_TOKENS = {"cpu": 64, "cuda": 2048}
+PASS_TOKENS = {"cpu": 32, "cuda": 2048}
 BOUNDARIES = 128  # places at which very many rows may be parted: all of them would take their square
 
 
