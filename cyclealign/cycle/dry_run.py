@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 from cyclealign.config.black_box import BlackBoxConfig
@@ -30,6 +31,33 @@ from cyclealign.judge.template import check_places, load_template
 from cyclealign.types import CandidateSet, Prompt
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a dry run knows of all training prompts. Tokens are a judge's, as they are estimated.
+
+    longest: tokens of the longest, as a judge is shown it. shown: of all. own: of all by their own words alone.
+    drawn: lists that are drawn to be shown to the judge again.
+    """
+
+    prompts: int
+    longest: int
+    shown: int
+    own: int
+    drawn: int
+
+
+def _read(config: Config, prompts: Iterable[Prompt]) -> _Read:
+    """In one reading: prompts wait in a file."""
+    box, rounds = config.black_box, config.cycle.max_interactions if config.black_box.repeated else 0
+    count = longest = shown = own = drawn = 0
+    for prompt in prompts:
+        tokens = prompt_tokens(prompt)
+        count, longest = count + 1, max(longest, tokens)
+        shown, own = shown + tokens, own + estimate_message_tokens(prompt.messages)
+        drawn += sum(is_drawn(box, n, prompt.id, seed=config.seed) for n in range(rounds))
+    return _Read(count, longest, shown, own, drawn)
+
+
 def run_worst_case(
     config: Config, prompts: Sequence[Prompt], labelled: Sequence[CandidateSet], held_out: Sequence[Prompt] = ()
 ) -> WorstCase:
@@ -39,9 +67,19 @@ def run_worst_case(
     about all labelled pairs; where a witness watches, also about new replies to some of the prompts that are held out,
     beside the start model's. The witness's own calls are no part of it.
     """
+    return _worst_case(config, prompts, _read(config, prompts), labelled, held_out)
+
+
+def _worst_case(
+    config: Config,
+    prompts: Sequence[Prompt],
+    read: _Read,
+    labelled: Sequence[CandidateSet],
+    held_out: Sequence[Prompt],
+) -> WorstCase:
     if config.black_box.judge != "openai":
         return WorstCase(0, 0, 0, 0.0)
-    cases = [_answers(config, prompts)]
+    cases = [_answers(config, read)]
     template = load_template(config.black_box.template)
     check_places(template, chain(prompts, (s.prompt for s in labelled)), config.black_box.rubric or "")
     cases.append(
@@ -51,9 +89,9 @@ def run_worst_case(
             demonstration_tokens=config.demonstrations.token_budget,
             n_items=len(prompts) * config.cycle.max_interactions,
             k=config.list_size,
-            max_prompt_tokens=_policy_tokens(map(prompt_tokens, prompts)),
+            max_prompt_tokens=_policy_tokens([read.longest]),
             max_new_tokens=config.generator.max_new_tokens,
-            again=_lists_shown_again(config, prompts),
+            again=_lists_shown_again(config, read),
         )
     )
     if labelled:
@@ -108,27 +146,24 @@ def _money(most: WorstCase, box: BlackBoxConfig, section: str) -> str:
     return f"money: at most {money}{held}"
 
 
-def _answers(config: Config, prompts: Sequence[Prompt], *, typical: bool = False) -> WorstCase:
+def _answers(config: Config, read: _Read, *, typical: bool = False) -> WorstCase:
     """The black box's own replies: each prompt once, whatever its interactions; of half the length, if ``typical``."""
     box = config.black_box.model_copy(update={"batch": False})  # it writes online
     if box.answers is not True:
         return WorstCase(0, 0, 0, 0.0 if price_of(box, 0) is not None else None)
     most = output_bound(request_options(box, 2, tokens=config.generator.max_new_tokens))
     longest = config.generator.max_new_tokens if most is None else most
-    given = sum(estimate_message_tokens(p.messages) for p in prompts)
+    calls, given, made = read.prompts, read.own, read.prompts * longest
     if typical:
-        given, made = round(TYPICAL * given), len(prompts) * (config.generator.max_new_tokens // 2)
-        price = price_of(box, given / max(len(prompts), 1))
-        return WorstCase(len(prompts), given, made, None if price is None else usd(price, given, made))
-    made = len(prompts) * longest
-    return WorstCase(len(prompts), given, made, most_usd(box, len(prompts), given, made))
+        given, made = round(TYPICAL * given), calls * (config.generator.max_new_tokens // 2)
+        price = price_of(box, given / max(calls, 1))
+        return WorstCase(calls, given, made, None if price is None else usd(price, given, made))
+    return WorstCase(calls, given, made, most_usd(box, calls, given, made))
 
 
-def _lists_shown_again(config: Config, prompts: Sequence[Prompt]) -> int:
+def _lists_shown_again(config: Config, read: _Read) -> int:
     """Most lists that the judge is also shown in reverse."""
-    box, rounds = config.black_box, config.cycle.max_interactions
-    drawn = sum(is_drawn(box, n, p.id, seed=config.seed) for p in prompts for n in range(rounds)) if box.repeated else 0
-    return min(FIRST + drawn, len(prompts) * rounds)
+    return min(FIRST + read.drawn, read.prompts * config.cycle.max_interactions)
 
 
 def evaluations(config: Config, prompts: int) -> int:
@@ -142,7 +177,8 @@ def evaluations(config: Config, prompts: int) -> int:
 def describe_worst_case(config: Config) -> list[str]:
     """Lines for ``cyclealign run --dry-run``. UserError as a run would raise it for its data and template."""
     prompts, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
-    most = run_worst_case(config, prompts, labelled_pairs(held_out), held_out)
+    read = _read(config, prompts)
+    most = _worst_case(config, prompts, read, labelled_pairs(held_out), held_out)
     watching = _witness_lines(config, prompts, held_out)
     lines = [
         f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
@@ -157,25 +193,25 @@ def describe_worst_case(config: Config) -> list[str]:
         f"paid calls: at most {most.calls:,}",
         f"tokens: at most {most.input_tokens:,} in, {most.output_tokens:,} out",
         _money(most, config.black_box, "black_box"),
-        f"typical: {_typical(config, prompts)}",
+        f"typical: {_typical(config, read)}",
         *watching,
     ]
 
 
-def _typical(config: Config, prompts: Sequence[Prompt]) -> str:
+def _typical(config: Config, read: _Read) -> str:
     """Beside the most: every prompt through all interactions, of average length, with candidates of half the length
     that they may have; no repair, no labelled pairs, and no thinking, which only the judge knows."""
-    tokens = sum(map(prompt_tokens, prompts)) / JUDGE_TOKENS_PER_POLICY_TOKEN
+    tokens = read.shown / JUDGE_TOKENS_PER_POLICY_TOKEN
     ranking = typical_case(
         config.black_box,
         load_template(config.black_box.template),
         demonstration_tokens=config.demonstrations.token_budget,
-        n_items=len(prompts) * config.cycle.max_interactions,
+        n_items=read.prompts * config.cycle.max_interactions,
         k=config.list_size,
-        prompt_tokens=tokens / max(len(prompts), 1),
+        prompt_tokens=tokens / max(read.prompts, 1),
         new_tokens=config.generator.max_new_tokens / 2,
     )
-    found = in_all((ranking, _answers(config, prompts, typical=True)))
+    found = in_all((ranking, _answers(config, read, typical=True)))
     cost = "" if found.usd is None else f", ${found.usd:,.2f}"
     return (
         f"{found.calls:,} calls, {found.input_tokens:,} tokens in, {found.output_tokens:,} out{cost}; no repairs,"

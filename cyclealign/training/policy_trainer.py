@@ -59,10 +59,6 @@ from cyclealign.types import (
 )
 
 logger = logging.getLogger(__name__)
-NO_ROOM = (
-    "training: the GPU's memory does not hold the activations of a step; resume with responses_per_pass=2, or fewer"
-    " lists at once: training.per_device_train_batch_size, and as many times more training.gradient_accumulation_steps"
-)
 ROWS = ".rows"  # what frozen models said of the lists, while they are trained on
 
 
@@ -162,7 +158,11 @@ class WhiteBox:
         try:
             trainer.train(resume_from_checkpoint=resume)
         except torch.OutOfMemoryError as error:
-            raise RunStopped(NO_ROOM) from error
+            raise RunStopped(
+                "training: the GPU's memory does not hold the activations of a step; resume with responses_per_pass=2,"
+                " or fewer lists at once: training.per_device_train_batch_size, and as many times more"
+                " training.gradient_accumulation_steps"
+            ) from error
         report = _report(trainer, done)
         self._by_main(lambda: self._publish(work / f"checkpoint-{report.global_step}", out))
         self._at = out
