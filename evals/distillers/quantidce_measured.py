@@ -1,10 +1,15 @@
-"""What `quantidce.py` measures: order of levels on DailyDialog++ test, and correlation with two sets of ratings."""
+"""What `quantidce.py` measures: order of levels on DailyDialog++ test, and correlation with two sets of ratings.
+
+Ratings are parted by query (engagement) and by conversation (Topical-Chat): half to test, a quarter to choose settings
+on, a quarter to train on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,44 +29,50 @@ ENGAGEMENT = "engagement_ratings_nc/ratings.jsonl.gz"
 TOPICAL = ("valid_freq", "valid_rare", "test_freq", "test_rare")
 MARKS = {"Poor": 1, "Not Good": 2, "Passable": 3, "Good": 4, "Excellent": 5}
 BEFORE = 3  # turns of a Topical-Chat conversation that stand before the rated one
+Part = Literal["test", "dev", "train"]
+PARTS: tuple[Part, ...] = ("test", "test", "dev", "train")
 DRAWS = 2_000
 SHAPE = (3, 5)  # levels, responses of each
 PAIRS = {"best_middle": (0, 1), "middle_worst": (1, 2), "best_worst": (0, 2)}
 
 
-def in_training(query: str) -> bool:
-    """Half of the queries, by their text."""
-    return hashlib.sha256(query.encode()).digest()[0] % 2 == 0
+def part_of(text: str) -> Part:
+    """By the hash of a query, or of a conversation's id."""
+    return PARTS[hashlib.sha256(text.encode()).digest()[0] % len(PARTS)]
 
 
 class Measured:
-    """The items, the same for every arm. ``contexts`` of DailyDialog++ test, ``turns`` of Topical-Chat a rating."""
+    """The items, the same for every arm: of one part of the ratings, at most ``turns`` of Topical-Chat a rating; of
+    DailyDialog++ test, ``contexts``."""
 
-    def __init__(self, data: Path, *, contexts: int, turns: int) -> None:
+    def __init__(self, data: Path, part: Part, *, turns: int, contexts: int = 0) -> None:
         levelled = list(read_levels(data / "dailydialogpp_nc" / "test.jsonl.gz"))[:contexts]
-        rated = [r for r in read_ratings(data / ENGAGEMENT) if not in_training(r.context[-1]["content"])]
-        topical = topical_turns(data / "topical_chat", turns)
+        engaging, topical = engagement(data, part), topical_turns(data / "topical_chat", part, turns)
         self.pairs: dict[str, list[Pair]] = {
             "levels": [(d.context, text) for d in levelled for level in d.levels for text in level],
-            "engagement": [(r.context, r.response) for r in rated],
+            "engagement": [pair for pair, _ in engaging],
             "topical": [pair for pair, _ in topical],
         }
         self.human = {
-            "engagement": np.array([r.rating for r in rated]),
-            "topical": np.array([float(mark) for _, mark in topical]),
+            "engagement": np.array([mark for _, mark in engaging]),
+            "topical": np.array([mark for _, mark in topical]),
         }
 
     def scores(self, model: Path) -> dict[str, list[float]]:
         """Coherence from 1 to 5 of all items."""
         scorer = CoherenceScorer(str(model), key="model")
         with torch.autocast("cpu", torch.bfloat16):
-            return {name: scorer.score(pairs) for name, pairs in self.pairs.items()}
+            return {name: scorer.score(pairs) if pairs else [] for name, pairs in self.pairs.items()}
 
-    def shorter_is_better(self) -> dict[str, list[float]]:
+    def longer_is_better(self) -> dict[str, list[float]]:
         """What a metric would score that sees nothing but the words of a response."""
         return {
-            name: [1 + 4 / (1 + len(response.split())) for _, response in pairs] for name, pairs in self.pairs.items()
+            name: [5 - 4 / (1 + len(response.split())) for _, response in pairs] for name, pairs in self.pairs.items()
         }
+
+    def rhos(self, scores: Scores) -> dict[str, float]:
+        """Spearman's rho with each set of ratings."""
+        return {name: float(stats.spearmanr(scores[name], human).statistic) for name, human in self.human.items()}
 
     def figures(self, arms: Mapping[str, Sequence[Scores]]) -> dict[str, dict[str, float]]:
         """Means over the seeds."""
@@ -85,9 +96,9 @@ class Measured:
         found = {"level_accuracy": float(ordered_pairs(scores["levels"]).mean())}
         for name, (better, worse) in PAIRS.items():
             found[f"level_accuracy_{name}"] = float(above(table[:, better], table[:, worse]).mean())
+        found |= {f"spearman_{measure}": rho for measure, rho in self.rhos(scores).items()}
         for measure, human in self.human.items():
             own = np.array(scores[measure])
-            found[f"spearman_{measure}"] = float(stats.spearmanr(own, human).statistic)
             found[f"pearson_{measure}"] = float(stats.pearsonr(own, human).statistic)
             found[f"absolute_error_{measure}"] = float(np.abs(own - human).mean())
         return found
@@ -135,18 +146,24 @@ def rhos(scores: Vector, human: Vector) -> Vector:
     return found
 
 
-def topical_turns(folder: Path, of_each: int) -> list[tuple[Pair, int]]:
-    """As many turns of every rating, chosen by the hash of conversation and place, with the turns before them."""
+def engagement(data: Path, part: Part) -> list[tuple[Pair, float]]:
+    """Responses with their mean rating."""
+    found = [r for r in read_ratings(data / ENGAGEMENT) if part_of(r.context[-1]["content"]) == part]
+    return [((r.context, r.response), r.rating) for r in found]
+
+
+def topical_turns(folder: Path, part: Part, of_each: int) -> list[tuple[Pair, float]]:
+    """At most so many turns of every rating, chosen by the hash of conversation and place, with the turns before."""
     found: dict[int, list[tuple[str, Pair]]] = {mark: [] for mark in MARKS.values()}
     for name in TOPICAL:
         for place, row in json_rows(folder / f"{name}.jsonl.gz"):
             texts = [turn["text"].strip() for turn in row["turns"]]
-            for n, turn in enumerate(row["turns"]):
+            for n, turn in enumerate(row["turns"] if part_of(row["id"]) == part else ()):
                 if n > 0 and turn["rating"] in MARKS and all(texts[max(0, n - BEFORE) : n + 1]):
                     context = context_of({"context": texts[max(0, n - BEFORE) : n]}, place)
                     key = hashlib.sha256(f"{row['id']}:{n}".encode()).hexdigest()
                     found[MARKS[turn["rating"]]].append((key, (context, texts[n])))
-    return [(pair, mark) for mark, turns in found.items() for _, pair in sorted(turns)[:of_each]]
+    return [(pair, float(mark)) for mark, turns in found.items() for _, pair in sorted(turns)[:of_each]]
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
