@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from cyclealign.distill.config import ScoresConfig
 from cyclealign.distill.cprd_config import CPRDConfig, ImageEncoderConfig
 from cyclealign.distill.cprd_objective import CPRDObjective
 from cyclealign.distill.list_distiller import fit_lists
@@ -24,27 +25,45 @@ def distill_cprd(config: CPRDConfig) -> CPRDSummary:
         UserError: scores or images that cannot be used, a model that cannot be loaded, another config in the run's
             directory.
     """
+    rows = _rows(config, config.data, "data")
+    reverse = None if config.reverse is None else _rows(config, config.reverse, "reverse")
+    return once(CPRDSummary, config, partial(_trained, config, rows, reverse))
+
+
+def _rows(config: CPRDConfig, data: ScoresConfig, key: str) -> Rows:
+    """The lists of one direction, some of which have an order to distil."""
     if config.weight > 0:
-        _check_order(config)
-    rows = mined_rows(config.data)
-    ranked = sum(len(documents) > 2 for documents in rows["documents"])
-    if config.weight > 0 and ranked == 0:
+        if data.teacher == "labels":
+            raise UserError(
+                f"{key}.teacher: labels do not rank negatives; score them with cyclealign score, or set weight=0"
+                " (InfoNCE alone)"
+            )
+        check_feeds(data, config.loss)
+    rows = mined_rows(data)
+    if config.weight > 0 and _ranked(rows) == 0:
         raise UserError(
-            f"{config.data.scores}: no list has two negatives beside its positive, so that there is no order to"
+            f"{data.scores}: no list has two negatives beside its positive, so that there is no order to"
             " distil; mine more negatives of each query, or set weight=0 (InfoNCE alone)"
         )
-    return once(CPRDSummary, config, partial(_trained, config, rows, ranked))
+    return rows
 
 
-def _trained(config: CPRDConfig, rows: Rows, ranked: int) -> CPRDSummary:
+def _ranked(rows: Rows) -> int:
+    """Lists with an order of negatives."""
+    return sum(len(documents) > 2 for documents in rows["documents"])
+
+
+def _trained(config: CPRDConfig, rows: Rows, reverse: Rows | None) -> CPRDSummary:
     from transformers import set_seed
 
     set_seed(config.seed)  # an image encoder's weights are drawn
     student = dual_encoder(config)
-    fit = fit_lists(config, student, rows)
+    around = reverse and {"document": reverse["query"], "queries": reverse["documents"], "scores": reverse["scores"]}
+    fit = fit_lists(config, student, rows, around)
     return CPRDSummary(
         lists=len(rows["query"]),
-        ranked_lists=ranked,
+        ranked_lists=_ranked(rows),
+        reverse_lists=None if reverse is None else len(reverse["query"]),
         steps=fit.steps,
         first_loss=fit.first_loss,
         last_loss=fit.last_loss,
@@ -52,15 +71,6 @@ def _trained(config: CPRDConfig, rows: Rows, ranked: int) -> CPRDSummary:
         after=fit.after,
         scale=student.objective.log_scale.exp().item(),
     )
-
-
-def _check_order(config: CPRDConfig) -> None:
-    if config.data.teacher == "labels":
-        raise UserError(
-            "data.teacher: labels do not rank negatives; score them with cyclealign score, or set weight=0 (InfoNCE"
-            " alone)"
-        )
-    check_feeds(config.data, config.loss)
 
 
 def dual_encoder(config: CPRDConfig) -> Student:

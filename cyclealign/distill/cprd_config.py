@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from cyclealign.config.schema import Loss
 from cyclealign.config.section import Section
-from cyclealign.distill.config import ListDistillConfig
+from cyclealign.distill.config import ListDistillConfig, ScoresConfig
 from cyclealign.losses import CPRD
 
 
@@ -29,6 +29,9 @@ class CPRDConfig(ListDistillConfig):
     """The ranking loss beside InfoNCE, by its ``name`` and its own keys."""
     weight: float = Field(default=1.0, ge=0)
     """Weight of the ranking loss beside InfoNCE."""
+    reverse: ScoresConfig | None = None
+    """Lists the other way round, trained on in turns with those of ``data``: a document in the place of the query, and
+    in that of the documents its own query first, then mined ones; null: none."""
 
     @model_validator(mode="after")
     def _dual(self) -> CPRDConfig:

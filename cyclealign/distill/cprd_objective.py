@@ -19,6 +19,8 @@ from cyclealign.models.features import Features
 class CPRDObjective(DenseObjective):
     """For ``SentenceTransformerTrainer`` with ``RaggedCollator``: the first document of a list is its positive.
 
+    Of lists the other way round, a document's queries, all below holds with the two exchanged.
+
     InfoNCE, both ways: a query's positive among all documents of the batch, a positive's query among all queries.
     The ranking loss sees a query's other documents with the teacher's scores, without the positive (Chen et al.
     2024: the positive is InfoNCE's), and those of other lists as candidates ``outside``. Both share the scale. Where
@@ -34,8 +36,10 @@ class CPRDObjective(DenseObjective):
 
     def forward(self, sentence_features: Sequence[Features], labels: Tensor) -> Any:
         embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
-        # A text may stand in several lists: it is no negative of itself.
-        _, texts = sentence_features[1]["input_ids"].unique(dim=0, return_inverse=True)
+        # A text, or an image, may stand in several lists: it is no negative of itself.
+        told = sentence_features[1]
+        own = told["input_ids"] if "input_ids" in told else told["pixel_values"].flatten(start_dim=1)
+        _, texts = own.unique(dim=0, return_inverse=True)
         return self._parts(embeddings, labels, texts)
 
     def compute_loss_from_embeddings(self, embeddings: Sequence[Tensor], labels: Tensor) -> Any:

@@ -48,14 +48,16 @@ def _trained(config: ListDistillConfig, rows: Rows, *, positive_first: bool) -> 
     )
 
 
-def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> ListFit:
+def fit_lists(config: ListDistillConfig, student: Student, rows: Rows, reverse: Rows | None = None) -> ListFit:
     """Train a student on lists, save it, and measure it before and after: steps, first and last loss, effectiveness.
+
+    reverse: lists the other way round, columns document and queries: batches of both take turns, by their sizes.
 
     Raises:
         UserError: the teacher of ``config.leaf`` cannot be loaded.
     """
     before = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
-    trainer = _trainer(config, with_leaf(config, student, rows), rows)
+    trainer = _trainer(config, with_leaf(config, student, rows), rows, reverse)
     first_loss, last_loss = train_or_resume(trainer)
     student.model.save_pretrained(str(config.run_dir / "model"))
     after = effectiveness(config.evaluate, student, config.run_dir) if config.evaluate is not None else None
@@ -63,16 +65,18 @@ def fit_lists(config: ListDistillConfig, student: Student, rows: Rows) -> ListFi
     return ListFit(steps=steps, first_loss=first_loss, last_loss=last_loss, before=before, after=after)
 
 
-def _trainer(config: ListDistillConfig, student: Student, rows: Rows) -> Any:
-    from datasets import Dataset
+def _trainer(config: ListDistillConfig, student: Student, rows: Rows, reverse: Rows | None) -> Any:
+    from datasets import Dataset, DatasetDict
 
+    lists = Dataset.from_dict(rows)
+    data = lists if reverse is None else DatasetDict(lists=lists, reverse=Dataset.from_dict(reverse))
     arguments = student.arguments(**training_arguments(config))
     if student.tenfold is not None:
         arguments.learning_rate_mapping = {student.tenfold: 10 * arguments.learning_rate}
     return keeping_loss_state(student.trainer)(
         model=student.model,
         args=arguments,
-        train_dataset=Dataset.from_dict(rows),
+        train_dataset=data,
         loss=student.objective,
         data_collator=student.collator,
     )

@@ -23,6 +23,7 @@ class RaggedCollator:
     """Rows (query, documents, labels) to a batch of the dense or the multi-vector trainer.
 
     All documents become one tokenised column, list after list; the labels [B, longest] hold NaN where a list has ended.
+    Rows (document, queries, labels) are lists the other way round.
 
     preprocess: ``model.preprocess``. prompts: prompt of a column by its name. tasks: of the query and the documents,
         for models that tell them apart (a Router, a multi-vector model: "query", "document"). max_tokens: of a query
@@ -47,9 +48,10 @@ class RaggedCollator:
                 )
         texts = ([row[columns[0]] for row in rows], [text for row in rows for text in row[columns[1]]])
         batch: Features = {"label": padded_labels([torch.tensor(row[label]) for row in rows])}
-        for n, (column, column_texts, task) in enumerate(zip(columns, texts, self.tasks, strict=True)):
-            prompt = (self.prompts or {}).get(column)
-            cut = {} if self.max_tokens is None else {"max_length": self.max_tokens[n]}
+        sides = (1, 0) if columns[0] == "document" else (0, 1)
+        for side, column, column_texts in zip(sides, columns, texts, strict=True):
+            task, prompt = self.tasks[side], (self.prompts or {}).get(column)
+            cut = {} if self.max_tokens is None else {"max_length": self.max_tokens[side]}
             for key, value in self.preprocess(column_texts, prompt=prompt, task=task, **cut).items():
                 batch[f"{column}_{key}"] = value
             if task is not None:

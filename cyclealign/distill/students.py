@@ -65,7 +65,8 @@ def make_student(config: StudentConfig, loss: RankingLoss, *, positive_first: bo
 
 def _collator(model: Any, cut: tuple[int, int], **tasks: Any) -> RaggedCollator:
     """Batches of texts as the model encodes them, so with its own prompts."""
-    prompts = {"query": model.prompts.get("query"), "documents": model.prompts.get("document")}
+    query, document = model.prompts.get("query"), model.prompts.get("document")
+    prompts = {"query": query, "queries": query, "document": document, "documents": document}
     return RaggedCollator(model.preprocess, prompts=prompts, max_tokens=cut, **tasks)
 
 

@@ -41,12 +41,14 @@ class ListSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CPRDSummary:
-    """Of CPRD; ``ranked_lists``: those with an order of negatives; ``scale``: the similarity's, learned or not."""
+    """Of CPRD; ``ranked_lists``: those with an order of negatives; ``reverse_lists``: those the other way round;
+    ``scale``: the similarity's, learned or not."""
 
     FORMAT: ClassVar[int] = 1
 
     lists: int
     ranked_lists: int
+    reverse_lists: int | None = None
     steps: int
     first_loss: float | None
     last_loss: float | None

@@ -113,6 +113,38 @@ def test_a_text_is_no_negative_of_itself() -> None:
     assert found["infonce"].item() == pytest.approx((sum(to_document) + sum(to_query)) / 4, abs=1e-5)
 
 
+def test_a_picture_is_no_negative_of_itself() -> None:
+    """Lists the other way round: the sides are exchanged, pictures stand where texts did."""
+
+    class Told(nn.Module):
+        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {"sentence_embedding": features["vectors"]}
+
+    def told(pictures: Tensor, vectors: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        name = {"vectors": QUERY, "input_ids": torch.zeros(2, 1)}
+        column = {"vectors": vectors, "pixel_values": pictures[:, None, None, None].expand(-1, 4, 2, 2)}
+        found: dict[str, Tensor] = CPRDObjective(Told(), CPRD(rank_cut=1))([name, column], labels)
+        return found
+
+    alone = told(torch.arange(7.0), DOCUMENTS, LABELS)
+    assert alone == parts_of_unit_scale()
+    # The first list's mined picture again in the second: there it counts, in the first one's sums only once.
+    labels = torch.tensor([[9.0, 1.0, 3.0, -2.0], [5.0, 0.5, 1.5, 0.1]])
+    again = told(torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 2]), torch.cat([DOCUMENTS, DOCUMENTS[[2]]]), labels)
+    z = (QUERY @ DOCUMENTS.T).double().tolist()
+    best = [
+        log_sum_exp([z[0][n] for n in (2, 1, 3, 4, 5, 6)]) - z[0][2],
+        log_sum_exp([z[1][n] for n in (6, 5, 0, 1, 3, 2)]) - z[1][6],
+    ]
+    assert again["distillation"].item() == pytest.approx(sum(best) / 2, abs=1e-5)
+
+
+def parts_of_unit_scale() -> dict[str, Tensor]:
+    objective = CPRDObjective(nn.Identity(), CPRD(rank_cut=1))
+    found: dict[str, Tensor] = objective.compute_loss_from_embeddings([QUERY, DOCUMENTS], LABELS)
+    return found
+
+
 def test_without_a_weight_there_is_infonce_alone() -> None:
     assert set(parts(CPRD(), weight=0.0)) == {"infonce"}
 
@@ -211,6 +243,27 @@ def test_an_image_student_finds_the_texts_of_colours() -> None:
         torch.testing.assert_close(torch.from_numpy(model.encode_query([opened])[0]), torch.from_numpy(pictures[0]))
 
 
+@pytest.mark.learns
+def test_lists_the_other_way_round_teach_the_order_of_pictures() -> None:
+    """Of two wrong names the teacher likes the one that comes first, of two wrong pictures the one that comes last."""
+    draw_colours()
+    names = list(COLOURS)
+    write_lists([(f"{n}.png", [n, *(c for c in names if c != n)], [9.0, 1.0, 0.0]) for n in names])
+    Path("scored.jsonl").rename("pictures.jsonl")
+    write_lists([(n, [f"{c}.png" for c in (n, *(c for c in names[::-1] if c != n))], [9.0, 1.0, 0.0]) for n in names])
+    both = ["data.scores=pictures.jsonl", "reverse.scores=scored.jsonl"]
+    assert distill("student.model=student", "images={size: 8, width: 4}", "steps=120", *both) == 0
+    assert (summary()["lists"], summary()["reverse_lists"]) == (3, 3)
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer("runs/cprd/model", device="cpu", trust_remote_code=True)
+    found = model.similarity(model.encode([f"{n}.png" for n in names]), model.encode_document(names))
+    for n in range(3):
+        first, last = (k for k in range(3) if k != n)
+        assert found[n, n] > found[n, first] > found[n, last]
+        assert found[n, n] > found[last, n] > found[first, n]
+
+
 def test_a_stopped_image_student_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers import SentenceTransformerTrainer
 
@@ -243,6 +296,8 @@ def test_a_stopped_image_student_goes_on_from_its_checkpoint(monkeypatch: pytest
         (("leaf.teacher=x",), "leaf: stands beside the losses of distill margin_mse, not beside InfoNCE"),
         (("loss.name=quantidce",), "loss.name: quantidce takes levels, not scores; take cprd, listmle or kl"),
         (("data.format=rankllm",), "loss.name: cprd needs magnitudes, but scored.jsonl gives an order alone"),
+        (("reverse.scores=missing.jsonl",), "missing.jsonl"),
+        (("reverse.scores=scored.jsonl", "reverse.teacher=labels"), "reverse.teacher: labels do not rank negatives"),
         (("wieght=1",), "unknown key wieght; did you mean weight?"),
         (("images={size: 8}",), "none.png: expected an image file"),
     ],
