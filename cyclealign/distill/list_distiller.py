@@ -71,6 +71,8 @@ def _trainer(config: ListDistillConfig, student: Student, rows: Rows, reverse: R
     lists = Dataset.from_dict(rows)
     data = lists if reverse is None else DatasetDict(lists=lists, reverse=Dataset.from_dict(reverse))
     arguments = student.arguments(**training_arguments(config))
+    # A model card's examples are texts of the data's columns; a column of lists is none, and it would say so in alarm.
+    student.model.model_card_data.generate_widget_examples = False
     if student.tenfold is not None:
         arguments.learning_rate_mapping = {student.tenfold: 10 * arguments.learning_rate}
     return keeping_loss_state(student.trainer)(

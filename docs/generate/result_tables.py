@@ -305,6 +305,70 @@ def leaf_widths() -> str:
     )
 
 
+def loop() -> str:
+    rows = read("loop", ROOT / "evals" / "results")["claims"]
+    return table(
+        ["judge right on", "eight right demonstrations add", *rows[0]["gains"]],
+        (
+            [f"{row['accuracy']:.0%}", f"{row['worth']:.0%}", *(f"{gain:+.2f}" for gain in row["gains"].values())]
+            for row in rows
+        ),
+    )
+
+
+def loop_claims() -> str:
+    rows = read("loop", ROOT / "evals" / "results")["claims"]
+    return claims(
+        (
+            claim | {"claim": f"{row['accuracy']:.0%}, {row['worth']:.0%}: {claim['claim']}"}
+            for row in rows
+            for claim in row["claims"]
+        ),
+        "taste",
+    )
+
+
+def quantidce() -> str:
+    found = evaluated("quantidce")["figures"]
+    names = {"level_accuracy": "levels in order"}
+    names |= {f"spearman_{of}": f"ρ {of}" for of in ("engagement", "topical")}
+    return table(["arm", *names.values()], ([arm, *(f"{found[arm][name]:+.3f}" for name in names)] for arm in found))
+
+
+def quantidce_claims() -> str:
+    return claims(evaluated("quantidce")["claims"], "")
+
+
+def quantidce_curves() -> str:
+    found = evaluated("quantidce")["development"]
+    return table(
+        ["arm", "steps", "learning rate", "ρ engagement", "ρ topical", "the smaller gain over length"],
+        (
+            [
+                *(arm, str(row["steps"]), f"{row['learning_rate']:g}"),
+                *(f"{row[name]:+.3f}" for name in ("engagement", "topical", "gain")),
+            ]
+            for arm, rows in found.items()
+            for row in rows
+        ),
+    )
+
+
+def emoji() -> str:
+    found = evaluated("cprd_emoji")["emoji"]
+    ways = {"forward": "names of a picture", "reverse": "pictures of a name"}
+    return table(
+        ["arm", *(f"R@1, {name}" for name in ways.values())],
+        ([arm, *(f"{fmean(found[way]['r1'][arm]):.3f}" for way in ways)] for arm in found["forward"]["r1"]),
+    )
+
+
+def emoji_claims() -> str:
+    found = evaluated("cprd_emoji")["emoji"]
+    ways = {"forward": "R@1, names", "reverse": "R@1, pictures"}
+    return claims(({**row, "measure": ways[way]} for way in ways for row in found[way]["r1_claims"]), "")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
@@ -322,6 +386,7 @@ TABLES: dict[str, Callable[[], str]] = {
         ),
         *(ledger, memory_of_a_run, losses),
         *(gpt4_lists, gpt4_claims, leaf, leaf_claims, leaf_widths),
+        *(loop, loop_claims, quantidce, quantidce_claims, quantidce_curves, emoji, emoji_claims),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class TestQuery:
 
 @dataclass(frozen=True)
 class Collection:
-    """tokens: of a query and of a document."""
+    """tokens: of a query and of a document. reverse: lists the other way round: a name, and pictures."""
 
     name: str
     lists: list[MinedList]
@@ -41,10 +41,16 @@ class Collection:
     tokens: tuple[int, int]
     batch: int
     learning_rate: float
-    pictures: bool = False
+    steps: int
+    reverse: list[MinedList] = field(default_factory=list)
 
-    def ranks(self, model: Path) -> list[int]:
-        """Of every test query's best-placed relevant candidate; a tie counts against it."""
+    @property
+    def pictures(self) -> bool:
+        return bool(self.reverse)
+
+    def ranks(self, model: Path) -> dict[str, list[int]]:
+        """Of every test query's best-placed relevant candidate; a tie counts against it. By direction: ``forward``, and
+        with pictures ``reverse``: of each name's picture among all pictures."""
         from sentence_transformers import SentenceTransformer
 
         # Our own image encoder is no module of sentence-transformers.
@@ -57,7 +63,21 @@ class Collection:
         for item, query in zip(self.queries, asked, strict=True):
             best = max(float(query @ vectors[text]) for text in item.relevant)
             found.append(1 + sum(float(query @ vectors[text]) >= best for text in item.others))
-        return found
+        if not self.pictures:
+            return {"forward": found}
+        names = np.array([vectors[item.relevant[0]] for item in self.queries])
+        scores = names @ asked.T
+        own = np.array([max(scores[n, self._shown(item.relevant[0])]) for n, item in enumerate(self.queries)])
+        return {"forward": found, "reverse": (1 + self._others(scores, own)).tolist()}
+
+    def _shown(self, name: str) -> list[int]:
+        """Test pictures of a name: several emoji may share one."""
+        return [n for n, item in enumerate(self.queries) if item.relevant[0] == name]
+
+    def _others(self, scores: Any, best: Any) -> Any:
+        """Pictures of other names that score as high as the best of its own, of each name."""
+        labels = np.array([item.relevant[0] for item in self.queries])
+        return ((scores >= best[:, None]) & (labels[:, None] != labels)).sum(axis=1)
 
 
 def dialogues(data: Path, scratch: Path, train: int, test: int) -> Collection:
@@ -78,7 +98,7 @@ def dialogues(data: Path, scratch: Path, train: int, test: int) -> Collection:
         elsewhere = [r for other in tested if other is not row for r in other["positive_responses"]]
         negatives = [text for text in own + rng.sample(elsewhere, OTHERS) if text not in row["positive_responses"]]
         queries.append(TestQuery(context(row), row["positive_responses"], negatives))
-    return Collection("dialogue", lists, queries, tokens=(40, 24), batch=16, learning_rate=1e-4)
+    return Collection("dialogue", lists, queries, tokens=(40, 24), batch=16, learning_rate=1e-4, steps=60)
 
 
 def emoji(data: Path, scratch: Path, train: int, test: int) -> Collection:
@@ -103,7 +123,12 @@ def emoji(data: Path, scratch: Path, train: int, test: int) -> Collection:
         TestQuery(pictures[row["row"]], [name := row["name"].strip()], [other for other in tested if other != name])
         for row in chosen
     ]
-    return Collection("emoji", lists, queries, tokens=(8, 16), batch=64, learning_rate=5e-4, pictures=True)
+    read = {item.documents[0]: item for item in lists}  # of two pictures of one name the last
+    reverse = [
+        MinedList(name, name, [item.query, *(read[other].query for other in dict.fromkeys(item.documents[1:]))])
+        for name, item in read.items()
+    ]
+    return Collection("emoji", lists, queries, tokens=(8, 16), batch=64, learning_rate=5e-4, steps=120, reverse=reverse)
 
 
 def drawn(source: Path, folder: Path) -> list[str]:

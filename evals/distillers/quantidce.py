@@ -4,9 +4,8 @@
 
 First stage on DailyDialog++ dev: multi-level ranking (MLR), binary cross-entropy (BCE) of the best level against the
 others, margin ranking. Second stage from MLR, on a quarter of two sets of ratings (engagement, Topical-Chat): with KD
-(QuantiDCE), without (MSE), and without a first stage. Its steps and learning rate are chosen for each arm on another
-quarter, with seed 0, by the smaller of its two gains in Spearman's rho over length alone; the other half is the test
-part. The encoder is the first layers of MiniLM-L6, without dropout. Same first weights, batches and steps in each
+(QuantiDCE), without (MSE), and without a first stage. Its steps are chosen for each arm on another quarter, with seed
+0, by the smaller of its two gains in Spearman's rho over length alone; the other half is the test part. The encoder is the first layers of MiniLM-L6, without dropout. Same first weights, batches and steps in each
 stage. Measured: share of pairs of responses from different levels in the right order (DailyDialog++ test), Spearman
 with both sets of ratings. Finished arms in the scratch folder are not run again.
 """
@@ -44,7 +43,7 @@ CLAIMS = [
     ("mlr", "bce"),
     ("mlr", "margin"),
 ]
-GRID = [(0, 1e-4), (60, 1e-4), (240, 1e-4), (480, 1e-4), (240, 3e-4)]
+GRID = [(0, 3e-4), (120, 3e-4), (240, 3e-4), (480, 3e-4)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +152,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--test-contexts", type=int, default=200)
-    parser.add_argument("--turns", type=int, default=150, help="of Topical-Chat, of each rating and part, at most")
+    parser.add_argument("--turns", type=int, default=150, help="of Topical-Chat, of each rating, at most")
+    parser.add_argument("--training-turns", type=int, default=600, help="the same, to train on")
     return parser.parse_args()
 
 
@@ -257,7 +257,7 @@ def rating_training(arguments: argparse.Namespace) -> Rows:
     """Both sets' training parts, in an order drawn once."""
     rated = [
         *engagement(arguments.data, "train"),
-        *topical_turns(arguments.data / "topical_chat", "train", arguments.turns),
+        *topical_turns(arguments.data / "topical_chat", "train", arguments.training_turns),
     ]
     random.Random(0).shuffle(rated)
     return {
