@@ -5,9 +5,10 @@
 First stage on DailyDialog++ dev: multi-level ranking (MLR), binary cross-entropy (BCE) of the best level against the
 others, margin ranking. Second stage from MLR, on a quarter of two sets of ratings (engagement, Topical-Chat): with KD
 (QuantiDCE), without (MSE), and without a first stage. Its steps are chosen for each arm on another quarter, with seed
-0, by the smaller of its two gains in Spearman's rho over length alone; the other half is the test part. The encoder is the first layers of MiniLM-L6, without dropout. Same first weights, batches and steps in each
-stage. Measured: share of pairs of responses from different levels in the right order (DailyDialog++ test), Spearman
-with both sets of ratings. Finished arms in the scratch folder are not run again.
+0, by the smaller of its two gains in Spearman's rho over length alone; the other half is the test part. The encoder is
+the first layers of MiniLM-L6, without dropout. Same first weights, batches and steps in each stage. Measured: share of
+pairs of responses from different levels in the right order (DailyDialog++ test), Spearman with both sets of ratings.
+Finished arms in the scratch folder are not run again.
 """
 
 from __future__ import annotations

@@ -486,6 +486,7 @@ PAID = ["black_box.backend=openai", "black_box.model=m", "black_box.price={input
         "black_box.requests_per_minute=10",
         "black_box.tokens_per_minute=1000",
         "black_box.max_concurrency=2",
+        "responses_per_pass=2",
         "training.logging_steps=5",
         "training.report_to=[wandb, tensorboard]",
         "seed=42",
