@@ -30,6 +30,8 @@ def parts(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for part, found in metrics.items():
         if isinstance(found, dict) and any(name.endswith("claims") for name in found):
             yield part, found
+        elif isinstance(found, dict):  # by direction
+            yield from ((f"{part}, {below}", each) for below, each in parts(found))
 
 
 def arms(found: dict[str, Any]) -> Iterator[str]:
