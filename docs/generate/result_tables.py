@@ -308,9 +308,14 @@ def leaf_widths() -> str:
 def loop() -> str:
     rows = read("loop", ROOT / "evals" / "results")["claims"]
     return table(
-        ["judge right on", "eight right demonstrations add", *rows[0]["gain"]],
+        ["judge right on", "eight right demonstrations add", "seeds", *rows[0]["gain"]],
         (
-            [f"{row['accuracy']:.0%}", f"{row['worth']:.0%}", *(f"{gain:+.2f}" for gain in row["gain"].values())]
+            [
+                f"{row['accuracy']:.0%}",
+                f"{row['worth']:.0%}",
+                str(row["seeds"]),
+                *(f"{gain:+.2f}" for gain in row["gain"].values()),
+            ]
             for row in rows
         ),
     )

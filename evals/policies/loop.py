@@ -174,19 +174,20 @@ def measured(case: Case, scratch: Path, overrides: Sequence[str]) -> dict[str, A
 def claims(
     found: dict[str, Any], accuracies: Sequence[float], worths: Sequence[float], seeds: int
 ) -> list[dict[str, Any]]:
-    """The cycle against each other arm, of every judge of whom all seeds are measured."""
+    """The cycle against each other arm, of every judge: by the seeds of which all arms are measured."""
     rows: list[dict[str, Any]] = []
     for accuracy, worth in itertools.product(accuracies, worths):
-        values: dict[str, list[list[float]]] = {}
-        for arm in ARMS:
-            own = worths[0] if arm in SHOWS_NONE else worth
-            names = [Case(arm=arm, accuracy=accuracy, worth=own, seed=seed).name for seed in range(seeds)]
-            if all(name in found for name in names):
-                values[arm] = [found[name]["gain"] for name in names]
-        if len(values) == len(ARMS):
-            gains = {arm: fmean(map(fmean, table)) for arm, table in values.items()}
+        values: dict[str, list[list[float]]] = {arm: [] for arm in ARMS}
+        for seed in range(seeds):
+            own = {arm: worths[0] if arm in SHOWS_NONE else worth for arm in ARMS}
+            names = {arm: Case(arm=arm, accuracy=accuracy, worth=own[arm], seed=seed).name for arm in ARMS}
+            if all(name in found for name in names.values()):
+                for arm, name in names.items():
+                    values[arm].append(found[name]["gain"])
+        if count := len(values["cycle"]):
+            gain = {arm: fmean(map(fmean, table)) for arm, table in values.items()}
             compared = compare_arms(values, CLAIMS)
-            rows.append({"accuracy": accuracy, "worth": worth, "gain": gains, "claims": compared})
+            rows.append({"accuracy": accuracy, "worth": worth, "seeds": count, "gain": gain, "claims": compared})
     return rows
 
 

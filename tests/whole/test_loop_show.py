@@ -84,3 +84,17 @@ def test_each_judge_of_a_worth_has_its_own_arms_and_shares_the_others(loop: Any)
     found = loop.cases([0.7, 0.9], [0.0, 0.1], 2)
     assert len(found) == len({case.name for case in found}) == 2 * 2 * (4 + 2)
     assert [case.seed for case in found] == sorted(case.seed for case in found)
+
+
+def test_claims_take_the_seeds_of_which_every_arm_is_measured(loop: Any) -> None:
+    def run(gain: float) -> dict[str, list[float]]:
+        return {"gain": [gain, gain + 1]}
+
+    found = {case.name: run(case.seed + 0.5 * (case.arm == "cycle")) for case in loop.cases([0.8], [0.0, 0.1], 2)}
+    del found["judge's order, 0.8, 0.1, 1"]
+    none, some = loop.claims(found, [0.8], [0.0, 0.1], 2)
+    assert (none["seeds"], some["seeds"]) == (2, 1)
+    assert none["gain"] == {"cycle": 1.5, "one pass": 1.0, "no demonstrations": 1.0, "judge's order": 1.0}
+    assert some["gain"]["cycle"] == 1.0
+    assert {(row["value"], row["seeds"]) for row in some["claims"]} == {(0.5, 1)}
+    assert loop.claims({}, [0.8], [0.0], 2) == []
