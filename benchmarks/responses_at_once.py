@@ -13,14 +13,12 @@ import argparse
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from cached_prefix import PROMPT, RESPONSE, batch_of, llama
-from training_peers import Step, ranked, timed
+from training_peers import Step, in_turns, ranked, timed
 
 from cyclealign.files.environment import environment
 from cyclealign.files.jsonl import write_json
@@ -48,11 +46,7 @@ def main() -> None:
         print(json.dumps(timed(step_of(*asked.arm))))
         return
     arms = [(k, n) for k, n in itertools.product(CANDIDATES, AT_ONCE) if n is None or n < k]
-    found: dict[tuple[int, int | None], list[dict[str, float]]] = {arm: [] for arm in arms}
-    for _, arm in itertools.product(range(asked.repeats), arms):
-        command = [sys.executable, __file__, "--arm", json.dumps(arm)]
-        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found[arm].append(json.loads(ran.stdout.splitlines()[-1]))
+    found = in_turns(__file__, {arm: ("--arm", json.dumps(arm)) for arm in arms}, asked.repeats)
     rows: list[dict[str, Any]] = [
         {
             "candidates": candidates,

@@ -25,9 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from cached_prefix import PROMPT, RESPONSE, batch_of, llama
@@ -49,6 +49,7 @@ ROWS = 8  # candidates of a step, of as many lists
 STEPS = 2  # of a process, after one that warms up
 # Forward and backward of one batch of lists.
 Step = Callable[[], None]
+Arm = TypeVar("Arm")
 
 
 def lists_of(candidates: int) -> int:
@@ -176,13 +177,18 @@ def timed(step: Step) -> dict[str, float]:
     return {"seconds": min(seconds), "peak_bytes": peak}
 
 
-def measured(candidates: int, arms: list[str], repeats: int) -> dict[str, Any]:
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+def in_turns(script: str, arms: Mapping[Arm, Sequence[str]], repeats: int) -> dict[Arm, list[dict[str, float]]]:
+    """What ``timed`` says of each arm, every time in a process of its own; ``arms``: with their arguments."""
+    found: dict[Arm, list[dict[str, float]]] = {arm: [] for arm in arms}
     for _, arm in itertools.product(range(repeats), arms):
-        command = [sys.executable, __file__, "--arm", arm, "--candidates", str(candidates)]
-        quiet = os.environ | {"TQDM_DISABLE": "1"}
+        command, quiet = [sys.executable, script, *arms[arm]], os.environ | {"TQDM_DISABLE": "1"}
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=quiet)
         found[arm].append(json.loads(ran.stdout.splitlines()[-1]))
+    return found
+
+
+def measured(candidates: int, arms: list[str], repeats: int) -> dict[str, Any]:
+    found = in_turns(__file__, {arm: ("--arm", arm, "--candidates", str(candidates)) for arm in arms}, repeats)
     seconds = {arm: statistics.median(f["seconds"] for f in each) for arm, each in found.items()}
     peak = {arm: statistics.median(f["peak_bytes"] for f in each) for arm, each in found.items()}
     return {

@@ -32,7 +32,7 @@ from cyclealign.types import CandidateSet, Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class _Tokens:
     """What a dry run knows of all training prompts. Tokens are a judge's, as they are estimated.
 
     longest: tokens of the longest, as a judge is shown it. shown: of all. own: of all by their own words alone.
@@ -46,7 +46,7 @@ class _Read:
     drawn: int
 
 
-def _read(config: Config, prompts: Iterable[Prompt]) -> _Read:
+def _tokens_of(config: Config, prompts: Iterable[Prompt]) -> _Tokens:
     """In one reading: prompts wait in a file."""
     box, rounds = config.black_box, config.cycle.max_interactions if config.black_box.repeated else 0
     count = longest = shown = own = drawn = 0
@@ -55,30 +55,28 @@ def _read(config: Config, prompts: Iterable[Prompt]) -> _Read:
         count, longest = count + 1, max(longest, tokens)
         shown, own = shown + tokens, own + estimate_message_tokens(prompt.messages)
         drawn += sum(is_drawn(box, n, prompt.id, seed=config.seed) for n in range(rounds))
-    return _Read(count, longest, shown, own, drawn)
+    return _Tokens(count, longest, shown, own, drawn)
 
 
 def run_worst_case(
-    config: Config, prompts: Sequence[Prompt], labelled: Sequence[CandidateSet], held_out: Sequence[Prompt] = ()
+    config: Config,
+    prompts: Sequence[Prompt],
+    labelled: Sequence[CandidateSet],
+    held_out: Sequence[Prompt] = (),
+    read: _Tokens | None = None,
 ) -> WorstCase:
     """The most that the black box of a run can take; nothing but time where it is not an API.
 
     Every prompt stays unsettled through all interactions, every pass needs its repair, and every evaluation asks
     about all labelled pairs; where a witness watches, also about new replies to some of the prompts that are held out,
     beside the start model's. The witness's own calls are no part of it.
+
+    Args:
+        read: of the prompts, where they have been read already.
     """
-    return _worst_case(config, prompts, _read(config, prompts), labelled, held_out)
-
-
-def _worst_case(
-    config: Config,
-    prompts: Sequence[Prompt],
-    read: _Read,
-    labelled: Sequence[CandidateSet],
-    held_out: Sequence[Prompt],
-) -> WorstCase:
     if config.black_box.judge != "openai":
         return WorstCase(0, 0, 0, 0.0)
+    read = read or _tokens_of(config, prompts)
     cases = [_answers(config, read)]
     template = load_template(config.black_box.template)
     check_places(template, chain(prompts, (s.prompt for s in labelled)), config.black_box.rubric or "")
@@ -146,7 +144,7 @@ def _money(most: WorstCase, box: BlackBoxConfig, section: str) -> str:
     return f"money: at most {money}{held}"
 
 
-def _answers(config: Config, read: _Read, *, typical: bool = False) -> WorstCase:
+def _answers(config: Config, read: _Tokens, *, typical: bool = False) -> WorstCase:
     """The black box's own replies: each prompt once, whatever its interactions; of half the length, if ``typical``."""
     box = config.black_box.model_copy(update={"batch": False})  # it writes online
     if box.answers is not True:
@@ -161,7 +159,7 @@ def _answers(config: Config, read: _Read, *, typical: bool = False) -> WorstCase
     return WorstCase(calls, given, made, most_usd(box, calls, given, made))
 
 
-def _lists_shown_again(config: Config, read: _Read) -> int:
+def _lists_shown_again(config: Config, read: _Tokens) -> int:
     """Most lists that the judge is also shown in reverse."""
     return min(FIRST + read.drawn, read.prompts * config.cycle.max_interactions)
 
@@ -177,8 +175,8 @@ def evaluations(config: Config, prompts: int) -> int:
 def describe_worst_case(config: Config) -> list[str]:
     """Lines for ``cyclealign run --dry-run``. UserError as a run would raise it for its data and template."""
     prompts, held_out = run_prompts(config.data, answers=config.black_box.answer_column)
-    read = _read(config, prompts)
-    most = _worst_case(config, prompts, read, labelled_pairs(held_out), held_out)
+    read = _tokens_of(config, prompts) if config.black_box.judge == "openai" else None
+    most = run_worst_case(config, prompts, labelled_pairs(held_out), held_out, read)
     watching = _witness_lines(config, prompts, held_out)
     lines = [
         f"prompts: {len(prompts)} to train on, {len(held_out)} to evaluate on",
@@ -186,7 +184,7 @@ def describe_worst_case(config: Config) -> list[str]:
         f"interactions: at most {math.ceil(len(prompts) / config.cycle.batch_size) * config.cycle.max_interactions}",
         f"drift.keep: {config.kept_by_text}",
     ]
-    if config.black_box.judge != "openai":
+    if read is None:
         return [*lines, f"paid calls: none (black_box.backend {config.black_box.backend})", *watching]
     return [
         *lines,
@@ -198,7 +196,7 @@ def describe_worst_case(config: Config) -> list[str]:
     ]
 
 
-def _typical(config: Config, read: _Read) -> str:
+def _typical(config: Config, read: _Tokens) -> str:
     """Beside the most: every prompt through all interactions, of average length, with candidates of half the length
     that they may have; no repair, no labelled pairs, and no thinking, which only the judge knows."""
     tokens = read.shown / JUDGE_TOKENS_PER_POLICY_TOKEN

@@ -19,7 +19,7 @@ def is_cut(model: nn.Module) -> bool:
 
 def takes_all_processes(model: nn.Module) -> bool:
     """The same, with the weights that DeepSpeed's ZeRO-3 cuts."""
-    return any(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in model.parameters())
+    return is_cut(model) or any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def most_of_all(count: int, device: torch.device) -> int:

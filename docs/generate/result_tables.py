@@ -18,6 +18,7 @@ from links import ROOT
 PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("performance", "scale", "reproductions"))
 CURVES = ROOT / "docs" / "images" / "gpt4_lists.svg"
 RESULTS = ROOT / "benchmarks" / "results"
+EVALS = ROOT / "evals" / "results"
 COLOURS = ("#4269d0", "#c76b00", "#2f8f5b", "#b5408f", "#8a6d3b")  # on white and on black
 
 
@@ -26,7 +27,7 @@ def read(name: str, folder: Path = RESULTS) -> Any:
 
 
 def evaluated(name: str) -> Any:
-    return read(name, ROOT / "evals" / "results")["metrics"]
+    return read(name, EVALS)["metrics"]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -306,7 +307,7 @@ def leaf_widths() -> str:
 
 
 def loop() -> str:
-    rows = read("loop", ROOT / "evals" / "results")["claims"]
+    rows = read("loop", EVALS)["claims"]
     return table(
         ["judge right on", "eight right demonstrations add", "seeds", *rows[0]["gain"]],
         (
@@ -322,7 +323,7 @@ def loop() -> str:
 
 
 def loop_claims() -> str:
-    rows = read("loop", ROOT / "evals" / "results")["claims"]
+    rows = read("loop", EVALS)["claims"]
     return claims(
         (
             claim | {"claim": f"{row['accuracy']:.0%}, {row['worth']:.0%}: {claim['claim']}"}

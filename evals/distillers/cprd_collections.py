@@ -65,19 +65,12 @@ class Collection:
             found.append(1 + sum(float(query @ vectors[text]) >= best for text in item.others))
         if not self.pictures:
             return {"forward": found}
-        names = np.array([vectors[item.relevant[0]] for item in self.queries])
-        scores = names @ asked.T
-        own = np.array([max(scores[n, self._shown(item.relevant[0])]) for n, item in enumerate(self.queries)])
-        return {"forward": found, "reverse": (1 + self._others(scores, own)).tolist()}
-
-    def _shown(self, name: str) -> list[int]:
-        """Test pictures of a name: several emoji may share one."""
-        return [n for n, item in enumerate(self.queries) if item.relevant[0] == name]
-
-    def _others(self, scores: Any, best: Any) -> Any:
-        """Pictures of other names that score as high as the best of its own, of each name."""
-        labels = np.array([item.relevant[0] for item in self.queries])
-        return ((scores >= best[:, None]) & (labels[:, None] != labels)).sum(axis=1)
+        names = np.array([item.relevant[0] for item in self.queries])
+        scores = np.array([vectors[name] for name in names]) @ asked.T
+        own = names[:, None] == names  # several pictures may share a name
+        best = np.where(own, scores, -np.inf).max(axis=1)
+        others = ((scores >= best[:, None]) & ~own).sum(axis=1)
+        return {"forward": found, "reverse": (1 + others).tolist()}
 
 
 def dialogues(data: Path, scratch: Path, train: int, test: int) -> Collection:

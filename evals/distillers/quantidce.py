@@ -111,8 +111,7 @@ def main() -> None:
         raise SystemExit(f"{arguments.scratch}: arms with other settings; give another --scratch")
     kept.write_text(json.dumps(settings))
     levels, ratings = level_training(arguments), rating_training(arguments)
-    for name in FIRST:
-        first_stage(arguments, 0, name, levels)
+    first_stage(arguments, 0, "mlr", levels)  # which second stages begin with
     curves = {name: curve(arguments, name, ratings) for name in SECOND}
     chosen = {name: max(rows, key=lambda row: row.gain) for name, rows in curves.items()}
     print(chosen, flush=True)
@@ -123,7 +122,7 @@ def main() -> None:
         for name, row in chosen.items():
             models[name] = second_stage(arguments, seed, name, row.steps, row.learning_rate, ratings)
         for name, model in models.items():
-            arms[name].append(scores_of(model, "test", measured))
+            arms[name].append(scores_of(model, measured))
             print(seed, name, measured.figures({name: arms[name][-1:]})[name], flush=True)
         arms["longer is better"].append(measured.longer_is_better())
     claims = measured.claims(arms, CLAIMS)
@@ -177,16 +176,16 @@ def curve(arguments: argparse.Namespace, name: str, ratings: Rows) -> list[Tried
     rows = []
     for steps, rate in GRID:
         model = second_stage(arguments, 0, name, steps, rate, ratings)
-        found = measured.rhos(scores_of(model, "dev", measured))
+        found = measured.rhos(scores_of(model, measured))
         gain = min(found[measure] - free[measure] for measure in free)
         rows.append(Tried(steps, rate, found["engagement"], found["topical"], gain))
         print(name, rows[-1], flush=True)
     return rows
 
 
-def scores_of(model: Path, part: str, measured: Measured) -> dict[str, list[float]]:
+def scores_of(model: Path, measured: Measured) -> dict[str, list[float]]:
     """From the model's folder where they are there."""
-    path = model.with_name(f"scores-{part}.json")
+    path = model.with_name(f"scores-{measured.part}.json")
     if not path.exists():
         path.write_text(json.dumps(measured.scores(model)))
     found: dict[str, list[float]] = json.loads(path.read_text())

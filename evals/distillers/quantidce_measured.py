@@ -46,6 +46,7 @@ class Measured:
     DailyDialog++ test, ``contexts``."""
 
     def __init__(self, data: Path, part: Part, *, turns: int, contexts: int = 0) -> None:
+        self.part = part
         levelled = list(read_levels(data / "dailydialogpp_nc" / "test.jsonl.gz"))[:contexts]
         engaging, topical = engagement(data, part), topical_turns(data / "topical_chat", part, turns)
         self.pairs: dict[str, list[Pair]] = {

@@ -58,9 +58,23 @@ DOCUMENTS = torch.tensor([[0.9, 0.1], [0.5, 0.2], [0.3, -0.4], [-0.7, 0.1], [0.4
 LABELS = torch.tensor([[9.0, 1.0, 3.0, -2.0], [5.0, 0.5, 1.5, NAN]])
 
 
-def parts(loss: RankingLoss, labels: Tensor = LABELS, **options: Any) -> dict[str, Tensor]:
-    objective = CPRDObjective(nn.Identity(), loss, scale=2.0, **options)
+def parts(loss: RankingLoss, labels: Tensor = LABELS, *, scale: float = 2.0, **options: Any) -> dict[str, Tensor]:
+    objective = CPRDObjective(nn.Identity(), loss, scale=scale, **options)
     found: dict[str, Tensor] = objective.compute_loss_from_embeddings([QUERY, DOCUMENTS], labels)
+    return found
+
+
+class Vectors(nn.Module):
+    """A model whose vectors stand beside what it reads."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": features["vectors"]}
+
+
+def told(documents: Tensor, labels: Tensor, **read: Tensor) -> dict[str, Tensor]:
+    """Both terms, of documents that are told apart by what is read of them."""
+    columns = [{"vectors": QUERY, "input_ids": torch.zeros(2, 1)}, {"vectors": documents, **read}]
+    found: dict[str, Tensor] = CPRDObjective(Vectors(), CPRD(rank_cut=1))(columns, labels)
     return found
 
 
@@ -88,16 +102,6 @@ def test_the_teacher_inside_the_invalid_tail_changes_nothing() -> None:
 def test_a_text_is_no_negative_of_itself() -> None:
     """The second list holds the first one's positive and one of its mined texts: as if they were not there."""
 
-    class Told(nn.Module):
-        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"sentence_embedding": features["vectors"]}
-
-    def told(documents: Tensor, ids: list[int], labels: Tensor) -> dict[str, Tensor]:
-        query = {"vectors": QUERY, "input_ids": torch.zeros(2, 1)}
-        column = {"vectors": documents, "input_ids": torch.tensor(ids)[:, None]}
-        found: dict[str, Tensor] = CPRDObjective(Told(), CPRD(rank_cut=1))([query, column], labels)
-        return found
-
     with_copies = torch.cat([DOCUMENTS, DOCUMENTS[[0, 2]]])
     labels = torch.tensor([[9.0, 1.0, 3.0, -2.0, NAN], [5.0, 0.5, 1.5, 0.1, 0.2]])
     z = (QUERY @ DOCUMENTS.T).double().tolist()
@@ -105,7 +109,7 @@ def test_a_text_is_no_negative_of_itself() -> None:
         log_sum_exp([z[0][n] for n in (2, 1, 3, 4, 5, 6)]) - z[0][2],
         log_sum_exp([z[1][n] for n in (6, 5, 0, 2, 1, 3)]) - z[1][6],
     ]
-    found = told(with_copies, [0, 1, 2, 3, 4, 5, 6, 0, 2], labels)
+    found = told(with_copies, labels, input_ids=torch.tensor([0, 1, 2, 3, 4, 5, 6, 0, 2])[:, None])
     assert found["distillation"].item() == pytest.approx(sum(best) / 2, abs=1e-5)
     # Of the positive's copies none counts; those of a negative do.
     to_document = [log_sum_exp([*z[0], z[0][2]]) - z[0][0], log_sum_exp([*z[1], z[1][0], z[1][2]]) - z[1][4]]
@@ -116,33 +120,21 @@ def test_a_text_is_no_negative_of_itself() -> None:
 def test_a_picture_is_no_negative_of_itself() -> None:
     """Lists the other way round: the sides are exchanged, pictures stand where texts did."""
 
-    class Told(nn.Module):
-        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"sentence_embedding": features["vectors"]}
+    def pictures(numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers).float()[:, None, None, None].expand(-1, 4, 2, 2)
 
-    def told(pictures: Tensor, vectors: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        name = {"vectors": QUERY, "input_ids": torch.zeros(2, 1)}
-        column = {"vectors": vectors, "pixel_values": pictures[:, None, None, None].expand(-1, 4, 2, 2)}
-        found: dict[str, Tensor] = CPRDObjective(Told(), CPRD(rank_cut=1))([name, column], labels)
-        return found
-
-    alone = told(torch.arange(7.0), DOCUMENTS, LABELS)
-    assert alone == parts_of_unit_scale()
+    alone = told(DOCUMENTS, LABELS, pixel_values=pictures([0, 1, 2, 3, 4, 5, 6]))
+    assert alone == parts(CPRD(rank_cut=1), scale=1.0)
     # The first list's mined picture again in the second: there it counts, in the first one's sums only once.
     labels = torch.tensor([[9.0, 1.0, 3.0, -2.0], [5.0, 0.5, 1.5, 0.1]])
-    again = told(torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 2]), torch.cat([DOCUMENTS, DOCUMENTS[[2]]]), labels)
+    column = torch.cat([DOCUMENTS, DOCUMENTS[[2]]])
+    again = told(column, labels, pixel_values=pictures([0, 1, 2, 3, 4, 5, 6, 2]))
     z = (QUERY @ DOCUMENTS.T).double().tolist()
     best = [
         log_sum_exp([z[0][n] for n in (2, 1, 3, 4, 5, 6)]) - z[0][2],
         log_sum_exp([z[1][n] for n in (6, 5, 0, 1, 3, 2)]) - z[1][6],
     ]
     assert again["distillation"].item() == pytest.approx(sum(best) / 2, abs=1e-5)
-
-
-def parts_of_unit_scale() -> dict[str, Tensor]:
-    objective = CPRDObjective(nn.Identity(), CPRD(rank_cut=1))
-    found: dict[str, Tensor] = objective.compute_loss_from_embeddings([QUERY, DOCUMENTS], LABELS)
-    return found
 
 
 def test_without_a_weight_there_is_infonce_alone() -> None:
